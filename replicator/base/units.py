@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes and durations as people write them. No I/O.
+
+`1GiB`, `512 MiB`, `4096`; `250ms`, `1s`, `15min`, `24h`, `7d`. Binary and decimal prefixes are
+both exact: 1KiB = 1024, 1KB = 1000. Anything else is a ValueError that says what is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+_SIZE_UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGTP", start=1):
+    _SIZE_UNITS[f"{_letter}IB"] = 1024**_power
+    _SIZE_UNITS[f"{_letter}B"] = 1000**_power
+
+_DURATION_UNITS_NS = {
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "min": 60 * 1_000_000_000,
+    "h": 3_600 * 1_000_000_000,
+    "d": 86_400 * 1_000_000_000,
+    "w": 7 * 86_400 * 1_000_000_000,
+}
+
+_QUANTITY = re.compile(r"\s*(\d+)(?:\.(\d{1,9}))?\s*([A-Za-z]*)\s*", re.ASCII)
+_LIMIT = 1 << 63  # both end up in 64-bit fields
+
+
+def _scale(text: str, unit: int, whole: str, fraction: str | None) -> int:
+    if len(whole) > 19:
+        raise ValueError(f"{text!r} is too large")
+    value = int(whole) * unit
+    if fraction:
+        value += int(fraction) * unit // 10 ** len(fraction)
+    if value >= _LIMIT:
+        raise ValueError(f"{text!r} is too large")
+    return value
+
+
+def parse_size(text: str) -> int:
+    """Bytes. Raises ValueError."""
+    found = _QUANTITY.fullmatch(text)
+    unit = _SIZE_UNITS.get(found[3].upper()) if found else None
+    if found is None or unit is None:
+        raise ValueError(f"{text!r} is not a size; write for example 512MiB, 10GiB or 4096")
+    return _scale(text, unit, found[1], found[2])
+
+
+def parse_duration_ns(text: str) -> int:
+    """Nanoseconds. A bare number has no unit and is refused. Raises ValueError."""
+    found = _QUANTITY.fullmatch(text)
+    unit = _DURATION_UNITS_NS.get(found[3].lower()) if found else None
+    if found is None or unit is None:
+        raise ValueError(f"{text!r} is not a duration; write for example 250ms, 1s, 15min or 24h")
+    return _scale(text, unit, found[1], found[2])
+
+
+def format_size(size: int) -> str:
+    """For people: three significant digits, binary prefix."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.4g} PiB"
+
+
+def format_duration(nanoseconds: int) -> str:
+    """For people: `340 ms`, `1.2 s`, `4 min 10 s`, `3 h 2 min`, `5 d 1 h`."""
+    seconds = nanoseconds / 1e9
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, small_size, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // small_size} {small}"
+    return f"{whole // 60} min {whole % 60} s"
