@@ -42,3 +42,33 @@ def rfc3339(utc_ns: int) -> str:
     seconds, rest = divmod(utc_ns, NS_PER_S)
     stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{stamp}.{rest // 1000:06d}Z"
+
+
+class PointClock:
+    """Stamps for the cuts of one group: never backwards, and honest about steps. No I/O.
+
+    The wall clock decides while it runs forward. After a step backwards the stamps go on from
+    the last one at half the pace of the monotonic clock, until the wall clock has caught up:
+    so they neither freeze for the length of the step nor run ahead for ever. Each stamp comes
+    with the step of the wall clock against the monotonic one since the stamp before, in
+    nanoseconds; steps below `NOTED_STEP_NS` are the usual slewing of NTP and count as 0.
+    """
+
+    NOTED_STEP_NS = NS_PER_S // 2
+
+    def __init__(self, clock: Clock, *, last_stamp_ns: int = 0) -> None:
+        self._clock = clock
+        self._last_stamp_ns = last_stamp_ns
+        self._last_utc_ns = clock.utc_ns()
+        self._last_monotonic_ns = clock.monotonic_ns()
+
+    def stamp(self) -> tuple[int, int]:
+        """(time_ns, clock_step_ns). Times rise by at least 1 µs from stamp to stamp."""
+        utc_ns, monotonic_ns = self._clock.utc_ns(), self._clock.monotonic_ns()
+        elapsed_ns = monotonic_ns - self._last_monotonic_ns
+        step_ns = utc_ns - self._last_utc_ns - elapsed_ns
+        slewed_ns = self._last_stamp_ns + max(elapsed_ns // 2, 1000)
+        time_ns = max(utc_ns, slewed_ns) if self._last_stamp_ns else utc_ns
+        self._last_utc_ns, self._last_monotonic_ns = utc_ns, monotonic_ns
+        self._last_stamp_ns = time_ns
+        return time_ns, step_ns if abs(step_ns) >= self.NOTED_STEP_NS else 0

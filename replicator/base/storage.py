@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and directories, behind an interface, so that a simulation can own the disk.
+
+Spool, inbox, history, replica images and state files are reached through `Storage` alone. All
+calls are synchronous; an asyncio shell runs the slow ones in a thread. Paths are absolute.
+
+What `SystemStorage` promises is what Linux promises, no more:
+* `pwritev` may be short; the caller decides whether to go on or to take the rest back.
+* After `datasync` returned, the bytes and the size of that file survive a power cut; its
+  directory entry does only after `sync_directory` of the directory that holds it.
+* `datasync` that failed once is never tried again by a caller: the kernel may have dropped the
+  dirty pages, so the second call proves nothing. The file is condemned.
+* `replace` is atomic for readers; durable only after `sync_directory`.
+Errors are OSError; the caller that knows the operation turns them into a ReplicatorError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+# One writev takes at most this many buffers (limits.h IOV_MAX on Linux).
+IOV_MAX = 1024
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class File(Protocol):
+    """An open file. Positions are absolute; there is no cursor."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; shorter only at the end of the file."""
+        ...
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Bytes written, from the first buffer on; may be fewer than given. ≤ IOV_MAX buffers."""
+        ...
+
+    def punch(self, offset: int, length: int) -> None:
+        """The range reads as zeroes afterwards; its blocks are freed where the filesystem can.
+        The size stays."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def size(self) -> int: ...
+
+    def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
+        """[(from, to)] that may hold anything but zeroes; everything between reads as zeroes."""
+        ...
+
+    def datasync(self) -> None: ...
+
+    def close(self) -> None:
+        """Idempotent. Promises nothing about durability."""
+        ...
+
+
+class Storage(Protocol):
+    """A tree of directories."""
+
+    def create(self, path: Path) -> File:
+        """A new, empty file, readable and writable, mode 0600. FileExistsError if it is there."""
+        ...
+
+    def open(self, path: Path, *, writable: bool = False) -> File: ...
+
+    def exists(self, path: Path) -> bool: ...
+
+    def names(self, directory: Path) -> list[str]:
+        """Sorted names in a directory; empty for one that does not exist."""
+        ...
+
+    def make_directory(self, path: Path) -> None:
+        """Creates it and its parents, mode 0700, each one durable. Fine if it exists."""
+        ...
+
+    def remove_directory(self, path: Path) -> None:
+        """Removes an empty directory. OSError if it is not empty."""
+        ...
+
+    def replace(self, source: Path, target: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def sync_directory(self, path: Path) -> None: ...
+
+    def allocated_bytes(self, path: Path) -> int:
+        """Bytes that the file takes on its medium (holes take none)."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes an unprivileged writer may still use on the filesystem of an existing path."""
+        ...
+
+
+class SystemFile:
+    """A file of the machine."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._fd = descriptor
+
+    def pread(self, size: int, offset: int) -> bytes:
+        data = os.pread(self._fd, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]  # a read may be short in the middle of a file on some filesystems
+        have = len(data)
+        while have < size:
+            more = os.pread(self._fd, size - have, offset + have)
+            if not more:
+                break
+            parts.append(more)
+            have += len(more)
+        return b"".join(parts)
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
+        return os.pwritev(self._fd, buffers, offset)
+
+    def punch(self, offset: int, length: int) -> None:
+        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+        if _libc.fallocate(self._fd, mode, offset, length) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(self.path))
+        write_all(self, [bytes(min(length, 1 << 20))], offset, repeat_to=length)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
+        end = min(end, self.size())
+        ranges: list[tuple[int, int]] = []
+        while start < end:
+            try:
+                data = os.lseek(self._fd, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole is left
+                    break
+                raise
+            if data >= end:
+                break
+            hole = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
+            ranges.append((data, hole))
+            start = hole
+        return ranges
+
+    def datasync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class SystemStorage:
+    """The machine's filesystems."""
+
+    def create(self, path: Path) -> File:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return SystemFile(path, os.open(path, flags, 0o600))
+
+    def open(self, path: Path, *, writable: bool = False) -> File:
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+        return SystemFile(path, os.open(path, flags))
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def names(self, directory: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+
+    def make_directory(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        if path.parent != path:
+            self.make_directory(path.parent)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            return
+        self.sync_directory(path.parent)
+
+    def remove_directory(self, path: Path) -> None:
+        path.rmdir()
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def sync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def allocated_bytes(self, path: Path) -> int:
+        return os.stat(path).st_blocks * 512
+
+    def free_bytes(self, path: Path) -> int:
+        figures = os.statvfs(path)
+        return figures.f_bavail * figures.f_frsize
+
+
+def write_all(
+    file: File, buffers: Sequence[Buffer], offset: int, *, repeat_to: int | None = None
+) -> int:
+    """Writes every byte, going on after short writes; returns the bytes written.
+
+    With `repeat_to`, the one buffer given is repeated until so many bytes are written.
+    Not for logs, where a short append must be taken back as a whole (journal.appender).
+    """
+    if repeat_to is not None:
+        (pattern,) = buffers
+        done = 0
+        while done < repeat_to:
+            done += write_all(file, [memoryview(pattern)[: repeat_to - done]], offset + done)
+        return done
+    pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    done = 0
+    while pending:
+        written = file.pwritev(pending[:IOV_MAX], offset + done)
+        if written <= 0:
+            raise OSError(errno.EIO, "write made no progress", str(file.path))
+        done += written
+        while pending and written >= len(pending[0]):
+            written -= len(pending.pop(0))
+        if written:
+            pending[0] = pending[0][written:]
+    return done
+
+
+def write_durably(storage: Storage, path: Path, data: bytes) -> None:
+    """Replaces a small file so that after a crash it is the old or the new one, never a mix.
+    Durable when this returns. A stray `.new` file of an earlier crash is overwritten."""
+    fresh = path.with_name(path.name + ".new")
+    if storage.exists(fresh):
+        storage.unlink(fresh)
+    file = storage.create(fresh)
+    try:
+        write_all(file, [data], 0)
+        file.datasync()
+    finally:
+        file.close()
+    storage.replace(fresh, path)
+    storage.sync_directory(path.parent)
+
+
+def read_whole(storage: Storage, path: Path, limit_bytes: int) -> bytes:
+    """The content of a small file; OSError(EFBIG) when it is larger than `limit_bytes`."""
+    file = storage.open(path)
+    try:
+        if file.size() > limit_bytes:
+            raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", str(path))
+        return file.pread(limit_bytes, 0)
+    finally:
+        file.close()
