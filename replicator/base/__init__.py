@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every part stands on: errors, limits, units, extents, clock, storage. Imports nothing of ours."""
+"""What every part stands on: errors, names, units, clock, storage. Imports nothing of ours."""
