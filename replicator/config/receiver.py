@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""receiver.toml: the DR site's configuration. As agent.py, for the other side."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from replicator.base.address import Address
+from replicator.base.units import GIB, KIB, format_duration, format_size
+from replicator.config.checks import Fault, duplicates, name_faults, socket_faults
+from replicator.config.decode import decode, read_document, refuse
+from replicator.config.values import WIRE_PORT, ByteSize, KeepRule, MetricsAddress
+
+HISTORY_BYTES_MIN = 64 * KIB
+HOUR_NS = 3600 * 1_000_000_000
+MINUTE_NS = 60 * 1_000_000_000
+
+
+class ReceiverSection(msgspec.Struct, frozen=True, kw_only=True):
+    """[receiver]"""
+
+    name: str = msgspec.field(default_factory=socket.gethostname)
+    listen: Address = Address("0.0.0.0", WIRE_PORT)
+    data_dir: Path = Path("/var/lib/replicator/receiver")
+    control: Path = Path("/run/replicator/receiver.sock")
+    metrics: MetricsAddress = MetricsAddress(None)
+    ca: Path = Path("/etc/replicator/pki/ca.crt")
+    certificate: Path = Path("/etc/replicator/pki/receiver.crt")
+    key: Path = Path("/etc/replicator/pki/receiver.key")
+
+
+class HistorySection(msgspec.Struct, frozen=True, kw_only=True):
+    """[history]: how much of the past is kept, for each group."""
+
+    max_bytes: ByteSize = ByteSize(100 * GIB)
+    keep: tuple[KeepRule, ...] = (KeepRule(0, HOUR_NS), KeepRule(MINUTE_NS, 24 * HOUR_NS))
+
+
+class ReceiverGroupConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[[group]]: which agents may feed it."""
+
+    name: str
+    agents: tuple[str, ...]
+
+
+class ReceiverConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of receiver.toml."""
+
+    receiver: ReceiverSection = ReceiverSection()
+    history: HistorySection = HistorySection()
+    groups: tuple[ReceiverGroupConfig, ...] = msgspec.field(name="group", default=())
+
+
+def load_receiver(path: Path) -> ReceiverConfig:
+    """Raises ConfigError."""
+    config = decode(path, read_document(path), ReceiverConfig)
+    refuse(path, _faults(config))
+    return config
+
+
+def _faults(config: ReceiverConfig) -> Iterator[Fault]:
+    yield from name_faults("receiver.name", "receiver", config.receiver.name)
+    yield from socket_faults({"receiver.control": config.receiver.control})
+    if config.history.max_bytes < HISTORY_BYTES_MIN:
+        found, least = format_size(config.history.max_bytes), format_size(HISTORY_BYTES_MIN)
+        yield Fault("history.max_bytes", f"found {found}; the least is {least}")
+    yield from _keep_faults(config.history.keep)
+    yield from duplicates("group", "name", [group.name for group in config.groups])
+    for index, group in enumerate(config.groups):
+        at = f"group[{index}]"
+        yield from name_faults(f"{at}.name", "group", group.name)
+        if not group.agents:
+            yield Fault(f"{at}.agents", "is empty; name at least one agent that may feed the group")
+        for number, agent in enumerate(group.agents):
+            yield from name_faults(f"{at}.agents[{number}]", "agent", agent)
+        yield from duplicates(f"{at}.agents", "", group.agents)
+
+
+def _keep_faults(rules: Sequence[KeepRule]) -> Iterator[Fault]:
+    """Older points are kept more coarsely and for longer: steps and spans both rise."""
+    if not rules:
+        yield Fault("history.keep", "is empty; it needs at least one rule", 'write ["all 1h"]')
+    for index in range(1, len(rules)):
+        before, rule = rules[index - 1], rules[index]
+        if rule.step_ns <= before.step_ns or rule.span_ns <= before.span_ns:
+            yield Fault(
+                f"history.keep[{index}]",
+                f"a rule's step and span must be longer than those of the rule before it "
+                f"({_step(before)}, {format_duration(before.span_ns)})",
+            )
+
+
+def _step(rule: KeepRule) -> str:
+    return format_duration(rule.step_ns) if rule.step_ns else "all"

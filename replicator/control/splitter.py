@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol between agent and splitter: one JSON object per line on a unix socket. No I/O.
+
+    agent → splitter   {"id": 7, "do": "mark", "group": "g", "label": "x", "kind": "crash"}
+    splitter → agent   {"id": 7, "ok": {…}}  |  {"id": 7, "error": {"name", "message", "hint"}}
+    after `subscribe`  {"status": {…}}       whenever it changed, and as a heartbeat
+
+The splitter alone appends to the log: what the agent wants in it, it asks for here. Requests on
+one connection are carried out and answered in order. Both ends are classes without a socket:
+bytes go in, events come out, the encoding functions give the bytes to send.
+
+A line that is not a request is answered with an error and costs nothing else. A line longer than
+LINE_BYTES_MAX ends the connection: what follows it cannot be told apart. A newline inside a JSON
+string is escaped, so a line break is always the end of a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import msgspec
+
+from replicator.base.errors import ReplicatorError, UsageError, from_name
+
+LINE_BYTES_MAX = 1 << 20
+STATUS_INTERVAL_MIN_NS = 5_000_000  # changes closer together than this share one push
+HEARTBEAT_NS = 250_000_000  # a status comes at least this often
+
+GroupState = Literal["closed", "syncing", "ready", "suspended", "lost"]
+DiskState = Literal["idle", "syncing", "flushed", "complete"]
+CutKind = Literal["crash", "application"]
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Unknown fields are ignored, so that a newer splitter serves an older agent."""
+
+
+class Done(Answer, frozen=True, kw_only=True):
+    """It was done; there is nothing to tell."""
+
+
+class HelloAnswer(Answer, frozen=True, kw_only=True):
+    pid: int
+    instance: str
+    """UUID of this process: another one means that the splitter was started anew."""
+    version: str
+
+
+class StreamOpened(Answer, frozen=True, kw_only=True):
+    stream: str
+    ordinal: int
+    first_lsn: int
+
+
+class DiskDeclared(Answer, frozen=True, kw_only=True):
+    index: int
+
+
+class Marked(Answer, frozen=True, kw_only=True):
+    lsn: int
+    """End of the cut record."""
+    time_ns: int
+
+
+# -- requests -------------------------------------------------------------------------------------
+
+
+class Request(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True
+):
+    """`id` comes back in the answer; the caller counts."""
+
+    answer: ClassVar[type[Answer]] = Done
+    id: int
+
+
+class Hello(Request, frozen=True, kw_only=True, tag="hello"):
+    answer: ClassVar[type[Answer]] = HelloAnswer
+
+
+class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
+    """From the answer on, statuses are pushed on this connection."""
+
+
+class OpenStream(Request, frozen=True, kw_only=True, tag="open_stream"):
+    """Begin a new stream, of a higher ordinal than `above_ordinal` and than all known here."""
+
+    answer: ClassVar[type[Answer]] = StreamOpened
+    group: str
+    above_ordinal: int
+    reason: str
+
+
+class DeclareDisk(Request, frozen=True, kw_only=True, tag="declare_disk"):
+    """Serve `group/disk`. `instance` is the disk's identity, a UUID."""
+
+    answer: ClassVar[type[Answer]] = DiskDeclared
+    group: str
+    disk: str
+    size: int
+    instance: str
+
+
+class SyncBegin(Request, frozen=True, kw_only=True, tag="sync_begin"):
+    group: str
+    disk: str
+    reason: str
+
+
+class Ready(Request, frozen=True, kw_only=True, tag="ready"):
+    """READY of this disk's job was read back after its FLUSH; the splitter appends the sync-end
+    once the rest of its own rule holds."""
+
+    group: str
+    disk: str
+
+
+class AppendDomainXml(Request, frozen=True, kw_only=True, tag="append_domain_xml"):
+    group: str
+    domain: str
+    xml: str
+
+
+class Mark(Request, frozen=True, kw_only=True, tag="mark"):
+    """Cut now, also an idle group."""
+
+    answer: ClassVar[type[Answer]] = Marked
+    group: str
+    label: str | None = None
+    kind: CutKind = "crash"
+
+
+class Resync(Request, frozen=True, kw_only=True, tag="resync"):
+    """Arm a lost external group again: what comes until the next FLUSH is the sync."""
+
+    group: str
+
+
+class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream"):
+    """`final_cut`: the source is known to have stopped here, so the end is a cut as well."""
+
+    group: str
+    reason: str
+    final_cut: bool = False
+
+
+class DropConnections(Request, frozen=True, kw_only=True, tag="drop_connections"):
+    """Close the group's NBD connections; its jobs end, its guests do not notice."""
+
+    group: str
+
+
+AnyRequest = (
+    Hello
+    | Subscribe
+    | OpenStream
+    | DeclareDisk
+    | SyncBegin
+    | Ready
+    | AppendDomainXml
+    | Mark
+    | Resync
+    | CloseStream
+    | DropConnections
+)
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+class LatencyStatus(Answer, frozen=True, kw_only=True):
+    """Histogram from request to reply. `counts` has one more entry than `bounds_us`: the rest."""
+
+    bounds_us: list[int]
+    counts: list[int]
+    sum_us: int
+    count: int
+
+
+class SplitterDiskStatus(Answer, frozen=True, kw_only=True):
+    name: str
+    index: int
+    instance: str
+    size: int
+    connected: int
+    """Number of live connections."""
+    state: DiskState
+
+
+class SplitterGroupStatus(Answer, frozen=True, kw_only=True):
+    """`end_lsn` bounds what may be read from the spool. `held_until_ns`: the last cut stands for
+    everything up to this time, because nothing came after it."""
+
+    name: str
+    state: GroupState
+    reason: str
+    stream: str | None
+    ordinal: int
+    first_lsn: int
+    end_lsn: int
+    last_cut_time_ns: int
+    held_until_ns: int
+    disks: list[SplitterDiskStatus]
+    memory_bytes: int
+    disk_bytes: int
+    latency: LatencyStatus
+    requests: int
+    bytes: int
+
+
+class SplitterStatus(Answer, frozen=True, kw_only=True):
+    instance: str
+    groups: list[SplitterGroupStatus]
+
+
+# -- lines ----------------------------------------------------------------------------------------
+
+
+class ErrorFields(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    message: str
+    hint: str = ""
+
+
+class ProtocolError(ReplicatorError):
+    """The far end does not speak this protocol; the connection is of no more use."""
+
+
+class LineBuffer:
+    """Cuts bytes into lines. Invariant: what is held is one unfinished line, bounded."""
+
+    def __init__(self, line_bytes_max: int = LINE_BYTES_MAX) -> None:
+        self._held = bytearray()
+        self._max = line_bytes_max
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their ends. Raises ProtocolError."""
+        *whole, rest = data.split(b"\n")
+        lines = []
+        for part in whole:
+            lines.append(bytes(self._held) + part)
+            self._held.clear()
+        self._held += rest
+        if len(self._held) > self._max or any(len(line) > self._max for line in lines):
+            raise ProtocolError(f"a control line is longer than {self._max} bytes")
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A line that is no request; `line` answers it."""
+
+    line: bytes
+
+
+_request_decoder: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_encoder = msgspec.json.Encoder()
+
+
+class _OnlyId(msgspec.Struct):
+    id: int = 0
+
+
+class SplitterSide:
+    """The splitter's end of one connection."""
+
+    def __init__(self) -> None:
+        self._lines = LineBuffer()
+
+    def receive_data(self, data: bytes) -> list[AnyRequest | Refused]:
+        """Requests in order. Raises ProtocolError when the connection must end."""
+        return [_parse_request(line) for line in self._lines.receive_data(data) if line.strip()]
+
+
+def encode_ok(request: AnyRequest, answer: Answer) -> bytes:
+    assert isinstance(answer, request.answer), f"{answer} does not answer {request}"
+    return _line({"id": request.id, "ok": answer})
+
+
+def encode_error(request_id: int, error: ReplicatorError) -> bytes:
+    fields = ErrorFields(name=error.name, message=error.message, hint=error.hint)
+    return _line({"id": request_id, "error": fields})
+
+
+def encode_status(status: SplitterStatus) -> bytes:
+    return _line({"status": status})
+
+
+def _line(message: object) -> bytes:
+    return _encoder.encode(message) + b"\n"
+
+
+def _parse_request(line: bytes) -> AnyRequest | Refused:
+    try:
+        return _request_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Refused(encode_error(_id_of(line), UsageError(f"not a control request: {error}")))
+
+
+def _id_of(line: bytes) -> int:
+    """The id of a line that is otherwise no request, so that its caller hears of it."""
+    try:
+        return msgspec.json.decode(line, type=_OnlyId).id
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Request `id` was carried out (`answer`) or refused (`error`)."""
+
+    id: int
+    answer: Answer | None
+    error: ReplicatorError | None
+
+
+class _FromSplitter(msgspec.Struct, frozen=True):
+    id: int | None = None
+    ok: msgspec.Raw = msgspec.Raw()
+    error: ErrorFields | None = None
+    status: SplitterStatus | None = None
+
+
+_from_splitter_decoder = msgspec.json.Decoder(_FromSplitter)
+
+
+class AgentSide:
+    """The agent's end of one connection. Remembers which requests wait for an answer."""
+
+    def __init__(self) -> None:
+        self._lines = LineBuffer()
+        self._waiting: dict[int, type[Answer]] = {}
+        self._last_id = 0
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def send(self, request: AnyRequest) -> bytes:
+        """The bytes to send. Each request carries an id of its own (`next_id`)."""
+        assert request.id not in self._waiting, "two requests with one id"
+        self._waiting[request.id] = request.answer
+        return _line(request)
+
+    def receive_data(self, data: bytes) -> list[Answered | SplitterStatus]:
+        """Answers and statuses in order. Raises ProtocolError when the connection must end."""
+        lines = self._lines.receive_data(data)
+        try:
+            return [self._parse(line) for line in lines if line.strip()]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"the splitter sent what is no answer: {error}") from None
+
+    def _parse(self, line: bytes) -> Answered | SplitterStatus:
+        message = _from_splitter_decoder.decode(line)
+        if message.status is not None:
+            return message.status
+        if message.id not in self._waiting:
+            raise ProtocolError(f"the splitter answered request {message.id}, which was not asked")
+        kind = self._waiting.pop(message.id)
+        if message.error is not None:
+            fields = message.error
+            error = from_name(fields.name, fields.message, fields.hint)
+            return Answered(message.id, None, error)
+        if not bytes(message.ok):
+            raise ProtocolError("the splitter sent an answer without 'ok' or 'error'")
+        return Answered(message.id, msgspec.json.decode(message.ok, type=kind), None)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control API of agent and receiver says, as types. No I/O.
+
+The JSON of these structs is a contract: tools read it. Fields may be added, never renamed or
+dropped. Times are RFC 3339, UTC, microseconds (`base.clock.rfc3339`); sizes and distances are
+bytes; durations are seconds. Texts that name a point or a time ("latest", "#12", "10m ago")
+cross the API as they were typed: the receiver alone resolves them, and says what it chose.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+Role = Literal["agent", "receiver"]
+PointKind = Literal["crash", "application", "before-rollback", "rollback"]
+T = TypeVar("T")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A struct that the far end may have added fields to: unknown ones are ignored."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A struct that orders something: a field that is not understood refuses the order."""
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+class Point(Message, frozen=True, kw_only=True):
+    """A recovery point.
+
+    `sequence` is the receiver's number of it; null only in the answer to a mark that did not wait
+    for the receiver. `until`: nothing was written between `time` and then, so the point stands for
+    that whole span.
+    """
+
+    sequence: int | None
+    time: str
+    until: str
+    kind: PointKind
+    label: str | None = None
+
+
+class Choice(Message, frozen=True, kw_only=True):
+    """Which point a text named. `distance_seconds`: how long before the asked time the point's
+    span ends; 0 where the time lies inside it, null where no time was asked for."""
+
+    asked: str
+    point: Point
+    distance_seconds: float | None = None
+
+
+class Chosen(Message, Generic[T], frozen=True, kw_only=True):
+    """The result of an order that names a point, with what was chosen for it."""
+
+    choice: Choice
+    result: T
+
+
+class View(Message, frozen=True, kw_only=True):
+    """A point's disks, served. `disks` holds an NBD URI for each disk name."""
+
+    id: str
+    group: str
+    point: Point
+    disks: dict[str, str]
+
+
+class RollbackPlan(Point, frozen=True, kw_only=True):
+    """The point that a rollback would go to, and what it would change."""
+
+    dry_run: bool = True
+    changed_bytes: int
+    """Bytes of the replica that differ from the point, counted in whole blocks."""
+    disks: list[str]
+    """The disks that would be touched: those of the point."""
+    points_after: int
+    """Points newer than this one. They stay reachable."""
+
+
+class RollbackResult(Point, frozen=True, kw_only=True):
+    """The point of kind `rollback` that was made."""
+
+    before: Point
+    """The state just before, of kind `before-rollback`: a rollback to it is the undo."""
+
+
+class RestoreResult(Message, frozen=True, kw_only=True):
+    point: Point
+    files: list[str]
+    """Absolute paths: `DIR/DISK.raw` for each disk, `DIR/DOMAIN.xml` for each domain."""
+
+
+class DiskStatus(Message, frozen=True, kw_only=True):
+    name: str
+    size: int
+    synced_bytes: int | None = None
+    """How far a sync under way has come; null outside a sync."""
+
+
+class GroupStatus(Message, frozen=True, kw_only=True):
+    """A group as one daemon sees it. Null: this daemon does not know, or there is none yet."""
+
+    name: str
+    state: str
+    rpo_seconds: float | None = None
+    durable_lsn: int | None = None
+    applied_lsn: int | None = None
+    points: int = 0
+    newest_point: Point | None = None
+    disks: list[DiskStatus]
+    reason: str = ""
+    """Why the group is in this state, where that needs saying."""
+    peer: str | None = None
+    """The agent or receiver at the other end of a live connection."""
+    lag_bytes: int | None = None
+    """Log that is not durable at the receiver yet (agent), or not applied yet (receiver)."""
+    spool_bytes: int | None = None
+    history_bytes: int | None = None
+
+
+class Status(Message, frozen=True, kw_only=True):
+    role: Role
+    name: str
+    version: str = ""
+    groups: list[GroupStatus]
+
+
+class ErrorBody(Message, frozen=True, kw_only=True):
+    """An error as the API carries it; `base.errors.from_name` makes it an exception again."""
+
+    error: str
+    message: str
+    hint: str = ""
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """How far a long order has come; `total` 0 where that is not known."""
+
+    done: int
+    total: int
+    what: str
+
+
+# -- orders ---------------------------------------------------------------------------------------
+
+
+class MarkRequest(Request, frozen=True, kw_only=True):
+    """Make a labelled point now; `wait` until it is durable at the receiver."""
+
+    label: str
+    wait: bool = False
+
+
+class ViewRequest(Request, frozen=True, kw_only=True):
+    group: str
+    at: str
+
+
+class RollbackRequest(Request, frozen=True, kw_only=True):
+    to: str
+    dry_run: bool = False
+
+
+class RestoreRequest(Request, frozen=True, kw_only=True):
+    """`to` is an absolute path on the receiver's machine; it is created."""
+
+    at: str
+    to: str
