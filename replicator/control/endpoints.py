@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control API as two tables: which path does what, at which daemon. No I/O.
+
+An endpoint decodes its own arguments; a wrong one raises UsageError before anything is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from replicator.base.errors import NotFoundError, UsageError
+from replicator.base.names import is_name
+from replicator.control.service import AgentControl, ReceiverControl, Report
+from replicator.control.types import (
+    Chosen,
+    MarkRequest,
+    Request,
+    RestoreRequest,
+    RollbackPlan,
+    RollbackRequest,
+    RollbackResult,
+    ViewRequest,
+)
+
+S = TypeVar("S")
+R = TypeVar("R", bound=Request)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, read whole: path variables, query, body, and where progress goes."""
+
+    variables: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    report: Report
+
+    def group(self) -> str:
+        name = self.variables["group"]
+        if not is_name(name):
+            raise NotFoundError(f"no group {name[:80]!r}")
+        return name
+
+    def request(self, kind: type[R]) -> R:
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"not the body of this order: {error}") from None
+
+    def query_only(self, *known: str) -> None:
+        if unknown := sorted(set(self.query) - set(known)):
+            raise UsageError(f"unknown query parameter {unknown[0][:80]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[S]):
+    """`order` names what changes something, for the audit; "" for what only looks.
+
+    `is_long`: the answer is a stream of progress lines and a last line.
+    `is_finished_anyway`: goes on to its end when the client goes away.
+    """
+
+    method: str
+    path: str
+    run: Callable[[S, Call], Awaitable[object]]
+    order: str = ""
+    is_long: bool = False
+    is_finished_anyway: bool = False
+
+
+async def _agent_status(agent: AgentControl, call: Call) -> object:
+    call.query_only()
+    return await agent.status()
+
+
+async def _mark(agent: AgentControl, call: Call) -> object:
+    return await agent.mark(call.group(), call.request(MarkRequest), call.report)
+
+
+async def _resync(agent: AgentControl, call: Call) -> object:
+    return await agent.resync(call.group())
+
+
+async def _receiver_status(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only()
+    return await receiver.status()
+
+
+async def _points(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only("since", "until")
+    return await receiver.points(call.group(), call.query.get("since"), call.query.get("until"))
+
+
+async def _views(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only()
+    return await receiver.views()
+
+
+async def _open_view(receiver: ReceiverControl, call: Call) -> object:
+    request = call.request(ViewRequest)
+    if not is_name(request.group):
+        raise NotFoundError(f"no group {request.group[:80]!r}")
+    return await receiver.open_view(request, call.report)
+
+
+async def _close_view(receiver: ReceiverControl, call: Call) -> object:
+    await receiver.close_view(call.variables["view"])
+    return {}
+
+
+async def _rollback(
+    receiver: ReceiverControl, call: Call
+) -> Chosen[RollbackPlan] | Chosen[RollbackResult]:
+    group, request = call.group(), call.request(RollbackRequest)
+    if request.dry_run:
+        return await receiver.plan_rollback(group, request.to)
+    return await receiver.rollback(group, request.to, call.report)
+
+
+async def _restore(receiver: ReceiverControl, call: Call) -> object:
+    group, request = call.group(), call.request(RestoreRequest)
+    if not request.to.startswith("/") or "\0" in request.to:
+        raise UsageError("a restore goes to an absolute path")
+    return await receiver.restore(group, request, call.report)
+
+
+STATUS = "/v1/status"
+POINTS = "/v1/groups/{group}/points"
+MARK = "/v1/groups/{group}/mark"
+RESYNC = "/v1/groups/{group}/resync"
+ROLLBACK = "/v1/groups/{group}/rollback"
+RESTORE = "/v1/groups/{group}/restore"
+VIEWS = "/v1/views"
+VIEW = "/v1/views/{view}"
+
+AGENT: tuple[Endpoint[AgentControl], ...] = (
+    Endpoint("GET", STATUS, _agent_status),
+    Endpoint("POST", MARK, _mark, "mark", is_long=True),
+    Endpoint("POST", RESYNC, _resync, "resync", is_finished_anyway=True),
+)
+
+RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
+    Endpoint("GET", STATUS, _receiver_status),
+    Endpoint("GET", POINTS, _points),
+    Endpoint("GET", VIEWS, _views),
+    Endpoint("POST", VIEWS, _open_view, "view open", is_long=True),
+    Endpoint("DELETE", VIEW, _close_view, "view close", is_finished_anyway=True),
+    Endpoint("POST", ROLLBACK, _rollback, "rollback", is_long=True, is_finished_anyway=True),
+    Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
+)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a daemon must be able to do to be served by the control API. No I/O.
+
+Each method returns when the thing is done, or raises a ReplicatorError. `report` may be called
+from any thread, as often as one likes; what comes too fast is thinned out. A `group` is a
+well-formed name, not necessarily a known one: NotFoundError is for the service to raise.
+
+An order that changes state for good (rollback, restore, resync, close_view) is carried to its end
+even if the client goes away; the others are cancelled then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from replicator.control.types import (
+    Chosen,
+    GroupStatus,
+    MarkRequest,
+    Point,
+    Progress,
+    RestoreRequest,
+    RestoreResult,
+    RollbackPlan,
+    RollbackResult,
+    Status,
+    View,
+    ViewRequest,
+)
+
+Report = Callable[[Progress], None]
+
+
+class AgentControl(Protocol):
+    async def status(self) -> Status: ...
+
+    async def mark(self, group: str, request: MarkRequest, report: Report) -> Point:
+        """With `wait`: returns when the point is durable at the receiver, with its number."""
+        ...
+
+    async def resync(self, group: str) -> GroupStatus:
+        """Returns when the sync has begun (libvirt) or the group takes one in (external)."""
+        ...
+
+
+class ReceiverControl(Protocol):
+    async def status(self) -> Status: ...
+
+    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+        """Oldest first. `since` and `until` are texts as people type them, both inclusive."""
+        ...
+
+    async def views(self) -> list[View]: ...
+
+    async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
+        """Returns when the view can be connected to; waits until its point is applied."""
+        ...
+
+    async def close_view(self, view_id: str) -> None: ...
+
+    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+        """What `rollback` would do now. Changes nothing."""
+        ...
+
+    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]: ...
+
+    async def restore(
+        self, group: str, request: RestoreRequest, report: Report
+    ) -> Chosen[RestoreResult]:
+        """`request.to` is absolute. Leaves no file behind if it fails."""
+        ...
