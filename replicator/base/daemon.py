@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import fcntl
 import os
 import signal
@@ -30,7 +29,8 @@ from typing import Any
 import uvloop
 
 from replicator import __version__
-from replicator.base.errors import NoSpaceError, OwnedError, ReplicatorError, UsageError
+from replicator.base.errors import OwnedError, ReplicatorError, UsageError
+from replicator.base.report import mishap, report
 
 INTERRUPTED = 130
 
@@ -67,22 +67,6 @@ def run_daemon(life: Life) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
-
-
-def report(error: ReplicatorError) -> int:
-    """Writes the error for a person on stderr; its exit code."""
-    lines = [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
-    return error.exit_code
-
-
-def mishap(error: OSError) -> ReplicatorError:
-    """The sentence for an operating system's refusal that concerns a named file."""
-    text = f"{error.filename}: {os.strerror(error.errno) if error.errno else error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(text)
-    return ReplicatorError(text)
 
 
 @contextmanager

@@ -8,9 +8,23 @@ certificate that is not there) are not errors of the file: `environment.py` find
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from replicator.config.agent import AgentConfig, DiskConfig, GroupConfig, load_agent
-from replicator.config.decode import ConfigError
+from replicator.config.decode import ConfigError, read_document
 from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig, load_receiver
+from replicator.config.role import role_of
+
+
+def load_any(path: Path) -> AgentConfig | ReceiverConfig:
+    """Whichever of the two `path` holds. Raises ConfigError."""
+    role = role_of(read_document(path))
+    if role is None:
+        raise ConfigError(
+            path, "", "is neither an agent's nor a receiver's configuration", hint="see deploy/"
+        )
+    return load_agent(path) if role == "agent" else load_receiver(path)
+
 
 __all__ = [
     "AgentConfig",
@@ -20,5 +34,6 @@ __all__ = [
     "ReceiverConfig",
     "ReceiverGroupConfig",
     "load_agent",
+    "load_any",
     "load_receiver",
 ]

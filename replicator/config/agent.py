@@ -26,6 +26,7 @@ from replicator.config.checks import (
     socket_faults,
 )
 from replicator.config.decode import decode, read_document, refuse
+from replicator.config.role import refuse_other_role
 from replicator.config.values import ByteSize, DurationNs, FileMode, MetricsAddress
 
 MS = 1_000_000
@@ -115,7 +116,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_agent(path: Path) -> AgentConfig:
     """Raises ConfigError."""
-    config = decode(path, read_document(path), AgentConfig)
+    document = read_document(path)
+    refuse_other_role(path, document, "agent")
+    config = decode(path, document, AgentConfig)
     refuse(path, _faults(config))
     return config
 

@@ -13,6 +13,7 @@ from replicator.base.address import Address
 from replicator.base.units import GIB, KIB, format_duration, format_size
 from replicator.config.checks import Fault, duplicates, name_faults, socket_faults
 from replicator.config.decode import decode, read_document, refuse
+from replicator.config.role import refuse_other_role
 from replicator.config.values import WIRE_PORT, ByteSize, KeepRule, MetricsAddress
 
 HISTORY_BYTES_MIN = 64 * KIB
@@ -57,7 +58,9 @@ class ReceiverConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_receiver(path: Path) -> ReceiverConfig:
     """Raises ConfigError."""
-    config = decode(path, read_document(path), ReceiverConfig)
+    document = read_document(path)
+    refuse_other_role(path, document, "receiver")
+    config = decode(path, document, ReceiverConfig)
     refuse(path, _faults(config))
     return config
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a valid config does not fit on this machine: warnings, and files that must be there.
+
+The file is right or wrong by itself (`load_agent`, `load_receiver`); this looks at folders,
+groups and certificates as they are now. Warnings never stop a daemon. Missing credentials stop
+those who need them: agent and receiver ask for them with `require_credentials`, the splitter does
+not, because it must serve guests whatever is wrong with a certificate.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from replicator.base.errors import UsageError
+from replicator.base.units import format_size
+from replicator.config.agent import AgentConfig, ReceiverLink, SplitterSection
+from replicator.config.receiver import ReceiverConfig, ReceiverSection
+
+MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
+MOUNT_TABLE = Path("/proc/self/mountinfo")
+
+
+def agent_warnings(config: AgentConfig) -> list[str]:
+    """One sentence each, beginning with the place in the file."""
+    return [
+        *_splitter_warnings(config.splitter),
+        *_credential_warnings(config.receiver),
+        *(() if config.groups else ("group: there is none, so nothing is protected",)),
+    ]
+
+
+def receiver_warnings(config: ReceiverConfig) -> list[str]:
+    return [
+        *_memory_warnings("receiver.data_dir", config.receiver.data_dir),
+        *_credential_warnings(config.receiver),
+        *(() if config.groups else ("group: there is none, so no agent may connect",)),
+    ]
+
+
+def spool_warnings(splitter: SplitterSection) -> list[str]:
+    """Those that concern the splitter alone, for its own start."""
+    return list(_splitter_warnings(splitter))
+
+
+def require_credentials(link: ReceiverLink | ReceiverSection) -> None:
+    """Raises UsageError where CA, certificate or key cannot be read."""
+    for fault in _missing_credentials(link):
+        raise UsageError(fault, hint="replicator pki init and pki issue make them")
+
+
+def filesystem_type(path: Path, mountinfo: str) -> str | None:
+    """What `path`, or the nearest folder above it that exists, lies on; None if it is not told.
+
+    By device number and not by mount point: that is right for bind mounts, mounts on top of each
+    other and symbolic links. Only some network and layered systems hide theirs.
+    """
+    device = _device(path)
+    for line in mountinfo.splitlines():
+        # ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2:3] == [device] and rest:
+            return rest.split()[0]
+    return None
+
+
+def _device(path: Path) -> str:
+    number = _nearest_existing(path).stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _nearest_existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _is_on_memory(path: Path) -> bool | None:
+    try:
+        kind = filesystem_type(path, MOUNT_TABLE.read_text(errors="surrogateescape"))
+    except OSError:
+        return None
+    return None if kind is None else kind in MEMORY_FILESYSTEMS
+
+
+def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:
+    place, folder = "splitter.spool_memory_dir", splitter.spool_memory_dir
+    is_on_memory = _is_on_memory(folder)
+    if is_on_memory is False:
+        yield f"{place}: {folder} is not on tmpfs, so guest writes will wait for a disk"
+    elif is_on_memory:
+        room = os.statvfs(_nearest_existing(folder))
+        total = room.f_blocks * room.f_frsize
+        if 0 < total < splitter.spool_memory_bytes:
+            wanted, most = format_size(splitter.spool_memory_bytes), format_size(total)
+            yield f"splitter.spool_memory: {wanted}, but {folder} holds {most} at most"
+    if splitter.spool_disk_bytes:
+        yield from _memory_warnings("splitter.spool_disk_dir", splitter.spool_disk_dir)
+    if splitter.socket_mode & 0o007:
+        yield (
+            f"splitter.socket_mode: {splitter.socket_mode:04o} lets every user of this machine "
+            "write to the disks' logs"
+        )
+    if splitter.socket_group and not _is_group(splitter.socket_group):
+        yield f"splitter.socket_group: there is no group {splitter.socket_group!r} here"
+
+
+def _memory_warnings(place: str, folder: Path) -> Iterator[str]:
+    if _is_on_memory(folder):
+        yield f"{place}: {folder} is on tmpfs, so a power cut empties it"
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _credential_warnings(link: ReceiverLink | ReceiverSection) -> Iterator[str]:
+    yield from _missing_credentials(link)
+    with suppress(OSError):
+        if link.key.stat().st_mode & 0o007:
+            yield f"receiver.key: {link.key} is open to every user of this machine"
+
+
+def _missing_credentials(link: ReceiverLink | ReceiverSection) -> Iterator[str]:
+    for key, path in (("ca", link.ca), ("certificate", link.certificate), ("key", link.key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            yield f"receiver.{key}: {path}: {error.strerror}"
