@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the libvirt driver does next for a group. No I/O.
+
+The driver does not keep a state of its own that could disagree with the world. It reads what is
+(the splitter's status, libvirt's live XML), asks `next_step` for one safe step, does it, and reads
+again. So a restart of the agent or of libvirtd, a lost event, or a kill between two steps needs no
+case of its own: the next look finds the same world.
+
+The steps of a protection, in order:
+
+    OpenStream → Declare each disk → BeginSync each disk → RecordXml each domain →
+    StartCopy each disk → (QEMU copies) → ConfirmReady each disk → Rest
+
+Rules
+* A disk whose copy has ended while the splitter still takes its stream for alive is a loss: QEMU
+  goes on completing guest writes that nobody mirrors, and the socket may stay open and silent.
+  The stream is closed before anything else.
+* A copy of ours without a living stream is useless: it is ended before a new stream opens, since
+  libvirt allows one job a disk. A job that is not ours is somebody's: the group waits and says so.
+* READY is confirmed to the splitter only as read back from the live XML: events of earlier jobs
+  arrive late.
+* A domain that is shut off after a clean goodbye of all its disks (the splitter says `suspended`)
+  leaves the replica equal to the source: the stream ends with a cut. In every other case it ends
+  as lost.
+* Splitter and libvirt disagreeing about a disk's size or instance means another disk came back
+  under the name: a new stream declares it anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from agent.drivers.domain_xml import Mirror
+from replicator.control.splitter import SplitterDiskStatus, SplitterGroupStatus
+
+# States in which the splitter appends what the mirrors send.
+_LIVE = ("syncing", "ready")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """A disk of the group as libvirt knows it now."""
+
+    name: str
+    domain: str
+    target: str
+    running: bool
+    size: int
+    instance: UUID
+    mirror: Mirror | None
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declare:
+    disk: DiskFacts
+
+
+@dataclass(frozen=True, slots=True)
+class BeginSync:
+    disk: DiskFacts
+
+
+@dataclass(frozen=True, slots=True)
+class RecordXml:
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartCopy:
+    disk: DiskFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmReady:
+    disk: DiskFacts
+
+
+@dataclass(frozen=True, slots=True)
+class EndCopy:
+    disk: DiskFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """`final_cut`: the domains are down and said goodbye, so the end is a point."""
+
+    reason: str
+    final_cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing can be done until something changes; `reason` is shown to people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """All is as it should be: syncing or protected."""
+
+
+Step = (
+    OpenStream
+    | Declare
+    | BeginSync
+    | RecordXml
+    | StartCopy
+    | ConfirmReady
+    | EndCopy
+    | Close
+    | Wait
+    | Rest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What this agent has told the splitter in the stream of now, beyond what a status shows.
+
+    Telling twice is harmless, so a restarted agent begins with nothing told.
+    """
+
+    stream: str | None = None
+    domains: frozenset[str] = frozenset()
+    ready: frozenset[str] = frozenset()
+
+
+def next_step(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: Told) -> Step:
+    """One safe step towards protection. `disks` are all disks of the group, in its order."""
+    down = sorted({disk.domain for disk in disks if not disk.running})
+    if down:
+        return _without_domains(group, down)
+    if group.state in _LIVE:
+        return _in_stream(group, disks, told)
+    return _without_stream(group, disks)
+
+
+def _without_domains(group: SplitterGroupStatus, down: list[str]) -> Step:
+    names = ", ".join(down)
+    if group.state == "suspended":
+        return Close(f"shut off: {names}", final_cut=True)
+    if group.state in _LIVE:
+        return Close(f"{names} ended without the goodbye of a clean shutdown", final_cut=False)
+    return Wait(f"not running: {names}")
+
+
+def _without_stream(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...]) -> Step:
+    if group.state == "suspended":
+        return Close("the mirror ended while the domain goes on", final_cut=False)
+    for disk in disks:
+        if disk.mirror is not None and not disk.ours:
+            return Wait(f"{disk.domain} {disk.target}: another block copy is running")
+    for disk in disks:
+        if disk.mirror is not None:
+            return EndCopy(disk)
+    return OpenStream(group.reason or "first protection")
+
+
+def _in_stream(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: Told) -> Step:
+    declared = {disk.name: disk for disk in group.disks}
+    if told.stream != group.stream:
+        told = Told(group.stream)
+    for disk in disks:
+        status = declared.get(disk.name)
+        if status is None:
+            return Declare(disk)
+        if status.size != disk.size or status.instance != str(disk.instance):
+            return Close(f"{disk.name} is another disk than before", final_cut=False)
+    for disk in disks:
+        if declared[disk.name].state == "idle":
+            return BeginSync(disk)
+    for domain in dict.fromkeys(disk.domain for disk in disks):
+        if domain not in told.domains and group.state == "syncing":
+            return RecordXml(domain)
+    for disk in disks:
+        step = _of_disk(disk, declared[disk.name], told)
+        if step is not None:
+            return step
+    return Rest()
+
+
+def _of_disk(disk: DiskFacts, status: SplitterDiskStatus, told: Told) -> Step | None:
+    if disk.mirror is not None and not disk.ours:
+        return Close(f"{disk.name}: another block copy took its place", final_cut=False)
+    if status.state == "complete":
+        if disk.mirror is None:
+            return Close(f"{disk.name}: its block copy ended", final_cut=False)
+        return None
+    if disk.mirror is None:
+        return StartCopy(disk) if not status.connected else None
+    if disk.mirror.ready and disk.name not in told.ready:
+        return ConfirmReady(disk)
+    return None

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libvirt driver's plan: it converges from every state, and after an interruption anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import pytest
+
+from agent.drivers.domain_xml import Mirror
+from agent.drivers.libvirt_plan import (
+    BeginSync,
+    Close,
+    ConfirmReady,
+    Declare,
+    DiskFacts,
+    EndCopy,
+    OpenStream,
+    RecordXml,
+    Rest,
+    StartCopy,
+    Step,
+    Told,
+    Wait,
+    next_step,
+)
+from replicator.control.splitter import (
+    DiskState,
+    GroupState,
+    LatencyStatus,
+    SplitterDiskStatus,
+    SplitterGroupStatus,
+)
+
+INSTANCE = UUID(int=7)
+
+
+def fact(name: str) -> DiskFacts:
+    domain, target = name.split("-")
+    return DiskFacts(name, domain, target, True, 1 << 20, INSTANCE, mirror=None, ours=False)
+
+
+def mirror(*, ready: bool) -> Mirror:
+    return Mirror("/s.sock", "g/web-vda", ready, 0)
+
+
+@dataclass
+class World:
+    """Splitter and libvirt as far as the plan sees them, behaving as the real ones do."""
+
+    disks: dict[str, DiskFacts]
+    state: GroupState = "closed"
+    reason: str = ""
+    stream: str | None = None
+    ordinal: int = 0
+    declared: dict[str, SplitterDiskStatus] = field(default_factory=dict)
+    xml: list[str] = field(default_factory=list)
+    final_cuts: int = 0
+
+    def status(self) -> SplitterGroupStatus:
+        return SplitterGroupStatus(
+            name="g",
+            state=self.state,
+            reason=self.reason,
+            stream=self.stream,
+            ordinal=self.ordinal,
+            first_lsn=0,
+            end_lsn=0,
+            last_cut_time_ns=0,
+            held_until_ns=0,
+            disks=list(self.declared.values()),
+            memory_bytes=0,
+            disk_bytes=0,
+            latency=LatencyStatus(bounds_us=[], counts=[0], sum_us=0, count=0),
+            requests=0,
+            bytes=0,
+        )
+
+    def facts(self) -> tuple[DiskFacts, ...]:
+        return tuple(self.disks.values())
+
+    def set_disk(self, name: str, state: DiskState, *, connected: int) -> None:
+        self.declared[name] = SplitterDiskStatus(
+            name=name, index=0, instance=str(INSTANCE), size=1 << 20, connected=connected,
+            state=state,
+        )  # fmt: skip
+
+    def set_mirror(self, name: str, value: Mirror | None) -> None:
+        self.disks[name] = replace(self.disks[name], mirror=value, ours=value is not None)
+
+    def copies_finish(self) -> None:
+        for disk in self.facts():
+            if disk.mirror is not None:
+                self.set_mirror(disk.name, mirror(ready=True))
+
+    def do(self, step: Step) -> None:
+        match step:
+            case OpenStream():
+                self.state, self.ordinal, self.declared = "syncing", self.ordinal + 1, {}
+                self.stream = str(self.ordinal)
+            case Declare(disk):
+                self.set_disk(disk.name, "idle", connected=0)
+            case BeginSync(disk):
+                self.set_disk(disk.name, "syncing", connected=0)
+            case RecordXml(domain):
+                self.xml.append(domain)
+            case StartCopy(disk):
+                assert disk.mirror is None
+                self.set_mirror(disk.name, mirror(ready=False))
+                self.set_disk(disk.name, "syncing", connected=1)
+            case ConfirmReady(disk):
+                self.set_disk(disk.name, "complete", connected=1)
+                if all(status.state == "complete" for status in self.declared.values()):
+                    self.state = "ready"
+            case EndCopy(disk):
+                self.set_mirror(disk.name, None)
+            case Close(reason, final_cut):
+                self.state, self.reason, self.stream = "closed", reason, None
+                self.final_cuts += final_cut
+            case Wait() | Rest():
+                raise AssertionError("nothing to do")
+
+
+def told_after(told: Told, step: Step, world: World) -> Told:
+    if told.stream != world.stream:
+        told = Told(world.stream)
+    match step:
+        case RecordXml(domain):
+            return replace(told, domains=told.domains | {domain})
+        case ConfirmReady(disk):
+            return replace(told, ready=told.ready | {disk.name})
+    return told
+
+
+def converge(world: World, told: Told | None = None) -> list[Step]:
+    """Does steps until there is none; the copies finish whenever the plan rests for them."""
+    told = told or Told()
+    steps: list[Step] = []
+    while len(steps) < 50:
+        step = next_step(world.status(), world.facts(), told)
+        if isinstance(step, Rest | Wait):
+            before = world.facts()
+            world.copies_finish()
+            if world.facts() == before:
+                return [*steps, step]
+            continue
+        world.do(step)
+        told = told_after(told, step, world)
+        steps.append(step)
+    raise AssertionError(f"does not converge: {steps[-6:]}")
+
+
+def two_disks() -> World:
+    return World({name: fact(name) for name in ("web-vda", "web-vdb")})
+
+
+def test_a_new_group_is_protected_step_by_step() -> None:
+    world = two_disks()
+    kinds = [type(step) for step in converge(world)]
+    assert kinds == [
+        OpenStream, Declare, Declare, BeginSync, BeginSync, RecordXml,
+        StartCopy, StartCopy, ConfirmReady, ConfirmReady, Rest,
+    ]  # fmt: skip
+    assert (world.state, world.xml) == ("ready", ["web"])
+
+
+@pytest.mark.parametrize("done", range(11))
+def test_an_agent_that_dies_after_any_step_goes_on_without_a_new_stream(done: int) -> None:
+    world, told = two_disks(), Told()
+    for _ in range(done):
+        step = next_step(world.status(), world.facts(), told)
+        if isinstance(step, Rest):
+            world.copies_finish()
+            step = next_step(world.status(), world.facts(), told)
+        if isinstance(step, Rest):
+            break
+        world.do(step)
+        told = told_after(told, step, world)
+    converge(world, Told())  # a new agent remembers nothing
+    assert (world.state, world.ordinal) == ("ready", 1)
+
+
+def test_a_running_protection_is_adopted_untouched() -> None:
+    world = two_disks()
+    converge(world)
+    assert converge(world, Told()) == [Rest()]
+
+
+def test_a_job_that_ended_silently_closes_the_stream_and_syncs_again() -> None:
+    world = two_disks()
+    converge(world)
+    world.set_mirror("web-vdb", None)  # its socket is still open: the splitter saw nothing
+    steps = converge(world)
+    assert isinstance(steps[0], Close)
+    assert not steps[0].final_cut
+    assert EndCopy in {type(step) for step in steps}
+    assert (world.state, world.ordinal, world.final_cuts) == ("ready", 2, 0)
+
+
+def test_copies_of_a_dead_stream_end_before_a_new_one_opens() -> None:
+    world = two_disks()
+    converge(world)
+    world.state, world.stream, world.reason = "lost", None, "the splitter was restarted"
+    kinds = [type(step) for step in converge(world)]
+    assert kinds[:3] == [EndCopy, EndCopy, OpenStream]
+
+
+def test_a_foreign_block_job_is_waited_for_and_never_ended() -> None:
+    world = two_disks()
+    foreign = Mirror("", "", ready=False, reconnect_seconds=0)
+    world.disks["web-vda"] = replace(world.disks["web-vda"], mirror=foreign, ours=False)
+    (step,) = converge_without_copies(world)
+    assert isinstance(step, Wait)
+    assert "another block copy" in step.reason
+
+
+def converge_without_copies(world: World) -> list[Step]:
+    return [next_step(world.status(), world.facts(), Told())]
+
+
+def test_a_clean_shutdown_ends_with_a_cut_and_an_unclean_one_as_lost() -> None:
+    for state, final_cut in (("suspended", True), ("ready", False), ("syncing", False)):
+        world = two_disks()
+        converge(world)
+        world.state = state  # type: ignore[assignment]
+        for name in list(world.disks):
+            world.set_mirror(name, None)
+            world.disks[name] = replace(world.disks[name], running=False)
+        steps = converge(world)
+        assert isinstance(steps[0], Close)
+        assert steps[0].final_cut is final_cut
+        assert isinstance(steps[1], Wait)
+        assert "web" in steps[1].reason
+
+
+def test_a_goodbye_while_the_domain_runs_is_a_loss() -> None:
+    world = two_disks()
+    converge(world)
+    world.state = "suspended"
+    for name in list(world.disks):
+        world.set_mirror(name, None)
+    first, *rest = converge(world)
+    assert isinstance(first, Close)
+    assert not first.final_cut
+    assert OpenStream in {type(step) for step in rest}
+
+
+def test_another_disk_under_the_same_name_is_declared_in_a_new_stream() -> None:
+    world = two_disks()
+    converge(world)
+    world.disks["web-vda"] = replace(world.disks["web-vda"], instance=UUID(int=8))
+    step = next_step(world.status(), world.facts(), Told())
+    assert isinstance(step, Close)
+    assert "another disk" in step.reason
+
+
+def test_ready_is_confirmed_only_as_read_back() -> None:
+    world = two_disks()
+    told = Told()
+    for _ in range(8):
+        step = next_step(world.status(), world.facts(), told)
+        world.do(step)
+        told = told_after(told, step, world)
+    assert next_step(world.status(), world.facts(), told) == Rest()  # copying, nothing to confirm
+    world.set_mirror("web-vda", mirror(ready=True))
+    step = next_step(world.status(), world.facts(), told)
+    assert step == ConfirmReady(world.disks["web-vda"])
