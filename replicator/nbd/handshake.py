@@ -39,7 +39,8 @@ from replicator.nbd.exports import Export, ExportInfo, Exports
 from replicator.nbd.limits import MAX_LISTS, MAX_NAME_BYTES, MAX_OPTION_BYTES, MAX_OPTIONS
 from replicator.nbd.state import Event, RemoteError
 
-_OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+# A plain number, because the complement of an IntFlag holds only the flags that it knows.
+_OFFERED = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,14 @@ from replicator.nbd.limits import (
 from replicator.nbd.receive_buffer import ReceiveBuffer
 from replicator.nbd.state import RemoteError
 
-# Plain numbers: looking an enum member up costs more than comparing it.
+# Plain numbers: looking an enum member up costs more than comparing it, and the complement of an
+# IntFlag holds only the flags that it knows.
 _READ: Final = int(Command.READ)
 _WRITE: Final = int(Command.WRITE)
 _DISC: Final = int(Command.DISC)
 _FUA: Final = int(CommandFlag.FUA)
 _NO_HOLE: Final = int(CommandFlag.NO_HOLE)
+_DF: Final = int(CommandFlag.DF)
 _HEADER: Final = REQUEST.size
 _OK: Final = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, bytes(8))[:8]
 
@@ -309,7 +311,7 @@ def _accepted_flags(info: ExportInfo, *, structured: bool) -> dict[int, int]:
     """The commands that an export serves, each with the flags that it takes."""
     fua = _FUA if info.can_fua else 0  # valid with every command once it is offered
     accepted = {
-        int(Command.READ): fua | (CommandFlag.DF if structured else 0),
+        int(Command.READ): fua | (_DF if structured else 0),
         int(Command.WRITE): fua,
     }
     if info.can_flush:
