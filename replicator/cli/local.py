@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that need no daemon: config check, pki, journal inspect, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicator.cli.invocation import Invocation, takes_json
+from replicator.cli.output import note, print_json
+
+if TYPE_CHECKING:
+    from replicator.base.pki import Issued
+
+PKI_FOLDER = "/etc/replicator/pki"
+
+path_type = click.Path(path_type=Path)
+folder_option = click.option(
+    "--dir",
+    "folder",
+    metavar="DIR",
+    type=path_type,
+    default=PKI_FOLDER,
+    show_default=True,
+    help="Folder of the CA.",
+)
+
+
+@click.group()
+def config() -> None:
+    """Look at configuration files."""
+
+
+@config.command("check")
+@click.argument("file", type=path_type)
+@takes_json
+def config_check(invocation: Invocation, file: Path) -> None:
+    """Check FILE, an agent's or a receiver's, and whether it fits this machine.
+
+    Errors of the file end with code 2. What does not fit this machine is a warning.
+    """
+    from replicator.config import AgentConfig, load_any
+    from replicator.config.environment import agent_warnings, receiver_warnings
+
+    loaded = load_any(file)
+    if isinstance(loaded, AgentConfig):
+        role, warnings = "agent", agent_warnings(loaded)
+    else:
+        role, warnings = "receiver", receiver_warnings(loaded)
+    for warning in warnings:
+        note(f"warning: {warning}")
+    if invocation.is_json:
+        print_json({"file": str(file), "role": role, "warnings": warnings})
+    else:
+        click.echo(f"{file}: a valid configuration of the {role}")
+
+
+@click.group()
+def pki() -> None:
+    """Make certificates for agents and receivers."""
+
+
+@pki.command("init")
+@folder_option
+@takes_json
+def pki_init(invocation: Invocation, folder: Path) -> None:
+    """Make a certificate authority in DIR: ca.crt and ca.key."""
+    from replicator.base.pki import init_ca
+
+    _print_issued(invocation, init_ca(folder))
+
+
+@pki.command("issue")
+@click.argument("name")
+@folder_option
+@click.option("--san", "sans", multiple=True, help="Further DNS name or IP address; repeatable.")
+@takes_json
+def pki_issue(invocation: Invocation, name: str, folder: Path, sans: tuple[str, ...]) -> None:
+    """Make NAME.crt and NAME.key in DIR, for the agent or receiver called NAME.
+
+    A receiver's certificate must hold the host name that agents connect to.
+    """
+    from replicator.base.pki import issue
+
+    _print_issued(invocation, issue(folder, name, sans=sans))
+
+
+def _print_issued(invocation: Invocation, issued: Issued) -> None:
+    if invocation.is_json:
+        print_json({"certificate": str(issued.certificate), "key": str(issued.key)})
+    else:
+        click.echo(f"{issued.certificate}\n{issued.key}")
+
+
+@click.group()
+def journal() -> None:
+    """Look into segments of a spool, an inbox or a history."""
+
+
+@journal.command("inspect")
+@click.argument("path", type=path_type)
+def journal_inspect(path: Path) -> None:
+    """Print what the segment or folder PATH holds, one record a line."""
+    from journal.inspect import inspect_path
+
+    for line in inspect_path(path):
+        click.echo(line)
+
+
+@click.command()
+def demo() -> None:
+    """Protect, damage, roll back and boot a real guest, as one story."""
+    from replicator.demo.story import main
+
+    main()
+
+
+COMMANDS = (config, pki, journal, demo)

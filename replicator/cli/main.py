@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry of the `replicator` command: global options, and errors as exit codes.
+
+Every mishap ends in `error: …` and perhaps `hint: …` on stderr with its documented code. A
+traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from replicator import __version__
+from replicator.base.errors import ReplicatorError, UsageError
+from replicator.base.report import mishap, report
+from replicator.cli import local, orders
+from replicator.cli.invocation import Invocation
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    metavar="PATH",
+    envvar="REPLICATOR_SOCKET",
+    help="Control socket of the daemon (default: the one that serves the command).",
+)
+@click.option("--json", "is_json", is_flag=True, help="Results as JSON on stdout.")
+@click.version_option(__version__, prog_name="replicator")
+@click.pass_context
+def replicator(context: click.Context, socket: str | None, *, is_json: bool) -> None:
+    """Continuous data protection for KVM guests."""
+    context.obj = Invocation(socket, is_json)
+
+
+for command in (*orders.COMMANDS, *local.COMMANDS):
+    replicator.add_command(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; its exit code."""
+    try:
+        outcome = replicator.main(list(arguments), "replicator", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return report(_usage(error))
+    except ReplicatorError as error:
+        return report(error)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough. What is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return report(mishap(error))
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "replicator"
+    return UsageError(error.format_message().rstrip("."), hint=f"see {path} --help")
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that a daemon carries out. Each returns when the thing is done.
+
+POINT and times are passed on as they were typed: the receiver resolves them against its points
+and says what it chose.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicator.base.errors import ReplicatorError, UnreachableError, UsageError
+from replicator.base.names import check_label
+from replicator.base.units import format_duration, format_size
+from replicator.cli.invocation import Invocation, default_socket, takes_json
+from replicator.cli.output import (
+    NONE,
+    age_of,
+    describe_choice,
+    describe_point,
+    note,
+    print_choice,
+    print_json,
+    print_table,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status, View
+
+STATUS_POLL_SECONDS = 0.05
+
+point_option = click.option(
+    "--at",
+    "at",
+    metavar="POINT",
+    required=True,
+    help='latest, "#12", a label, an RFC 3339 time, or "10m ago".',
+)
+
+
+@click.command()
+@click.argument("group")
+@click.option("--label", required=True, help="Name of the point; unique in its group.")
+@click.option("--wait", is_flag=True, help="Return when the point is durable at the receiver.")
+@takes_json
+def mark(invocation: Invocation, group: str, label: str, *, wait: bool) -> None:
+    """Bookmark this moment of GROUP as a labelled point (agent)."""
+    check_label(label)
+    with progress_bar() as on_progress:
+        point = invocation.client("agent").mark(group, label, wait=wait, on_progress=on_progress)
+    if invocation.is_json:
+        print_json(point)
+    elif wait:
+        click.echo(f"{describe_point(point)} is durable at the receiver")
+    else:
+        click.echo(f"marked {point.time} as {label!r}; it is a point once the receiver has it")
+
+
+@click.command()
+@click.argument("group")
+@takes_json
+def resync(invocation: Invocation, group: str) -> None:
+    """Make the replica of GROUP equal to its live disks again (agent)."""
+    status = invocation.client("agent").resync(group)
+    if invocation.is_json:
+        print_json(status)
+    else:
+        click.echo(f"group {status.name}: {status.state}")
+
+
+@click.command()
+@click.argument("group")
+@click.option("--since", metavar="TIME", help='RFC 3339 time or "10m ago"; inclusive.')
+@click.option("--until", metavar="TIME", help="As --since.")
+@takes_json
+def points(invocation: Invocation, group: str, since: str | None, until: str | None) -> None:
+    """List the recovery points of GROUP, oldest first (receiver)."""
+    found = invocation.client("receiver").points(group, since, until)
+    if invocation.is_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("POINT", "TIME", "UNTIL", "KIND", "LABEL"),
+            [(_number(p), p.time, p.until, p.kind, p.label or NONE) for p in found],
+        )
+    else:
+        note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
+
+
+@click.group()
+def view() -> None:
+    """Look at a point while replication goes on (receiver)."""
+
+
+@view.command("open")
+@click.argument("group")
+@point_option
+@takes_json
+def view_open(invocation: Invocation, group: str, at: str) -> None:
+    """Serve the disks of GROUP as of POINT, read-only, over NBD."""
+    with progress_bar() as on_progress:
+        opened = invocation.client("receiver").open_view(group, at, on_progress)
+    print_choice(opened.choice, is_json=invocation.is_json)
+    if invocation.is_json:
+        print_json(opened.result)
+        return
+    click.echo(f"view {opened.result.id} is open; replicator view close {opened.result.id} ends it")
+    print_table(("DISK", "URI"), sorted(opened.result.disks.items()))
+
+
+@view.command("list")
+@takes_json
+def view_list(invocation: Invocation) -> None:
+    """List the open views."""
+    views = invocation.client("receiver").views()
+    if invocation.is_json:
+        print_json(views)
+    elif views:
+        print_table(
+            ("VIEW", "GROUP", "POINT", "TIME", "DISK", "URI"),
+            [row for opened in views for row in _view_rows(opened)],
+        )
+    else:
+        note("no view is open")
+
+
+@view.command("close")
+@click.argument("view_id", metavar="ID")
+@takes_json
+def view_close(invocation: Invocation, view_id: str) -> None:
+    """Close view ID; whoever is connected to it is cut off."""
+    invocation.client("receiver").close_view(view_id)
+    if invocation.is_json:
+        print_json({"id": view_id})
+    else:
+        click.echo(f"view {view_id} is closed")
+
+
+@click.command()
+@click.argument("group")
+@click.option("--to", "to", metavar="POINT", required=True, help="As --at of view open.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@takes_json
+def rollback(invocation: Invocation, group: str, to: str, *, dry_run: bool, yes: bool) -> None:
+    """Take the replica of GROUP back to POINT (receiver).
+
+    Refused while a source is connected. The state before is kept as a point of its own: a
+    rollback to that one is the undo.
+    """
+    if dry_run:
+        _show_plan(invocation, group, to)
+        return
+    if not yes:
+        to = _confirmed(invocation, group, to)
+    with progress_bar() as on_progress:
+        done = invocation.client("receiver").rollback(group, to, on_progress)
+    if yes:
+        print_choice(done.choice, is_json=invocation.is_json)
+    if invocation.is_json:
+        print_json(done.result)
+        return
+    click.echo(f"group {group} is rolled back: {describe_point(done.result)}")
+    click.echo(f"undo with: replicator rollback {group} --to '{_number(done.result.before)}'")
+
+
+def _show_plan(invocation: Invocation, group: str, to: str) -> None:
+    plan = invocation.client("receiver").plan_rollback(group, to)
+    print_choice(plan.choice, is_json=invocation.is_json)
+    if invocation.is_json:
+        print_json(plan.result)
+    else:
+        click.echo(_describe_plan(group, plan.result))
+
+
+def _confirmed(invocation: Invocation, group: str, to: str) -> str:
+    """The point that a person agreed to, by its number: whatever comes in meanwhile, it is the
+    one that was shown."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "a rollback asks for confirmation, and there is no terminal to ask at",
+            hint="give --yes, or --dry-run to see what it would do",
+        )
+    plan = invocation.client("receiver").plan_rollback(group, to)
+    note(f"{to!r} is {describe_choice(plan.choice)}")
+    note(_describe_plan(group, plan.result))
+    if not click.confirm("Roll back?", err=True):
+        raise ReplicatorError("not confirmed; nothing was done")
+    return f"#{plan.choice.point.sequence}"
+
+
+def _describe_plan(group: str, plan: RollbackPlan) -> str:
+    return (
+        f"a rollback of group {group} changes {format_size(plan.changed_bytes)} on "
+        f"{', '.join(plan.disks)}; the {plan.points_after} newer points stay reachable"
+    )
+
+
+@click.command()
+@click.argument("group")
+@point_option
+@click.option(
+    "--to",
+    "to",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the images, on the receiver's machine; it is created.",
+)
+@takes_json
+def restore(invocation: Invocation, group: str, at: str, to: Path) -> None:
+    """Write POINT of GROUP into new images (receiver)."""
+    with progress_bar() as on_progress:
+        done = invocation.client("receiver").restore(group, at, to, on_progress)
+    print_choice(done.choice, is_json=invocation.is_json)
+    if invocation.is_json:
+        print_json(done.result)
+        return
+    for file in done.result.files:
+        click.echo(file)
+
+
+@click.command()
+@takes_json
+def status(invocation: Invocation) -> None:
+    """Show the groups of the agent, the receiver, or whichever runs here."""
+    # A socket that was named is asked whatever its role: both serve this.
+    found = [invocation.client("agent").status()] if invocation.socket else _statuses_here()
+    if invocation.is_json:
+        print_json(found[0] if len(found) == 1 else found)
+        return
+    now = datetime.now(UTC)
+    for number, one in enumerate(found):
+        click.echo(("\n" if number else "") + f"{one.role} {one.name}")
+        _print_groups(one, now)
+
+
+COMMANDS = (mark, resync, points, view, rollback, restore, status)
+
+
+def _statuses_here() -> list[Status]:
+    """Of each daemon that runs on this machine, once there is at least one."""
+    from replicator.control.client import WAIT_SECONDS, ControlClient
+
+    sockets = [default_socket("agent"), default_socket("receiver")]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        found = []
+        for path in sockets:
+            try:
+                found.append(ControlClient(path, wait_seconds=0).status())
+            except UnreachableError:
+                continue
+        if found:
+            return found
+        if time.monotonic() >= deadline:
+            raise UnreachableError(
+                f"no daemon answers at {sockets[0]} or {sockets[1]}",
+                hint="is one running here? --socket names another socket",
+            )
+        time.sleep(STATUS_POLL_SECONDS)
+
+
+def _print_groups(found: Status, now: datetime) -> None:
+    headers = ("GROUP", "STATE", "RPO", "DURABLE", "APPLIED", "LAG", "POINTS", "NEWEST", "DISKS")
+    print_table(headers, [_group_row(group, now) for group in found.groups])
+    for group in found.groups:
+        if group.reason:
+            click.echo(f"{group.name}: {group.reason}")
+
+
+def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:
+    newest = group.newest_point
+    return (
+        group.name,
+        group.state,
+        NONE if group.rpo_seconds is None else format_duration(round(group.rpo_seconds * 1e9)),
+        NONE if group.durable_lsn is None else str(group.durable_lsn),
+        NONE if group.applied_lsn is None else str(group.applied_lsn),
+        NONE if group.lag_bytes is None else format_size(group.lag_bytes),
+        str(group.points),
+        NONE if newest is None else f"{_number(newest)} {age_of(newest.until, now)}",
+        ", ".join(f"{disk.name} {format_size(disk.size)}" for disk in group.disks) or NONE,
+    )
+
+
+def _view_rows(opened: View) -> list[tuple[str, ...]]:
+    point = opened.point
+    return [
+        (opened.id, opened.group, _number(point), point.time, disk, uri)
+        for disk, uri in sorted(opened.disks.items())
+    ]
+
+
+def _number(point: Point) -> str:
+    return NONE if point.sequence is None else f"#{point.sequence}"
