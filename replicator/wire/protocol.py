@@ -171,10 +171,11 @@ class WireProtocol:
         except FramingError as error:
             self._refuse(_said_of_framing(self._peer_name, error))
 
-    def receive_eof(self) -> None:
-        """The connection has ended, cleanly or not."""
+    def receive_eof(self, error: ReplicatorError | None = None) -> None:
+        """The connection has ended, cleanly or not; `error` says how, if something is known."""
         if not self._finished:
-            self._fail(Whose.LINK, UnreachableError(f"{self._peer_name} closed the connection"))
+            closed = UnreachableError(f"{self._peer_name} closed the connection")
+            self._fail(Whose.LINK, error or closed)
 
     def events_received(self) -> list[Message]:
         """What came since the last call, in order; each may be kept."""
@@ -218,6 +219,10 @@ class WireProtocol:
         elif self.state in _GREETED and now_ns - self._said_ns >= PING_SECONDS * 1e9:
             self._said_ns = now_ns
             self.send(Ping())
+
+    def heard_at(self, now_ns: int) -> None:
+        """The peer could not be heard until now, because we did not read."""
+        self._heard_ns = now_ns
 
     def said_at(self, now_ns: int) -> None:
         """Something was handed to the connection: no PING is due for a while."""
