@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daemons' services with canned answers, and a thread that serves one on a real socket.
+
+They answer for group "web" with points #1 and #2 and refuse every other group; what they were
+ordered to do is kept in `orders`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from replicator.base.errors import (
+    DamageError,
+    NoPointError,
+    NotFoundError,
+    OwnedError,
+    ReplicatorError,
+    UnreachableError,
+)
+from replicator.control.server import (
+    AuditEntry,
+    Server,
+    serve_agent_control,
+    serve_receiver_control,
+)
+from replicator.control.service import Report
+from replicator.control.types import (
+    Choice,
+    Chosen,
+    DiskStatus,
+    GroupStatus,
+    MarkRequest,
+    Point,
+    Progress,
+    RestoreRequest,
+    RestoreResult,
+    RollbackPlan,
+    RollbackResult,
+    Status,
+    View,
+    ViewRequest,
+)
+
+FIRST = Point(
+    sequence=1,
+    time="2026-03-01T02:00:00.000000Z",
+    until="2026-03-01T02:00:09.000000Z",
+    kind="crash",
+)
+SECOND = Point(
+    sequence=2,
+    time="2026-03-01T02:00:10.000001Z",
+    until="2026-03-01T02:00:10.000001Z",
+    kind="application",
+    label="before upgrade",
+)
+GROUP = GroupStatus(
+    name="web",
+    state="protected",
+    rpo_seconds=0.75,
+    durable_lsn=8192,
+    applied_lsn=4096,
+    points=2,
+    newest_point=SECOND,
+    disks=[DiskStatus(name="web-vda", size=1 << 30)],
+)
+VIEW = View(id="v1", group="web", point=FIRST, disks={"web-vda": "nbd+unix:///web-vda?socket=/s"})
+
+
+def known(group: str) -> None:
+    if group != "web":
+        raise NotFoundError(f"no group {group!r}", hint="status lists the groups")
+
+
+def choose(text: str) -> Choice:
+    if text == "latest":
+        return Choice(asked=text, point=SECOND)
+    if text == "2026-03-01T02:00:05Z":
+        return Choice(asked=text, point=FIRST, distance_seconds=0)
+    if text == "10m ago":
+        return Choice(asked=text, point=FIRST, distance_seconds=3.25)
+    if text == "#2":
+        return Choice(asked=text, point=SECOND)
+    raise NoPointError(f"no point {text!r} in group web")
+
+
+class CannedAgent:
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, ...]] = []
+        self.mark_waits = asyncio.Event()
+        self.mark_was_cancelled = asyncio.Event()
+
+    async def status(self) -> Status:
+        return Status(role="agent", name="kvm1", version="1", groups=[GROUP])
+
+    async def mark(self, group: str, request: MarkRequest, report: Report) -> Point:
+        known(group)
+        if request.label == "forever":
+            self.mark_waits.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.mark_was_cancelled.set()
+                raise
+        self.orders.append(("mark", group, request.label, str(request.wait)))
+        if not request.wait:
+            return Point(
+                sequence=None,
+                time=SECOND.time,
+                until=SECOND.time,
+                kind="crash",
+                label=request.label,
+            )
+        return SECOND
+
+    async def resync(self, group: str) -> GroupStatus:
+        known(group)
+        self.orders.append(("resync", group))
+        return GROUP
+
+
+class CannedReceiver:
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, ...]] = []
+        self.rollback_started = threading.Event()
+        self.rollback_may_end: asyncio.Event | None = None
+        self.rollback_ended = asyncio.Event()
+
+    async def status(self) -> Status:
+        return Status(role="receiver", name="dr1", version="1", groups=[GROUP])
+
+    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+        known(group)
+        self.orders.append(("points", group, str(since), str(until)))
+        return [] if since == "1s ago" else [FIRST, SECOND]
+
+    async def views(self) -> list[View]:
+        return [VIEW]
+
+    async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
+        known(request.group)
+        return Chosen(choice=choose(request.at), result=VIEW)
+
+    async def close_view(self, view_id: str) -> None:
+        if view_id != "v1":
+            raise NotFoundError(f"no view {view_id!r}")
+        self.orders.append(("close_view", view_id))
+
+    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+        known(group)
+        choice = choose(to)
+        point = choice.point
+        plan = RollbackPlan(
+            sequence=point.sequence,
+            time=point.time,
+            until=point.until,
+            kind=point.kind,
+            label=point.label,
+            changed_bytes=3 << 20,
+            disks=["web-vda"],
+            points_after=1,
+        )
+        return Chosen(choice=choice, result=plan)
+
+    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]:
+        known(group)
+        if to == "connected":
+            raise OwnedError("agent kvm1 feeds group web", hint="stop it first")
+        choice = choose(to)
+        self.rollback_started.set()
+        for done in range(3):
+            report(Progress(done=done, total=3, what="writing"))
+            await asyncio.sleep(0)
+        if self.rollback_may_end is not None:
+            await self.rollback_may_end.wait()
+        if to == "#2" and self.rollback_may_end is not None:
+            raise DamageError("history/0.seg: offset 192: checksum differs")
+        self.orders.append(("rollback", group, to))
+        self.rollback_ended.set()
+        before = Point(sequence=3, time=SECOND.time, until=SECOND.time, kind="before-rollback")
+        made = RollbackResult(
+            sequence=4, time=SECOND.time, until=SECOND.time, kind="rollback", before=before
+        )
+        return Chosen(choice=choice, result=made)
+
+    async def restore(
+        self, group: str, request: RestoreRequest, report: Report
+    ) -> Chosen[RestoreResult]:
+        known(group)
+        choice = choose(request.at)
+        self.orders.append(("restore", group, request.at, request.to))
+        files = [f"{request.to}/web-vda.raw", f"{request.to}/web.xml"]
+        return Chosen(choice=choice, result=RestoreResult(point=choice.point, files=files))
+
+
+class FailingReceiver(CannedReceiver):
+    """Fails every listing with `error`; a plain exception stands for a bug."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+        raise self.error
+
+
+class Audited(list[AuditEntry]):
+    """An audit that keeps what it hears and can be told to refuse."""
+
+    refusal: ReplicatorError | None = None
+
+    def __call__(self, entry: AuditEntry) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.append(entry)
+
+
+async def serve(path: Path, service: CannedAgent | CannedReceiver, audit: Audited) -> Server:
+    if isinstance(service, CannedAgent):
+        return await serve_agent_control(path, service, name="kvm1", audit=audit)
+    return await serve_receiver_control(path, service, name="dr1", audit=audit)
+
+
+@contextmanager
+def served_in_thread(
+    path: Path, make: type[CannedAgent] | type[CannedReceiver], audit: Audited
+) -> Iterator[CannedAgent | CannedReceiver]:
+    """A daemon for blocking clients: serves at `path` until the block ends."""
+    started = threading.Event()
+    made: list[CannedAgent | CannedReceiver] = []
+    end: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def life() -> None:
+        made.append(make())
+        server = await serve(path, made[0], audit)
+        stop = asyncio.Event()
+        end.append((asyncio.get_running_loop(), stop))
+        started.set()
+        await stop.wait()
+        await server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(life(),))
+    thread.start()
+    try:
+        if not started.wait(20):
+            raise UnreachableError("the canned daemon did not start")
+        yield made[0]
+    finally:
+        loop, stop = end[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        assert not thread.is_alive()
