@@ -3,9 +3,12 @@
 
 Both ends show a certificate of the operator's own CA, and check the other's against it. The
 agent checks the receiver's host name; the receiver learns the agent's names from its DNS SANs and
-decides for itself which of them may feed which group. With TLS 1.3 a receiver's refusal of a
-client certificate reaches the client only after its handshake has ended, as an alert on its first
-read: `refusal` finds such errors wherever they come up.
+decides for itself which of them may feed which group.
+
+With TLS 1.3 a client's handshake ends before the server has looked at its certificate, so a
+refusal shows only afterwards: as an alert on the first read, or, since event loops close without
+sending the alert, as an end without a word. A receiver that is merely busy or stopping says so,
+hence `closed_without_a_word` takes such an end for a refusal, and says that it is a guess.
 """
 
 from __future__ import annotations
@@ -60,6 +63,16 @@ def refusal(error: OSError, peer_name: str) -> ReplicatorError:
             )
         return UnreachableError(f"{peer_name}: no TLS connection ({_plain(reason)})")
     return UnreachableError(f"{peer_name} cannot be reached: {error.strerror or error}")
+
+
+def closed_without_a_word(peer_name: str) -> IdentityError:
+    """For an agent whose connection ended after TLS, before the receiver had said anything."""
+    return IdentityError(
+        f"{peer_name} closed the connection without a word, as it does when it refuses our"
+        " certificate",
+        hint="check that [receiver] certificate is signed by the CA that the receiver was given,"
+        " and is still valid",
+    )
 
 
 def _load(context: ssl.SSLContext, ca: Path, certificate: Path, key: Path) -> None:

@@ -64,16 +64,12 @@ class MemoryLink:
         self._box.protocol.tick(self._box.now_ns())
         self._flush()
         self._box.collect()
-        if self.fault is not None:
-            self._end()
 
     def cut(self) -> None:
         """The connection breaks: what is under way both ways is lost."""
-        for end in (self, self.other):
-            end._under_way.clear()
-            end._under_way_bytes = 0
-        for end in (self, self.other):
-            end._end()
+        self._drop()
+        self.other._drop()
+        self._end()
 
     def _flush(self) -> None:
         for piece in self._box.protocol.data_to_send():
@@ -84,20 +80,26 @@ class MemoryLink:
         self._pump()
 
     def _pump(self) -> None:
-        """Hands over to the other end while it takes."""
-        target = self.other._box
+        """Hands over to the other end while it takes; ends the link when there is no more to say
+        and one end is over."""
+        other, target = self.other, self.other._box
         while self._under_way and not target.is_full and not target.protocol.closed:
             piece = self._under_way.popleft()
             self._under_way_bytes -= len(piece)
             target.protocol.receive_data(piece, now_ns=target.now_ns())
             target.collect()
-            self.other._flush()
         if target.protocol.closed:
-            self._under_way.clear()
-            self._under_way_bytes = 0
-            self.other._end()
+            self._drop()
         if self._under_way_bytes <= SEND_LOW_BYTES:
             self._room.set()
+        if other._box.protocol.has_to_send:
+            other._flush()
+        if not self._under_way and self.fault is not None:
+            self._end()
+
+    def _drop(self) -> None:
+        self._under_way.clear()
+        self._under_way_bytes = 0
 
     def _pump_other(self) -> None:
         self.other._pump()

@@ -205,6 +205,11 @@ class WireProtocol:
         out, self._out = self._out, []
         return out
 
+    @property
+    def has_to_send(self) -> bool:
+        """Whether `data_to_send` would give anything."""
+        return bool(self._out)
+
     def tick(self, now_ns: int) -> None:
         """To be called about once a second: says PING when we were silent, and gives up a peer
         that was. Before the greeting is done the peer is only given up, not pinged."""

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from replicator.base.address import Address
 from replicator.base.clock import Clock
 from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
-from replicator.wire.identity import dns_names, refusal
+from replicator.wire.identity import closed_without_a_word, dns_names, refusal
 from replicator.wire.limits import (
     CLOSE_SECONDS,
     GREETING_SECONDS,
@@ -56,6 +56,7 @@ class TlsLink(asyncio.BufferedProtocol):
         self._room.set()
         self._gone = asyncio.Event()
         self._reading = True
+        self._heard = False
         self._ending = False
         self._greet_until = self._loop.time() + GREETING_SECONDS
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +106,7 @@ class TlsLink(asyncio.BufferedProtocol):
         return self._box.protocol.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._heard = True
         self._box.protocol.buffer_updated(nbytes, now_ns=self._box.now_ns())
         self._step()
         if self._box.is_full and self._reading and self._transport is not None:
@@ -123,14 +125,20 @@ class TlsLink(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        known = refusal(exc, self._peer_name) if isinstance(exc, OSError) else None
-        self._box.protocol.receive_eof(known)
+        self._box.protocol.receive_eof(self._why(exc))
         self._box.collect()
         self._transport = None
         self._room.set()
         self._gone.set()
 
     # Inside.
+
+    def _why(self, exc: Exception | None) -> ReplicatorError | None:
+        if isinstance(exc, OSError):
+            return refusal(exc, self._peer_name)
+        if self._box.protocol.role is Role.AGENT and not self._heard:
+            return closed_without_a_word(self._peer_name)
+        return None
 
     def _step(self) -> None:
         """After the protocol has moved: hand over what it understood and what it wants to say."""
