@@ -13,22 +13,17 @@ Works on asyncio's own loop and on uvloop (twice the speed).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import grp
 import logging
-import os
 import socket
-import stat
 from pathlib import Path
+from typing import cast
 
-from replicator.base.errors import OwnedError, ReplicatorError, UsageError
+from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.nbd.connection import Connection
 from replicator.nbd.exports import Exports
 from replicator.nbd.limits import HANDSHAKE_SECONDS, MAX_CONNECTIONS, MAX_HANDSHAKES
 
 _log = logging.getLogger(__name__)
-_MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its closing zero
 
 
 class NbdServer:
@@ -38,7 +33,7 @@ class NbdServer:
         self._exports = exports
         self._path = path
         self._listener: asyncio.AbstractServer | None = None
-        self._identity = (0, 0)  # of the socket file, so that only our own is removed
+        self._inode = 0  # of the socket file, so that only our own is removed
         self._connections: set[Connection] = set()
         self._handshakes: dict[Connection, asyncio.TimerHandle] = {}
         self._empty = asyncio.Event()
@@ -53,9 +48,8 @@ class NbdServer:
         return frozenset(self._connections)
 
     async def start(self, listener: socket.socket) -> None:
-        """Listen on a bound socket with its permissions in place."""
-        found = self._path.stat()
-        self._identity = (found.st_dev, found.st_ino)
+        """Accept on a listening socket."""
+        self._inode = inode_of(self._path)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_unix_server(self._accept, sock=listener)
 
@@ -64,10 +58,7 @@ class NbdServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            with contextlib.suppress(FileNotFoundError):
-                found = self._path.lstat()
-                if (found.st_dev, found.st_ino) == self._identity:
-                    self._path.unlink()
+            remove_unix(self._path, self._inode)
         for connection in self.connections:
             connection.close_gracefully()
         await self._empty.wait()
@@ -106,8 +97,7 @@ class _Refusal(asyncio.Protocol):
     """Hangs up."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()
 
 
 async def serve_unix(
@@ -115,76 +105,9 @@ async def serve_unix(
 ) -> NbdServer:
     """Serve on the unix socket `path`, with that mode and (by name) that group.
 
-    Raises OwnedError if somebody serves there, UsageError for a path that cannot be one.
+    Raises OwnedError if somebody serves there, UsageError for a path or group that cannot be.
     """
-    _remove_stale(path)
-    listener = _bind(path, mode, group)
+    listener = listen_unix(path, mode=mode, group=group or "")
     server = NbdServer(exports, path)
-    try:
-        await server.start(listener)
-    except OSError:
-        listener.close()
-        path.unlink(missing_ok=True)
-        raise
+    await server.start(listener)
     return server
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on; leave anything else alone, and say what it is."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise UsageError(f"{path} is not a socket", hint="remove it, or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except BlockingIOError:
-            pass  # its backlog is full: somebody listens
-        except OSError as error:
-            raise ReplicatorError(
-                f"cannot tell whether somebody serves on {path}: {error.strerror}",
-                hint="remove the socket if nobody does",
-            ) from error
-    raise OwnedError(f"somebody serves on {path} already", hint="stop that process first")
-
-
-def _bind(path: Path, mode: int, group: str | None) -> socket.socket:
-    """A bound socket nobody can connect to yet, with its permissions in place."""
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
-        raise UsageError(
-            f"the socket path {path} is too long", hint=f"at most {_MAX_SOCKET_PATH_BYTES} bytes"
-        )
-    group_id = _group_id(group)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.bind(os.fspath(path))
-        os.chown(path, -1, group_id)
-        path.chmod(mode)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise OwnedError(f"{path} was taken by another process meanwhile") from error
-        raise ReplicatorError(
-            f"cannot make the socket {path}: {error.strerror}",
-            hint="the directory must exist and be writable, the group be one of this user's",
-        ) from error
-    return listener
-
-
-def _group_id(group: str | None) -> int:
-    """-1 leaves the group as it is."""
-    if group is None:
-        return -1
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise UsageError(f"there is no group {group!r} on this machine") from None

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command
@@ -13,6 +14,7 @@ from replicator.nbd.transmission import Request
 ALL_ABLE = ExportInfo(
     size_bytes=64 << 20, can_fua=True, can_trim=True, can_write_zeroes=True, multi_conn=True
 )
+WAIT_SECONDS = 20.0
 
 
 class MemoryExport:
@@ -25,9 +27,18 @@ class MemoryExport:
         self.batches: list[int] = []
         self.opened_by: list[Connection] = []
         self.ends: list[ConnectionEnd] = []
+        self._called = asyncio.Event()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that only the server's calls can bring about."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                self._called.clear()
+                await self._called.wait()
 
     def opened(self, connection: Connection) -> None:
         self.opened_by.append(connection)
+        self._called.set()
 
     def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
         self.batches.append(len(batch))
@@ -38,11 +49,13 @@ class MemoryExport:
 
     def closed(self, connection: Connection, end: ConnectionEnd) -> None:
         self.ends.append(end)
+        self._called.set()
 
     def remember(self, request: Request) -> None:
         self.log.append(
             (request.command, request.offset, request.length, request.flags, request.error)
         )
+        self._called.set()
 
     def answer(self, connection: Connection, request: Request) -> None:
         start, end = request.offset, request.offset + request.length
