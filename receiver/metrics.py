@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics of the receiver: the groups' figures as Prometheus families. No I/O.
+
+Nothing is counted here: the collector asks `snapshots` when it is scraped, so an unscraped
+receiver pays nothing. Labels are bounded: the groups of the config, and fixed words. Figures that
+are not known (no point yet) are left out rather than shown as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from receiver.figures import Durations, GroupFigures
+
+STATES = ("idle", "syncing", "protected", "disconnected", "rolled-back", "paused", "damaged")
+NS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSnapshot:
+    """A group as it is now. None: not known, or there is none."""
+
+    name: str
+    state: str
+    figures: GroupFigures
+    rpo_seconds: float | None
+    durable_lsn: int | None
+    applied_lsn: int | None
+    points: int
+    oldest_point_ns: int | None
+    newest_point_ns: int | None
+    history_bytes: int | None
+    inbox_bytes: int | None
+    views: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSnapshot:
+    """The daemon as it is now. `refused` counts connections by the name of the error."""
+
+    name: str
+    version: str
+    groups: Sequence[GroupSnapshot]
+    history_capacity_bytes: int
+    free_bytes: int
+    refused: dict[str, int]
+    certificate_not_after_ns: int | None
+
+
+class ReceiverCollector(Collector):
+    """See the head of this file."""
+
+    def __init__(self, snapshot: Callable[[], ReceiverSnapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing beforehand: registering must not take a snapshot."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._snapshot()
+        yield InfoMetricFamily(
+            "replicator_build",
+            "What runs here.",
+            value={"version": now.version, "role": "receiver", "name": now.name},
+        )
+        yield GaugeMetricFamily(
+            "replicator_journal_capacity_bytes",
+            "Budget of each group's history.",
+            value=now.history_capacity_bytes,
+        )
+        yield GaugeMetricFamily(
+            "replicator_data_free_bytes", "Free on the disk of data_dir.", value=now.free_bytes
+        )
+        if now.certificate_not_after_ns is not None:
+            yield GaugeMetricFamily(
+                "replicator_tls_cert_not_after_timestamp_seconds",
+                "When the receiver's certificate expires.",
+                value=now.certificate_not_after_ns / NS,
+            )
+        refused = CounterMetricFamily(
+            "replicator_connections_refused",
+            "Agents' connections refused, by the name of the error.",
+            labels=["reason"],
+        )
+        for reason, count in sorted(now.refused.items()):
+            refused.add_metric([reason], count)
+        yield refused
+        yield from _states(now.groups)
+        for name, text, gauge in _GAUGES:
+            yield _gauge(name, text, now.groups, gauge)
+        for name, text, counter in _COUNTERS:
+            yield _counter(name, text, now.groups, counter)
+        yield from _labelled_counters(now.groups)
+        yield _sync_durations(now.groups)
+
+
+def registry_of(snapshot: Callable[[], ReceiverSnapshot]) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ReceiverCollector(snapshot))
+    return registry
+
+
+Gauge = Callable[[GroupSnapshot], float | None]
+Counter = Callable[[GroupFigures], float]
+
+
+def _lag_bytes(group: GroupSnapshot) -> float | None:
+    if group.durable_lsn is None or group.applied_lsn is None:
+        return None
+    return group.durable_lsn - group.applied_lsn
+
+
+def _seconds(time_ns: int | None) -> float | None:
+    return None if time_ns is None else time_ns / NS
+
+
+def _window(group: GroupSnapshot) -> float | None:
+    if group.oldest_point_ns is None or group.newest_point_ns is None:
+        return None
+    return (group.newest_point_ns - group.oldest_point_ns) / NS
+
+
+_GAUGES: tuple[tuple[str, str, Gauge], ...] = (
+    (
+        "replicator_replication_lag_seconds",
+        "RPO now: age of the newest durable point.",
+        lambda group: group.rpo_seconds,
+    ),
+    ("replicator_replication_lag_bytes", "Log that is durable and not yet applied.", _lag_bytes),
+    ("replicator_acked_lsn", "Log position that is durable here.", lambda g: g.durable_lsn),
+    ("replicator_applied_lsn", "Log position of the replica.", lambda g: g.applied_lsn),
+    ("replicator_points", "Recovery points that can be reached.", lambda g: g.points),
+    (
+        "replicator_last_point_timestamp_seconds",
+        "Time of the newest point.",
+        lambda g: _seconds(g.newest_point_ns),
+    ),
+    (
+        "replicator_oldest_point_timestamp_seconds",
+        "Time of the oldest point.",
+        lambda g: _seconds(g.oldest_point_ns),
+    ),
+    ("replicator_journal_window_seconds", "From the oldest point to the newest.", _window),
+    ("replicator_journal_bytes", "Size of the history.", lambda g: g.history_bytes),
+    ("replicator_inbox_bytes", "Size of the inbox.", lambda g: g.inbox_bytes),
+    ("replicator_views", "Views that are open.", lambda g: g.views),
+)
+
+_COUNTERS: tuple[tuple[str, str, Counter], ...] = (
+    ("replicator_received_frames", "Frames made durable.", lambda f: f.received_frames),
+    ("replicator_applied_bytes", "Log applied to the replica.", lambda f: f.applied_log_bytes),
+    ("replicator_batches", "Batches applied.", lambda f: f.batches),
+    ("replicator_points_made", "Recovery points made.", lambda f: f.points_made),
+    ("replicator_points_dropped", "Points that retention removed.", lambda f: f.points_dropped),
+    ("replicator_compared_bytes", "Replica content compared in syncs.", lambda f: f.digest_bytes),
+    ("replicator_connects", "Sessions with an agent.", lambda f: f.sessions),
+    (
+        "replicator_reconnects",
+        "Sessions that replaced a live one of the same agent.",
+        lambda f: f.fenced_sessions,
+    ),
+)
+
+
+def _states(groups: Sequence[GroupSnapshot]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "replicator_group_state", "1 for the state a group is in.", labels=["group", "state"]
+    )
+    for group in groups:
+        for state in STATES:
+            family.add_metric([group.name, state], float(group.state == state))
+    yield family
+
+
+def _gauge(name: str, text: str, groups: Sequence[GroupSnapshot], value: Gauge) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["group"])
+    for group in groups:
+        found = value(group)
+        if found is not None:
+            family.add_metric([group.name], found)
+    return family
+
+
+def _counter(name: str, text: str, groups: Sequence[GroupSnapshot], value: Counter) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["group"])
+    for group in groups:
+        family.add_metric([group.name], value(group.figures))
+    return family
+
+
+def _labelled_counters(groups: Sequence[GroupSnapshot]) -> Iterator[Metric]:
+    received = CounterMetricFamily(
+        "replicator_received_bytes", "Frames by stage of their bytes.", labels=["group", "stage"]
+    )
+    failures = CounterMetricFamily(
+        "replicator_checksum_failures",
+        "Bytes that failed their checksum, by where they were found.",
+        labels=["group", "where"],
+    )
+    for group in groups:
+        received.add_metric([group.name, "raw"], group.figures.received_raw_bytes)
+        received.add_metric([group.name, "compressed"], group.figures.received_bytes)
+        for where, count in sorted(group.figures.checksum_failures.items()):
+            failures.add_metric([group.name, where], count)
+    yield received
+    yield failures
+
+
+def _sync_durations(groups: Sequence[GroupSnapshot]) -> Metric:
+    family = HistogramMetricFamily(
+        "replicator_fsync_duration_seconds",
+        "Time to make a group of frames durable in the inbox.",
+        labels=["group"],
+    )
+    for group in groups:
+        durations = group.figures.inbox_syncs
+        family.add_metric([group.name], _buckets(durations), durations.sum_seconds)
+    return family
+
+
+def _buckets(durations: Durations) -> list[tuple[str, float]]:
+    """Cumulative, as Prometheus wants them."""
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip([*map(str, durations.bounds), "+Inf"], durations.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics: what stands in the exposition for a group with and without points."""
+
+from __future__ import annotations
+
+from prometheus_client import generate_latest
+
+from receiver.figures import GroupFigures
+from receiver.metrics import GroupSnapshot, ReceiverSnapshot, registry_of
+
+
+def snapshot(*groups: GroupSnapshot) -> ReceiverSnapshot:
+    return ReceiverSnapshot("dr", "0.1.0", groups, 1 << 30, 5 << 30, {"identity": 3}, None)
+
+
+def lines_of(*groups: GroupSnapshot) -> list[str]:
+    return generate_latest(registry_of(lambda: snapshot(*groups))).decode().splitlines()
+
+
+def test_figures_of_a_group_at_work() -> None:
+    figures = GroupFigures(received_frames=4, received_bytes=100, received_raw_bytes=700)
+    figures.inbox_syncs.add(0.0001)
+    figures.inbox_syncs.add(0.003)
+    figures.inbox_syncs.add(9.0)
+    figures.checksum_failures["wire"] = 2
+    lines = lines_of(
+        GroupSnapshot(
+            "web", "protected", figures, 1.5, 900, 700, 3, 10_000_000_000, 14_500_000_000, 42, 7, 1
+        )
+    )
+    for wanted in (
+        'replicator_replication_lag_seconds{group="web"} 1.5',
+        'replicator_replication_lag_bytes{group="web"} 200.0',
+        'replicator_journal_window_seconds{group="web"} 4.5',
+        'replicator_last_point_timestamp_seconds{group="web"} 14.5',
+        'replicator_journal_bytes{group="web"} 42.0',
+        'replicator_received_bytes_total{group="web",stage="raw"} 700.0',
+        'replicator_received_bytes_total{group="web",stage="compressed"} 100.0',
+        'replicator_checksum_failures_total{group="web",where="wire"} 2.0',
+        'replicator_group_state{group="web",state="protected"} 1.0',
+        'replicator_group_state{group="web",state="damaged"} 0.0',
+        'replicator_fsync_duration_seconds_bucket{group="web",le="0.0001"} 1.0',
+        'replicator_fsync_duration_seconds_bucket{group="web",le="0.005"} 2.0',
+        'replicator_fsync_duration_seconds_bucket{group="web",le="+Inf"} 3.0',
+        'replicator_connections_refused_total{reason="identity"} 3.0',
+        'replicator_build_info{name="dr",role="receiver",version="0.1.0"} 1.0',
+    ):
+        assert wanted in lines
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    lines = lines_of(
+        GroupSnapshot(
+            "web", "damaged", GroupFigures(), None, None, None, 0, None, None, None, None, 0
+        )
+    )
+    assert 'replicator_points{group="web"} 0.0' in lines
+    for absent in ("lag_seconds", "lag_bytes", "window", "last_point", "journal_bytes"):
+        assert not [line for line in lines if line[0] != "#" and absent in line]
