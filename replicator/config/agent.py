@@ -124,7 +124,7 @@ def load_agent(path: Path) -> AgentConfig:
 
 
 def _faults(config: AgentConfig) -> Iterator[Fault]:
-    yield from name_faults("agent.name", "agent", config.agent.name)
+    yield from name_faults("agent.name", "an agent", config.agent.name)
     yield from socket_faults(
         {
             "agent.control": config.agent.control,
@@ -172,7 +172,7 @@ def _bounds(path: str, value_ns: int, least_ns: int, most_ns: int) -> Iterator[F
 
 
 def _group_faults(at: str, group: GroupConfig) -> Iterator[Fault]:
-    yield from name_faults(f"{at}.name", "group", group.name)
+    yield from name_faults(f"{at}.name", "a group", group.name)
     yield from _bounds(
         f"{at}.checkpoint_interval",
         group.checkpoint_interval_ns,

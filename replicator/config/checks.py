@@ -27,8 +27,9 @@ class Fault:
 
 
 def name_faults(path: str, kind: str, text: str) -> Iterator[Fault]:
+    """`kind` with its article, for the sentence."""
     if not is_name(text):
-        yield Fault(path, f"{text[:80]!r} cannot be a {kind} name", f"names are {NAME_RULE}")
+        yield Fault(path, f"{text[:80]!r} cannot be {kind}'s name", f"names are {NAME_RULE}")
 
 
 def duplicates(path: str, key: str, names: Sequence[str]) -> Iterator[Fault]:

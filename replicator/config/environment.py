@@ -56,7 +56,8 @@ def filesystem_type(path: Path, mountinfo: str) -> str | None:
     """What `path`, or the nearest folder above it that exists, lies on; None if it is not told.
 
     By device number and not by mount point: that is right for bind mounts, mounts on top of each
-    other and symbolic links. Only some network and layered systems hide theirs.
+    other and symbolic links. Only systems that number each volume anew (btrfs) are not told;
+    tmpfs always is.
     """
     device = _device(path)
     for line in mountinfo.splitlines():
@@ -79,11 +80,12 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _is_on_memory(path: Path) -> bool | None:
+    """None where this machine does not let us look."""
     try:
-        kind = filesystem_type(path, MOUNT_TABLE.read_text(errors="surrogateescape"))
+        table = MOUNT_TABLE.read_text(errors="surrogateescape")
+        return filesystem_type(path, table) in MEMORY_FILESYSTEMS
     except OSError:
         return None
-    return None if kind is None else kind in MEMORY_FILESYSTEMS
 
 
 def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:

@@ -66,7 +66,7 @@ def load_receiver(path: Path) -> ReceiverConfig:
 
 
 def _faults(config: ReceiverConfig) -> Iterator[Fault]:
-    yield from name_faults("receiver.name", "receiver", config.receiver.name)
+    yield from name_faults("receiver.name", "a receiver", config.receiver.name)
     yield from socket_faults({"receiver.control": config.receiver.control})
     if config.history.max_bytes < HISTORY_BYTES_MIN:
         found, least = format_size(config.history.max_bytes), format_size(HISTORY_BYTES_MIN)
@@ -75,11 +75,11 @@ def _faults(config: ReceiverConfig) -> Iterator[Fault]:
     yield from duplicates("group", "name", [group.name for group in config.groups])
     for index, group in enumerate(config.groups):
         at = f"group[{index}]"
-        yield from name_faults(f"{at}.name", "group", group.name)
+        yield from name_faults(f"{at}.name", "a group", group.name)
         if not group.agents:
             yield Fault(f"{at}.agents", "is empty; name at least one agent that may feed the group")
         for number, agent in enumerate(group.agents):
-            yield from name_faults(f"{at}.agents[{number}]", "agent", agent)
+            yield from name_faults(f"{at}.agents[{number}]", "an agent", agent)
         yield from duplicates(f"{at}.agents", "", group.agents)
 
 
