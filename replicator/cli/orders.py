@@ -199,7 +199,7 @@ def _confirmed(invocation: Invocation, group: str, to: str) -> str:
 def _describe_plan(group: str, plan: RollbackPlan) -> str:
     return (
         f"a rollback of group {group} changes {format_size(plan.changed_bytes)} on "
-        f"{', '.join(plan.disks)}; the {plan.points_after} newer points stay reachable"
+        f"{', '.join(plan.disks)}; newer points ({plan.points_after}) stay reachable"
     )
 
 

@@ -62,8 +62,10 @@ def test_a_fitting_machine_gets_no_warning(tmp_path: Path) -> None:
     [
         (
             {"spool_memory_dir": f'"{DISK_FOLDER}/x"'},
-            f"splitter.spool_memory_dir: {DISK_FOLDER}/x is not on tmpfs, so guest writes will "
-            + "wait for a disk",
+            (
+                f"splitter.spool_memory_dir: {DISK_FOLDER}/x is not on tmpfs, so guest writes will "
+                "wait for a disk"
+            ),
         ),
         (
             {"spool_disk_dir": f'"{MEMORY_FOLDER}/x"'},

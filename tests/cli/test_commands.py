@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real command as a process, against canned daemons on real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.control.services import (
+    Audited,
+    CannedAgent,
+    CannedReceiver,
+    served_in_thread,
+)
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+POINT_1 = {
+    "sequence": 1,
+    "time": "2026-03-01T02:00:00.000000Z",
+    "until": "2026-03-01T02:00:09.000000Z",
+    "kind": "crash",
+    "label": None,
+}
+POINT_2 = {
+    "sequence": 2,
+    "time": "2026-03-01T02:00:10.000001Z",
+    "until": "2026-03-01T02:00:10.000001Z",
+    "kind": "application",
+    "label": "before upgrade",
+}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "replicator.cli.main", *arguments]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command without a terminal, in the repository's folder."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Both daemons, and what they were ordered to do."""
+    folder = tmp_path_factory.mktemp("s")
+    with (
+        served_in_thread(folder / "agent.sock", CannedAgent, Audited()) as agent,
+        served_in_thread(folder / "receiver.sock", CannedReceiver, Audited()) as receiver,
+    ):
+        yield {
+            "agent": str(folder / "agent.sock"),
+            "receiver": str(folder / "receiver.sock"),
+            "agent_orders": agent.orders,
+            "receiver_orders": receiver.orders,
+        }
+
+
+@pytest.fixture
+def at_agent(sockets: dict[str, Any]) -> Run:
+    return lambda *arguments: run("--socket", sockets["agent"], *arguments)
+
+
+@pytest.fixture
+def at_receiver(sockets: dict[str, Any]) -> Run:
+    return lambda *arguments: run("--socket", sockets["receiver"], *arguments)
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON document on stdout of a command that went well."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# -- JSON: the contract ---------------------------------------------------------------------------
+
+
+def test_points(at_receiver: Run) -> None:
+    assert document(at_receiver("points", "web", "--json")) == [POINT_1, POINT_2]
+
+
+def test_no_points_is_an_empty_list(at_receiver: Run) -> None:
+    assert document(at_receiver("points", "web", "--since", "1s ago", "--json")) == []
+
+
+def test_times_go_to_the_receiver_as_they_were_typed(
+    at_receiver: Run, sockets: dict[str, Any]
+) -> None:
+    document(at_receiver("points", "web", "--since", "10m ago", "--until", "x&y=z", "--json"))
+    assert sockets["receiver_orders"][-1] == ("points", "web", "10m ago", "x&y=z")
+
+
+def test_status(at_receiver: Run) -> None:
+    status = document(at_receiver("status", "--json"))
+    assert (status["role"], status["name"]) == ("receiver", "dr1")
+    (group,) = status["groups"]
+    assert {key: group[key] for key in ("name", "state", "rpo_seconds", "points")} == {
+        "name": "web",
+        "state": "protected",
+        "rpo_seconds": 0.75,
+        "points": 2,
+    }
+    assert (group["durable_lsn"], group["applied_lsn"]) == (8192, 4096)
+    assert group["newest_point"] == POINT_2
+    (disk,) = group["disks"]
+    assert (disk["name"], disk["size"]) == ("web-vda", 1 << 30)
+
+
+def test_mark_that_waits(at_agent: Run, sockets: dict[str, Any]) -> None:
+    assert document(at_agent("mark", "web", "--label", "x y", "--wait", "--json")) == POINT_2
+    assert sockets["agent_orders"][-1] == ("mark", "web", "x y", "True")
+
+
+def test_mark_that_does_not_wait_has_no_number_yet(at_agent: Run) -> None:
+    point = document(at_agent("mark", "web", "--label", "x", "--json"))
+    assert (point["sequence"], point["label"], point["kind"]) == (None, "x", "crash")
+
+
+def test_resync(at_agent: Run) -> None:
+    assert document(at_agent("resync", "web", "--json"))["state"] == "protected"
+
+
+def test_view_open_and_list_and_close(at_receiver: Run) -> None:
+    opened = document(at_receiver("view", "open", "web", "--at", "latest", "--json"))
+    assert opened["id"] == "v1"
+    assert opened["point"] == POINT_1
+    assert opened["disks"] == {"web-vda": "nbd+unix:///web-vda?socket=/s"}
+    assert document(at_receiver("view", "list", "--json")) == [opened]
+    assert document(at_receiver("view", "close", "v1", "--json")) == {"id": "v1"}
+
+
+def test_rollback(at_receiver: Run) -> None:
+    point = document(at_receiver("rollback", "web", "--to", "latest", "--yes", "--json"))
+    assert (point["sequence"], point["kind"]) == (4, "rollback")
+    assert (point["before"]["sequence"], point["before"]["kind"]) == (3, "before-rollback")
+
+
+def test_a_dry_run_of_a_rollback_does_nothing(at_receiver: Run, sockets: dict[str, Any]) -> None:
+    before = list(sockets["receiver_orders"])
+    plan = document(at_receiver("rollback", "web", "--to", "latest", "--dry-run", "--json"))
+    assert (plan["sequence"], plan["dry_run"], plan["changed_bytes"]) == (2, True, 3 << 20)
+    assert sockets["receiver_orders"] == before
+
+
+def test_restore(at_receiver: Run, tmp_path: Path) -> None:
+    folder = str(tmp_path / "new")
+    restored = document(at_receiver("restore", "web", "--at", "#2", "--to", folder, "--json"))
+    assert restored == {
+        "point": POINT_2,
+        "files": [f"{folder}/web-vda.raw", f"{folder}/web.xml"],
+    }
+
+
+def test_json_may_stand_before_the_command(at_receiver: Run) -> None:
+    assert document(at_receiver("--json", "points", "web")) == [POINT_1, POINT_2]
+    assert document(at_receiver("--json", "view", "list"))[0]["id"] == "v1"
+
+
+def test_the_socket_may_come_from_the_environment(sockets: dict[str, Any]) -> None:
+    done = run("status", "--json", REPLICATOR_SOCKET=sockets["agent"])
+    assert document(done)["role"] == "agent"
+
+
+# -- for people -----------------------------------------------------------------------------------
+
+
+def test_what_was_chosen_stands_beside_the_document(at_receiver: Run) -> None:
+    done = at_receiver("view", "open", "web", "--at", "10m ago", "--json")
+    assert done.stderr == (
+        "'10m ago' is point #1 of 2026-03-01T02:00:00.000000Z (crash), 3.2 s before that\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            "latest",
+            "'latest' is point #2 of 2026-03-01T02:00:10.000001Z (application, 'before upgrade')",
+        ),
+        (
+            "2026-03-01T02:00:05Z",
+            (
+                "'2026-03-01T02:00:05Z' is point #1 of 2026-03-01T02:00:00.000000Z (crash), which "
+                "stands for exactly that time"
+            ),
+        ),
+    ],
+)
+def test_a_person_reads_it_on_stdout(at_receiver: Run, asked: str, said: str) -> None:
+    done = at_receiver("restore", "web", "--at", asked, "--to", "/r")
+    assert done.stdout.splitlines() == [said, "/r/web-vda.raw", "/r/web.xml"]
+    assert done.stderr == ""
+
+
+def test_columns_are_plain_off_a_terminal(at_receiver: Run) -> None:
+    assert at_receiver("points", "web").stdout == (
+        "POINT  TIME                         UNTIL                        KIND         LABEL\n"
+        "#1     2026-03-01T02:00:00.000000Z  2026-03-01T02:00:09.000000Z  crash        -\n"
+        "#2     2026-03-01T02:00:10.000001Z  2026-03-01T02:00:10.000001Z  application"
+        "  before upgrade\n"
+    )
+
+
+def test_status_for_people(at_receiver: Run) -> None:
+    heading, headers, row = at_receiver("status").stdout.splitlines()
+    assert heading == "receiver dr1"
+    assert headers.split() == [
+        "GROUP",
+        "STATE",
+        "RPO",
+        "DURABLE",
+        "APPLIED",
+        "LAG",
+        "POINTS",
+        "NEWEST",
+        "DISKS",
+    ]
+    assert row.startswith("web    protected  750 ms  8192     4096     -    2       #2 ")
+    assert row.endswith(" ago  web-vda 1 GiB")
+
+
+def test_a_rollback_says_how_to_undo_it(at_receiver: Run) -> None:
+    done = at_receiver("rollback", "web", "--to", "latest", "--yes")
+    assert done.stdout.splitlines()[-1] == "undo with: replicator rollback web --to '#3'"
+
+
+def test_an_empty_list_is_a_sentence_beside_the_data(at_receiver: Run) -> None:
+    done = at_receiver("points", "web", "--since", "1s ago")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "group web has no points in that range\n"
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("points", "nope"), 10, "error: no group 'nope'\nhint: status lists the groups\n"),
+        (("points", "../x"), 10, "error: no group '../x'\n"),
+        (("view", "close", "v9"), 10, "error: no view 'v9'\n"),
+        (
+            ("rollback", "web", "--to", "connected", "--yes"),
+            11,
+            "error: agent kvm1 feeds group web\nhint: stop it first\n",
+        ),
+        (("view", "open", "web", "--at", "#9"), 14, "error: no point '#9' in group web\n"),
+        (
+            ("restore", "web", "--at", "never", "--to", "/r"),
+            14,
+            "error: no point 'never' in group web\n",
+        ),
+        (
+            ("resync", "web"),
+            2,
+            (
+                "error: resync is served by the agent; this is the receiver dr1\n"
+                "hint: name the agent's control socket with --socket\n"
+            ),
+        ),
+        (
+            ("mark", "web", "--label", "x"),
+            2,
+            (
+                "error: mark is served by the agent; this is the receiver dr1\n"
+                "hint: name the agent's control socket with --socket\n"
+            ),
+        ),
+        (
+            ("rollback", "web", "--to", "latest"),
+            2,
+            (
+                "error: a rollback asks for confirmation, and there is no terminal to ask at\n"
+                "hint: give --yes, or --dry-run to see what it would do\n"
+            ),
+        ),
+    ],
+)
+def test_a_refusal_is_a_sentence_and_its_code(
+    at_receiver: Run, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = at_receiver(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "order"),
+    [
+        (("points", "web"), "points"),
+        (("view", "list"), "views"),
+        (("view", "open", "web", "--at", "latest"), "view open"),
+        (("view", "close", "v1"), "view close"),
+        (("rollback", "web", "--to", "latest", "--yes"), "rollback"),
+        (("restore", "web", "--at", "latest", "--to", "/r"), "restore"),
+    ],
+)
+def test_the_receivers_orders_are_refused_by_the_agent(
+    at_agent: Run, arguments: tuple[str, ...], order: str
+) -> None:
+    done = at_agent(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: {order} is served by the receiver; this is the agent kvm1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("frobnicate",), "error: No such command 'frobnicate'\nhint: see replicator --help\n"),
+        (("points",), "error: Missing argument 'GROUP'\nhint: see replicator points --help\n"),
+        (
+            ("view", "open", "web"),
+            "error: Missing option '--at'\nhint: see replicator view open --help\n",
+        ),
+        (
+            ("mark", "web", "--label", "latest"),
+            (
+                "error: 'latest' cannot be a label\n"
+                "hint: 'latest' and '#…' already name points; choose another word\n"
+            ),
+        ),
+        (("mark", "web"), "error: Missing option '--label'\nhint: see replicator mark --help\n"),
+    ],
+)
+def test_misuse_ends_with_2(arguments: tuple[str, ...], sentence: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+
+
+def test_a_socket_that_cannot_be_one_is_a_sentence() -> None:
+    done = run("--socket", "/etc/passwd/x", "status")
+    assert (done.returncode, done.stderr) == (2, "error: /etc/passwd/x: Not a directory\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(at_receiver: Run, sockets: Any) -> None:
+    with subprocess.Popen(
+        command("--socket", sockets["receiver"], "points", "web"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+# -- on a terminal --------------------------------------------------------------------------------
+
+
+def on_terminal(answer: str, *arguments: str) -> tuple[int, str]:
+    """Runs the command with a terminal for stdin and stderr, types `answer`."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        stdin=follower,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(follower)
+        os.write(leader, answer.encode())
+        out, err = process.communicate(timeout=60)
+    os.close(leader)
+    return process.returncode, out + err
+
+
+def test_a_person_confirms_exactly_the_point_that_was_shown(sockets: dict[str, Any]) -> None:
+    arguments = ("--socket", sockets["receiver"], "rollback", "web", "--to", "latest")
+    code, text = on_terminal("y\n", *arguments)
+    assert code == 0
+    assert "'latest' is point #2" in text
+    assert "changes 3 MiB on web-vda; newer points (1) stay reachable" in text
+    assert sockets["receiver_orders"][-1] == ("rollback", "web", "#2")
+
+
+def test_a_person_who_declines_has_done_nothing(sockets: dict[str, Any]) -> None:
+    before = list(sockets["receiver_orders"])
+    arguments = ("--socket", sockets["receiver"], "rollback", "web", "--to", "latest")
+    code, text = on_terminal("n\n", *arguments)
+    assert (code, sockets["receiver_orders"]) == (1, before)
+    assert "nothing was done" in text
+
+
+def test_tables_and_colours_on_a_terminal(sockets: dict[str, Any]) -> None:
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        command("--socket", sockets["receiver"], "points", "web"),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"},
+    ) as process:
+        os.close(follower)
+        text = b""
+        while chunk := read_terminal(leader):
+            text += chunk
+    os.close(leader)
+    assert process.returncode == 0
+    assert b"before upgrade" in text
+    assert b"\x1b[3" not in text, "NO_COLOR is heeded"
+
+
+def read_terminal(leader: int) -> bytes:
+    """Empty at the end: Linux answers EIO when the other side of a pty is closed."""
+    try:
+        return os.read(leader, 65536)
+    except OSError:
+        return b""
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def test_help_does_not_load_what_takes_long() -> None:
+    code = (
+        "import sys; from replicator.cli.main import run; code = run(['--help']);"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"rich", "msgspec", "aiohttp", "http", "asyncio", "cryptography", "uvloop", "numpy"}
+    assert not heavy & set(done.stderr.split())
+    for name in ("mark", "points", "rollback", "pki", "journal", "demo"):
+        assert f"  {name} " in done.stdout
