@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+#   make demo    install what is missing, then tell the whole story on a real guest (about 90 s)
+#   make test    install what is missing, then lint and the whole test suite
+#   make lint    format, style, types, order of imports
+#   make bench   the figures of docs/
+#   make clean   back to a fresh checkout
+#
+# PYTEST_ARGS is passed on: make test PYTEST_ARGS='tests/journal -x'
+
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+INSTALL := VENV='$(abspath $(VENV))' deploy/install-dependencies.sh
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint check bench clean install-demo install-test
+
+demo: install-demo
+	$(PYTHON) -m replicator.cli.main demo $(DEMO_ARGS)
+
+# Lint first: it fails in seconds. The closing line of pytest stays the last one.
+test: install-test
+	@$(MAKE) --no-print-directory check
+	$(PYTHON) -m pytest --durations=15 $(PYTEST_ARGS)
+
+lint: install-test
+	@$(MAKE) --no-print-directory check
+
+check:
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: install-test
+	$(PYTHON) -m tests.bench
+
+install-demo:
+	@$(INSTALL) demo
+
+install-test:
+	@$(INSTALL) test
+
+clean:
+	@if [ -L '$(VENV)' ]; then rm -rf -- "$$(realpath '$(VENV)')"; fi
+	rm -rf '$(VENV)' build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
