@@ -116,8 +116,17 @@ class LogWriter:
         return self.end_lsn
 
     def rotate(self) -> None:
-        """The next append opens a new segment."""
-        if self._file is not None and self.end_lsn > self._base_lsn:
+        """The next append opens a new segment. One that has no entry yet is removed."""
+        file = self._file
+        if file is None:
+            return
+        if self.end_lsn == self._base_lsn:
+            self._storage.unlink(file.path)
+            if file in self._unsynced:
+                self._unsynced.remove(file)
+            file.close()
+            self._file = None
+        else:
             self._leave_segment()
 
     def sync(self) -> int:
@@ -189,6 +198,7 @@ class LogWriter:
                 raise OSError(28, "short write of a segment header")
         except OSError as error:
             file.close()
+            self._storage.unlink(path)
             raise AppendError(path, error, broken=False) from error
         self._file, self._base_lsn = file, self.end_lsn
         if self._synced:

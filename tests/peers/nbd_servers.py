@@ -14,7 +14,8 @@ from tests.peers.process import running, wait_for_unix
 def nbdkit(directory: Path, *plugin: str) -> Iterator[str]:
     """`nbdkit PLUGIN ARGUMENTS…` on a unix socket; yields the URI of its default export."""
     path, log = directory / "nbdkit.sock", directory / "nbdkit.log"
-    with running(["nbdkit", "-f", "-U", path, *plugin], log) as child:
+    command: list[str | Path] = ["nbdkit", "-f", "-U", path, *plugin]
+    with running(command, log) as child:
         wait_for_unix(path, child, log)
         yield f"nbd+unix:///?socket={path}"
 
@@ -23,7 +24,18 @@ def nbdkit(directory: Path, *plugin: str) -> Iterator[str]:
 def qemu_nbd(directory: Path, image: Path) -> Iterator[str]:
     """qemu-nbd with a raw image on the page cache; yields the URI of its default export."""
     path, log = directory / "qemu-nbd.sock", directory / "qemu-nbd.log"
-    command = ["qemu-nbd", "-f", "raw", "--cache=writeback", "-t", "-e", "16", "-k", path, image]
+    command: list[str | Path] = [
+        "qemu-nbd",
+        "-f",
+        "raw",
+        "--cache=writeback",
+        "-t",
+        "-e",
+        "16",
+        "-k",
+        path,
+        image,
+    ]
     with running(command, log) as child:
         wait_for_unix(path, child, log)
         yield f"nbd+unix:///?socket={path}"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The source side: the agent, its drivers, and the splitter process beside it."""

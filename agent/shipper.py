@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ships one group's log: from the spool to messages for the receiver, and back from its answers.
+
+A sync class without sockets or clocks. Around it: `publish` tells what the splitter has appended,
+`welcome` starts a session with what the receiver holds, `receive` takes each message of it,
+`produce` gives the next messages to send, `disconnected` ends it. A session is
+
+    welcome → [ OPEN → opened → FRAME*, HOLD* → end of that stream ]*
+
+over the legs of a plan (agent.resume), the rest of an old stream first. Within a session a later
+stream is opened when the one before has been shipped to its end and the splitter has left it.
+
+Invariants
+* Frames leave in log order, each beginning where the one before ended; after a disconnect the
+  next session begins at what the receiver then says is durable, never at our own memory of it.
+* The spool is freed by whole segments, and only below the LSN that the receiver acknowledged as
+  durable; an older stream goes when the receiver has opened a later one.
+* In flight (sent, not durable) are at most `window_bytes` and one frame.
+* In a sync, what waits for a digest holds back the whole log behind it: order is never changed.
+
+Failure: nothing here is durable but the generation (agent.memory). Damage in the live stream's
+spool, or a receiver that cannot go on with it, shows as `renew`: the source must begin anew.
+
+Concurrency: one caller at a time. `produce`, `welcome` read files and compress: run them in a
+thread. Raises OSError of the storage; raises ReplicatorError for a receiver that breaks the rules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from agent.memory import AgentMemory, GroupMemory
+from agent.reduction import Draft, Syncs, reduce
+from agent.resume import Fenced, Leg, Paused, Plan, go_on, plan
+from agent.spool_survey import Live, survey
+from journal.reader import Chunk, LogReader
+from journal.record import RecordType
+from journal.spool import StreamName, free_below, list_streams, remove_stream
+from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.storage import Storage
+from replicator.base.units import KIB, MIB
+from replicator.control.splitter import SplitterGroupStatus
+from replicator.wire.frames import Frame, FrameBuilder
+from replicator.wire.limits import FRAME_TARGET_BYTES
+from replicator.wire.messages import (
+    Ack,
+    Digests,
+    DigestsDone,
+    DigestsWanted,
+    Hold,
+    Message,
+    Open,
+    Opened,
+    Point,
+    SyncKey,
+    Welcome,
+)
+
+WINDOW_BYTES = 32 * MIB
+"""In flight at most: a quarter of a second at 1 Gbit/s, and what a restart of the link repeats."""
+
+# Freeing looks at directories; so not for each ACK.
+FREE_STEP_BYTES = 256 * KIB
+
+# Beyond any LSN: the end of a log whose writer is gone is where its records end.
+_UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the agent started."""
+
+    log_bytes: int = 0
+    """Log that was shipped, before reduction and compression."""
+    raw_bytes: int = 0
+    """Records in frames: less than the log where a sync left out what the replica holds."""
+    wire_bytes: int = 0
+    frames: int = 0
+
+
+@dataclass(slots=True)
+class _Totals:
+    log_bytes: int = 0
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+    frames: int = 0
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """The leg under way: shipped up to `lsn`, where the log's chain is `chain`."""
+
+    name: StreamName
+    reader: LogReader
+    lsn: int
+    chain: int
+    opened: bool = False
+    end_lsn: int | None = None
+    """Where a dead stream has been found to end."""
+    freed_lsn: int = -1
+    wanted: dict[tuple[int, int], int] = field(default_factory=dict)
+    keyed: set[tuple[int, int]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is known of the receiver: as of now while connected, else as of then."""
+
+    connected: bool
+    durable_lsn: int | None
+    applied_lsn: int | None
+    points: int
+    newest_point: Point | None
+    held_until_ns: int
+    """Up to here the newest point is known to hold at the receiver."""
+    in_flight_bytes: int
+    waits_for: tuple[int, int] | None
+
+
+class Shipper:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        directories: Sequence[Path],
+        group: str,
+        memory: AgentMemory,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+        frame_bytes: int = FRAME_TARGET_BYTES,
+    ) -> None:
+        self._storage = storage
+        self._directories = directories
+        self._group = group
+        self._memory = memory
+        self._remembered: GroupMemory = memory.group(group)
+        self._window_bytes = window_bytes
+        self._frame_bytes = frame_bytes
+        self._builder = FrameBuilder()
+        self._status: SplitterGroupStatus | None = None
+        self._syncs = Syncs()
+        self._totals = _Totals()
+        self._legs: deque[Leg] = deque()
+        self._at: _Stretch | None = None
+        self._ordinal = 0  # the highest that the receiver has opened or closed
+        self._in_flight: deque[tuple[int, int]] = deque()
+        self._in_flight_bytes = 0
+        self._connected = False
+        self._durable_lsn: int | None = None
+        self._applied_lsn: int | None = None
+        self._points = 0
+        self._newest_point: Point | None = None
+        self._hold: Hold | None = None
+        self._held_until_ns = 0
+        self._waits_for: tuple[int, int] | None = None
+        self._looked_for: tuple[object, ...] = ()
+        self.renew = ""
+        """Why the live stream cannot be shipped to this receiver; empty if it can."""
+
+    # -- what is known
+
+    @property
+    def generation_seen(self) -> int:
+        return self._remembered.generation_seen
+
+    @property
+    def above_ordinal(self) -> int:
+        """A new stream must have a higher ordinal than this."""
+        return self._ordinal
+
+    @property
+    def counters(self) -> Counters:
+        totals = self._totals
+        return Counters(totals.log_bytes, totals.raw_bytes, totals.wire_bytes, totals.frames)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(
+            self._connected,
+            self._durable_lsn,
+            self._applied_lsn,
+            self._points,
+            self._newest_point,
+            self._held_until_ns,
+            self._in_flight_bytes,
+            self._waits_for,
+        )
+
+    def synced_bytes(self, disk: int) -> int | None:
+        """How many bytes of the disk's sync have passed; None outside a sync."""
+        sync = self._syncs.filters.get(disk)
+        return None if sync is None else sync.passed_bytes
+
+    # -- what happens
+
+    def publish(self, status: SplitterGroupStatus | None) -> None:
+        """The splitter's newest word; None while there is none: then the log ends where it
+        stops verifying."""
+        self._status = status
+
+    def accept_generation(self) -> None:
+        """The operator's word that this source may feed the receiver as it is now."""
+        seen = self._remembered.generation_seen
+        self._remember(GroupMemory(seen, seen))
+
+    def welcome(self, welcome: Welcome) -> Plan | Fenced | Paused:
+        """Begins a session. Nothing is produced unless a Plan comes back."""
+        self.disconnected()
+        remembered = self._remembered
+        if remembered.generation_accepted is None:  # the first receiver this group meets
+            remembered = GroupMemory(
+                max(welcome.generation, remembered.generation_seen), welcome.generation
+            )
+        decided = plan(
+            welcome,
+            survey(self._storage, self._directories, self._live(), welcome),
+            generation_seen=remembered.generation_seen,
+            generation_accepted=remembered.generation_accepted or 0,
+        )
+        if not isinstance(decided, Fenced):
+            seen = max(welcome.generation, remembered.generation_seen)
+            self._remember(GroupMemory(seen, remembered.generation_accepted))
+        self._take_over(welcome)
+        if isinstance(decided, Plan):
+            self._connected = True
+            self._legs = deque(decided.legs)
+            self.renew = decided.renew
+        return decided
+
+    def disconnected(self) -> None:
+        """The session is over. What was in flight is forgotten: the receiver will say."""
+        self._end_stretch()
+        self._legs.clear()
+        self._connected = False
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._hold = None
+        self._waits_for = None
+        self._looked_for = ()
+        self.renew = ""
+
+    def receive(self, message: Message) -> None:
+        """A message of the session after WELCOME. Raises UsageError for what breaks the rules."""
+        if isinstance(message, Ack):
+            self._acknowledge(message)
+        elif isinstance(message, Opened):
+            self._opened(message)
+        elif isinstance(message, SyncKey):
+            self._take_key(message)
+        elif isinstance(message, Digests):
+            self._take_digests(message)
+        elif isinstance(message, DigestsDone):
+            sync = self._syncs.filters.get(message.disk)
+            if sync is not None and sync.sync_lsn == message.sync_lsn:
+                sync.done()
+
+    def produce(self, max_bytes: int = MIB, *, patient: bool = True) -> list[Message]:
+        """The next messages to send, about `max_bytes` of log; empty when there is nothing to say
+        now. Not `patient`: a sync ships what it would else wait for."""
+        if not self._connected:
+            return []
+        self._free()
+        out: list[Message] = []
+        log_bytes = 0
+        while log_bytes < max_bytes:
+            if self._at is None and not self._open_next(out):
+                break
+            if self._at is None or not self._at.opened:
+                break
+            if self._in_flight_bytes >= self._window_bytes:
+                break
+            shipped = self._ship(self._at, out, patient=patient)
+            log_bytes += shipped
+            if not shipped and not self._leave_dead_stream():
+                break
+        self._say_hold(out)
+        self._say_wanted(out)
+        return out
+
+    # -- sessions and legs
+
+    def _live(self) -> Live | None:
+        status = self._status
+        if status is None or status.stream is None:
+            return None
+        return Live(StreamName(status.ordinal, UUID(status.stream)), status.end_lsn)
+
+    def _take_over(self, welcome: Welcome) -> None:
+        self._ordinal = max(welcome.ordinal, welcome.closed_ordinal)
+        self._durable_lsn = welcome.durable_lsn
+        self._applied_lsn = welcome.applied_lsn
+        self._points = welcome.points
+        self._newest_point = welcome.newest_point
+        if welcome.newest_point is not None:
+            until_ns = max(welcome.newest_point.until_ns, welcome.newest_point.time_ns)
+            self._held_until_ns = until_ns
+        else:
+            self._held_until_ns = 0
+
+    def _open_next(self, out: list[Message]) -> bool:
+        """Says OPEN for the next leg, if there is one; frames wait for its OPENED."""
+        if not self._legs:
+            self._look_for_legs()
+        if not self._legs:
+            return False
+        leg = self._legs.popleft()
+        reader = LogReader(self._storage, self._directories, leg.name)
+        self._at = _Stretch(leg.name, reader, leg.start_lsn, leg.chain)
+        self._ordinal = leg.name.ordinal
+        out.append(Open(str(leg.name.stream), leg.name.ordinal, leg.start_lsn, leg.chain))
+        return True
+
+    def _look_for_legs(self) -> None:
+        """Asks again what may follow, when something has changed since the last time."""
+        live = self._live()
+        seen = (tuple(list_streams(self._storage, self._directories)), live)
+        if seen == self._looked_for:
+            return
+        nothing = Welcome("r", 0, None, self._ordinal, 0, 0, 0, self._ordinal, 0)
+        following = go_on(self._ordinal, survey(self._storage, self._directories, live, nothing))
+        self._legs = deque(following.legs)
+        self.renew = following.renew
+        if not self._legs:
+            self._looked_for = seen
+
+    def _opened(self, message: Opened) -> None:
+        at = self._at
+        if at is None or at.opened or message.durable_lsn != at.lsn:
+            raise UsageError("the receiver opened something else than what was asked")
+        at.opened = True
+        self._in_flight.clear()  # what is still in flight belongs to the stream before
+        self._in_flight_bytes = 0
+        self._durable_lsn = message.durable_lsn
+        self._syncs.resume(message.syncing, message.durable_lsn)
+        for name in list_streams(self._storage, self._directories):
+            if name.ordinal < at.name.ordinal:
+                remove_stream(self._storage, self._directories, name)
+
+    def _is_dead(self, at: _Stretch) -> bool:
+        live = self._live()
+        return live is None or live.name != at.name
+
+    def _leave_dead_stream(self) -> bool:
+        """True if the stream under way is over and the next may be opened."""
+        at = self._at
+        if at is None or self._live() is None or not self._is_dead(at):
+            return False  # without a splitter nobody begins a next one
+        if at.end_lsn is None or at.lsn < at.end_lsn:
+            return False
+        self._end_stretch()
+        return True
+
+    def _end_stretch(self) -> None:
+        if self._at is not None:
+            self._at.reader.close()
+            self._at = None
+        self._syncs.resume((), 0)
+
+    # -- frames
+
+    def _ship(self, at: _Stretch, out: list[Message], *, patient: bool) -> int:
+        """Bytes of log that went out as frames."""
+        self._waits_for = None
+        chunk = self._read(at)
+        if chunk is None or not chunk.records:
+            return 0
+        if not self._syncs.filters and not any(
+            record.type == RecordType.SYNC_BEGIN for _, record in chunk.records
+        ):
+            drafts = [
+                Draft(chunk.data, at.lsn, chunk.end_lsn, at.chain, chunk.chain, reduced=False)
+            ]
+            end_lsn, chain = chunk.end_lsn, chunk.chain
+        else:
+            reduction = reduce(chunk, at.lsn, at.chain, self._syncs, patient=patient)
+            drafts, end_lsn, chain = reduction.drafts, reduction.end_lsn, reduction.chain
+            self._waits_for = reduction.waits_for
+        for draft in drafts:
+            out.append(self._frame(draft))
+        shipped = end_lsn - at.lsn
+        at.lsn, at.chain = end_lsn, chain
+        return shipped
+
+    def _read(self, at: _Stretch) -> Chunk | None:
+        """The next chunk of the stream under way; None at its end, or where it cannot be read."""
+        if not self._is_dead(at):
+            assert self._status is not None
+            at.end_lsn = None
+            try:
+                return at.reader.read(at.lsn, at.chain, self._status.end_lsn, self._frame_bytes)
+            except (DamageError, NotFoundError) as error:
+                self.renew = error.message
+                return None
+        try:
+            return at.reader.read(at.lsn, at.chain, at.end_lsn or _UNBOUNDED, self._frame_bytes)
+        except (DamageError, NotFoundError):
+            if at.end_lsn is None:
+                at.end_lsn, _, _ = at.reader.verified_end(at.lsn, at.chain)
+                if at.end_lsn > at.lsn:
+                    return at.reader.read(at.lsn, at.chain, at.end_lsn, self._frame_bytes)
+            return None
+
+    def _frame(self, draft: Draft) -> Frame:
+        frame = self._builder.build(
+            draft.raw,
+            start_lsn=draft.start_lsn,
+            end_lsn=draft.end_lsn,
+            chain_start=draft.chain_start,
+            chain_end=draft.chain_end,
+            reduced=draft.reduced,
+        )
+        self._in_flight.append((draft.end_lsn, frame.size))
+        self._in_flight_bytes += frame.size
+        totals = self._totals
+        totals.log_bytes += draft.end_lsn - draft.start_lsn
+        totals.raw_bytes += len(draft.raw)
+        totals.wire_bytes += frame.size
+        totals.frames += 1
+        return frame
+
+    def _say_hold(self, out: list[Message]) -> None:
+        at, status = self._at, self._status
+        if at is None or not at.opened or status is None or self._is_dead(at):
+            return
+        hold = Hold(status.end_lsn, status.held_until_ns)
+        is_news = self._hold is None or hold.until_ns > self._hold.until_ns
+        if at.lsn == status.end_lsn and hold.until_ns > status.last_cut_time_ns and is_news:
+            self._hold = hold
+            out.append(hold)
+            self._count_hold()
+
+    # -- what the receiver says
+
+    def _acknowledge(self, ack: Ack) -> None:
+        at = self._at
+        if ack.points:
+            self._newest_point = ack.points[-1]
+            self._held_until_ns = max(self._held_until_ns, self._newest_point.time_ns)
+        self._points = ack.points_total
+        if at is None or not at.opened:
+            return  # its LSNs are of a stream that we have left
+        if ack.durable_lsn > at.lsn:
+            raise UsageError(f"the receiver acknowledged LSN {ack.durable_lsn}, {at.lsn} was sent")
+        self._durable_lsn = max(self._durable_lsn or 0, ack.durable_lsn)
+        self._applied_lsn = ack.applied_lsn
+        while self._in_flight and self._in_flight[0][0] <= ack.durable_lsn:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
+        self._count_hold()
+
+    def _count_hold(self) -> None:
+        """A hold counts as soon as the log that it speaks of is durable."""
+        if self._hold is not None and (self._durable_lsn or 0) >= self._hold.lsn:
+            self._held_until_ns = max(self._held_until_ns, self._hold.until_ns)
+
+    def _take_key(self, message: SyncKey) -> None:
+        sync = self._syncs.filters.get(message.disk)
+        if sync is not None and sync.sync_lsn == message.sync_lsn and self._at is not None:
+            sync.set_key(message.key)
+            self._at.keyed.add((message.disk, message.sync_lsn))
+
+    def _take_digests(self, message: Digests) -> None:
+        sync = self._syncs.filters.get(message.disk)
+        if sync is None or sync.sync_lsn != message.sync_lsn:
+            return  # of a sync that has ended meanwhile
+        if message.digests:
+            sync.offer_digests(message.first_block, message.lsn, message.digests)
+        if message.zero_blocks:
+            first = message.first_block + len(message.digests) // 16
+            sync.offer_zeroes(first, message.lsn, message.zero_blocks)
+
+    def _say_wanted(self, out: list[Message]) -> None:
+        at = self._at
+        if at is None:
+            return
+        for disk, sync in self._syncs.filters.items():
+            key = (disk, sync.sync_lsn)
+            if key in at.keyed and at.wanted.get(key, 0) < sync.wanted_end:
+                at.wanted[key] = sync.wanted_end
+                out.append(DigestsWanted(disk, sync.sync_lsn, sync.wanted_end))
+
+    # -- the spool
+
+    def _free(self) -> None:
+        at = self._at
+        if at is None or not at.opened or self._durable_lsn is None:
+            return
+        if self._durable_lsn - at.freed_lsn >= FREE_STEP_BYTES:
+            free_below(self._storage, self._directories, at.name, self._durable_lsn)
+            at.freed_lsn = self._durable_lsn
+
+    def _remember(self, memory: GroupMemory) -> None:
+        if memory != self._remembered:
+            self._memory.remember(self._group, memory)
+            self._remembered = memory
