@@ -14,16 +14,13 @@ from replicator.cli.output import note, print_json
 if TYPE_CHECKING:
     from replicator.base.pki import Issued
 
-PKI_FOLDER = "/etc/replicator/pki"
-
 path_type = click.Path(path_type=Path)
 folder_option = click.option(
     "--dir",
     "folder",
     metavar="DIR",
     type=path_type,
-    default=PKI_FOLDER,
-    show_default=True,
+    required=True,
     help="Folder of the CA.",
 )
 

@@ -74,9 +74,9 @@ class ReceiverLink(msgspec.Struct, frozen=True, kw_only=True):
     """[receiver]: where the agent ships to, and who it is there."""
 
     address: Address
-    ca: Path = Path("/etc/replicator/pki/ca.crt")
-    certificate: Path = Path("/etc/replicator/pki/agent.crt")
-    key: Path = Path("/etc/replicator/pki/agent.key")
+    ca: Path = Path("/etc/replicator/ca.crt")
+    certificate: Path = Path("/etc/replicator/agent.crt")
+    key: Path = Path("/etc/replicator/agent.key")
 
 
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,9 +29,9 @@ class ReceiverSection(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path = Path("/var/lib/replicator/receiver")
     control: Path = Path("/run/replicator/receiver.sock")
     metrics: MetricsAddress = MetricsAddress(None)
-    ca: Path = Path("/etc/replicator/pki/ca.crt")
-    certificate: Path = Path("/etc/replicator/pki/receiver.crt")
-    key: Path = Path("/etc/replicator/pki/receiver.key")
+    ca: Path = Path("/etc/replicator/ca.crt")
+    certificate: Path = Path("/etc/replicator/receiver.crt")
+    key: Path = Path("/etc/replicator/receiver.key")
 
 
 class HistorySection(msgspec.Struct, frozen=True, kw_only=True):
