@@ -405,13 +405,16 @@ def test_a_person_who_declines_has_done_nothing(sockets: dict[str, Any]) -> None
     assert "nothing was done" in text
 
 
-def test_tables_and_colours_on_a_terminal(sockets: dict[str, Any]) -> None:
+def shown_on_terminal(stream: str, *arguments: str) -> tuple[int, str]:
+    """Exit code, and what came to a terminal in the place of `stream` (stdout or stderr)."""
     leader, follower = pty.openpty()
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: follower}
     with subprocess.Popen(
-        command("--socket", sockets["receiver"], "points", "web"),
+        command(*arguments),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=follower,
+        stdout=streams["stdout"],
+        stderr=streams["stderr"],
         env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"},
     ) as process:
         os.close(follower)
@@ -419,9 +422,21 @@ def test_tables_and_colours_on_a_terminal(sockets: dict[str, Any]) -> None:
         while chunk := read_terminal(leader):
             text += chunk
     os.close(leader)
-    assert process.returncode == 0
-    assert b"before upgrade" in text
-    assert b"\x1b[3" not in text, "NO_COLOR is heeded"
+    return process.returncode, text.decode()
+
+
+def test_tables_on_a_terminal_heed_no_color(sockets: dict[str, Any]) -> None:
+    code, text = shown_on_terminal("stdout", "--socket", sockets["receiver"], "points", "web")
+    assert code == 0
+    assert "before upgrade" in text
+    assert "\x1b[3" not in text
+
+
+def test_a_long_order_shows_progress_on_a_terminal(sockets: dict[str, Any]) -> None:
+    arguments = ("--socket", sockets["receiver"], "rollback", "web", "--to", "latest", "--yes")
+    code, text = shown_on_terminal("stderr", *arguments)
+    assert code == 0
+    assert "0:00:0" in text, "time under way"
 
 
 def read_terminal(leader: int) -> bytes:
