@@ -121,10 +121,10 @@ class Orders:
                 self._confirm_ready(name, disk)
             case AppendDomainXml(group=name, domain=domain, xml=xml):
                 self._group(name).append_domain_xml(domain, xml)
-            case Resync(group=name):
+            case Resync(group=name, above_ordinal=above):
                 group = self._group(name)
                 _require_external(group)
-                external.resync(group)
+                external.resync(group, above_ordinal=above)
             case CloseStream(group=name, reason=reason, final_cut=final_cut):
                 self._group(name).close(reason, final_cut=final_cut)
             case DropConnections(group=name):

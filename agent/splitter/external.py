@@ -28,7 +28,7 @@ def begin(group: GroupLog) -> None:
         group.sync_end(disk)
 
 
-def resync(group: GroupLog) -> None:
+def resync(group: GroupLog, *, above_ordinal: int = 0) -> None:
     """Arms the group again. Refused while nothing was lost."""
     if group.state in ("ready", "suspended"):
         raise UsageError(
@@ -36,6 +36,6 @@ def resync(group: GroupLog) -> None:
             hint="resync is for a group that is lost",
         )
     if not group.live:
-        group.open_stream()
+        group.open_stream(above_ordinal=above_ordinal)
     for disk in group.disks.values():
         group.sync_begin(disk, "resync was ordered")

@@ -135,9 +135,11 @@ class Mark(Request, frozen=True, kw_only=True, tag="mark"):
 
 
 class Resync(Request, frozen=True, kw_only=True, tag="resync"):
-    """Arm a lost external group again: what comes until the next FLUSH is the sync."""
+    """Arm a lost external group again: what comes until the next FLUSH is the sync. If a stream
+    is opened for it, its ordinal is above `above_ordinal`."""
 
     group: str
+    above_ordinal: int = 0
 
 
 class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream"):

@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError, UnreachableError
+from replicator.base.errors import IdentityError, ReplicatorError, UnreachableError, UsageError
 
 # Reasons (OpenSSL's words) that mean "your certificate", not "the network".
 _CERTIFICATE_WORDS = ("CERTIFICATE", "UNKNOWN_CA", "BAD_CERTIFICATE", "ACCESS_DENIED")
 
 
 def client_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """For the agent: checks the chain and the host name. Raises IdentityError, NotFoundError."""
+    """For the agent: checks the chain and the host name. Raises IdentityError, UsageError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = True
     _load(context, ca, certificate, key)
@@ -78,7 +78,7 @@ def closed_without_a_word(peer_name: str) -> IdentityError:
 def _load(context: ssl.SSLContext, ca: Path, certificate: Path, key: Path) -> None:
     for what, path in (("CA", ca), ("certificate", certificate), ("key", key)):
         if not path.is_file():
-            raise NotFoundError(
+            raise UsageError(
                 f"{path}: no such {what} file",
                 hint="make one with: replicator pki init, then replicator pki issue",
             )

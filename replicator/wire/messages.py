@@ -234,8 +234,11 @@ class AskLabel(msgspec.Struct, frozen=True):
 
 
 class LabelState(msgspec.Struct, frozen=True):
+    """`point`: the one that has the label, so that an agent whose ACK was lost can ask again."""
+
     label: Label
     taken: bool
+    point: Point | None = None
 
 
 class Ping(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ from replicator.base.address import Address
 from replicator.base.clock import SystemClock
 from replicator.base.errors import (
     IdentityError,
-    NotFoundError,
     OwnedError,
     ReplicatorError,
     UnreachableError,
+    UsageError,
 )
 from replicator.wire.frames import Frame, FrameBuilder
 from replicator.wire.identity import client_context, server_context
@@ -310,7 +310,7 @@ async def test_an_agent_without_tls_1_3_gets_nowhere(pki: Pki) -> None:
 
 def test_missing_and_broken_files_are_named(pki: Pki, tmp_path: Path) -> None:
     crt, key = pki.issue("agent-1")
-    with pytest.raises(NotFoundError, match=r"gone\.crt"):
+    with pytest.raises(UsageError, match=r"gone\.crt"):
         client_context(tmp_path / "gone.crt", crt, key)
     (tmp_path / "empty").write_text("nothing")
     with pytest.raises(IdentityError, match="no CA certificate"):

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent asks of a driver, and what a driver may ask of the agent. No I/O.
+
+A driver brings the writes of one group's source to the splitter. It keeps no state of its own that
+could disagree with the world: each `step` looks at what is (the splitter's status, the source) and
+does at most one safe thing about it. The agent calls it again whenever something may have changed,
+so a lost event, a restart of the agent or a kill between two steps needs no case of its own.
+
+The driver decides: disks, open_stream, sync_begin, ready, close_stream, the domain XML in the log,
+the speed of a copy, and whether a loss is followed by a sync or waits for a person. The agent
+decides: whether the receiver takes the stream (if not, it closes it, and the driver sees that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from replicator.config.agent import GroupConfig
+from replicator.control.splitter import SplitterGroupStatus, StreamOpened
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDisk:
+    """A disk of the group whose size is known. `instance` is its identity, a UUID."""
+
+    name: str
+    size: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the agent knows as a step begins. `spool_share`: of the spool's budget, how much this
+    group's log takes now, 0 to 1; a copy slows down as it rises. `receiver_connected`: whether
+    what is captured can leave."""
+
+    group: SplitterGroupStatus
+    spool_share: float
+    receiver_connected: bool
+
+
+class Orders(Protocol):
+    """The splitter's orders, for the driver's own group. Each raises what the splitter answers,
+    and UnreachableError when there is no splitter or it does not answer in time."""
+
+    async def open_stream(self, reason: str) -> StreamOpened:
+        """A new stream, of an ordinal above all that splitter and receiver know."""
+        ...
+
+    async def declare_disk(self, disk: str, size: int, instance: str) -> int:
+        """The disk's index. From the answer on the splitter serves its export."""
+        ...
+
+    async def sync_begin(self, disk: str, reason: str) -> None: ...
+
+    async def append_domain_xml(self, domain: str, xml: str) -> None: ...
+
+    async def ready(self, disk: str) -> None:
+        """READY was read back after the FLUSH on the disk's connection of now."""
+        ...
+
+    async def resync(self) -> None:
+        """External groups: what comes until the next FLUSH on each disk is its sync."""
+        ...
+
+    async def close_stream(self, reason: str, *, final_cut: bool = False) -> None: ...
+
+    async def drop_connections(self) -> None: ...
+
+
+class Driver(Protocol):
+    """One group's source. All methods are called on the event loop, `step` and `resync` never at
+    the same time."""
+
+    @property
+    def disks(self) -> tuple[KnownDisk, ...]:
+        """Those known now, in the config's order; may be empty before the source was read."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why the group cannot be protected now, in a sentence for people; empty if it can."""
+        ...
+
+    async def step(self, look: Look) -> bool:
+        """Looks, and does at most one thing. True: something was done, look again at once.
+
+        Not called while there is no splitter. A ReplicatorError out of it is shown as the group's
+        problem, and the step is tried again after a second.
+        """
+        ...
+
+    async def resync(self, look: Look) -> None:
+        """A person orders a sync. Returns when it has begun, or will without further orders."""
+        ...
+
+
+class Host(Protocol):
+    """What all drivers of one kind share (a connection to libvirtd); one per process."""
+
+    def driver(self, group: GroupConfig, orders: Orders, wake: Callable[[], None]) -> Driver:
+        """Called before `run`. `wake` may be called on the event loop whenever a look is due."""
+        ...
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        ...

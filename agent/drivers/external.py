@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The external driver: whoever connects to the export is the source. No I/O of its own.
+
+The splitter does all of it by itself: it serves the disks of the config from its start, opens the
+first stream, and calls the group lost when continuity is gone. Nobody can tell from outside when
+such a source has sent everything again, so after a loss the group waits for a person's `resync`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID, uuid5
+
+from agent.drivers.driver import Driver, KnownDisk, Look, Orders
+from replicator.config.agent import GroupConfig
+
+# Identity of external disks: the config is all that names them. The splitter uses the same.
+_EXTERNAL_DISKS = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
+
+
+class ExternalDriver:
+    """See the head of this file."""
+
+    def __init__(self, group: GroupConfig, orders: Orders) -> None:
+        self._orders = orders
+        self._disks = tuple(
+            KnownDisk(
+                disk.disk_name,
+                int(disk.size_bytes or 0),
+                str(uuid5(_EXTERNAL_DISKS, f"{group.name}/{disk.disk_name}")),
+            )
+            for disk in group.disks
+        )
+
+    @property
+    def disks(self) -> tuple[KnownDisk, ...]:
+        return self._disks
+
+    @property
+    def problem(self) -> str:
+        return ""
+
+    async def step(self, look: Look) -> bool:
+        return False
+
+    async def resync(self, look: Look) -> None:
+        if look.group.state in ("ready", "suspended", "syncing"):
+            await self._orders.close_stream("a resync was ordered")
+        await self._orders.resync()
+
+
+class ExternalHost:
+    """External groups share nothing."""
+
+    def driver(self, group: GroupConfig, orders: Orders, wake: Callable[[], None]) -> Driver:
+        return ExternalDriver(group, orders)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
