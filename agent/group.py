@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One group in the agent: its driver, its shipper, its link to the receiver, its state.
+
+Two tasks: the driver's loop (look, one safe step, look again) and the receiver link. The splitter's
+statuses come in by `publish`. Nothing here is remembered over a restart but what agent.memory
+holds: the state is observed anew.
+
+A resync that a person orders readmits a receiver that was rolled back, then leaves the rest to the
+driver; orders of the driver never overlap (one lock).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agent.drivers.driver import Driver, Host, Look
+from agent.group_state import MOVES, Facts, State, observe
+from agent.marks import Marks, PendingMark
+from agent.memory import AgentMemory
+from agent.receiver_link import ReceiverLink, Wishes
+from agent.shipper import Shipper
+from agent.splitter_link import GroupOrders, SplitterLink
+from replicator import __version__
+from replicator.base.clock import NS_PER_S, Clock, rfc3339
+from replicator.base.errors import (
+    NoPointError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.base.names import check_label
+from replicator.base.storage import Storage
+from replicator.config.agent import AgentConfig, GroupConfig
+from replicator.control import types
+from replicator.control.service import Report
+from replicator.control.splitter import SplitterGroupStatus
+from replicator.wire.link import Connector
+from replicator.wire.messages import Hello, OfferedDisk, Point, Welcome
+
+log = structlog.get_logger("replicator.agent.group")
+
+LOOK_SECONDS = 1.0
+RESYNC_SECONDS = 15.0
+# With more than this share of the spool taken, a sync ships rather than waits for digests.
+IMPATIENT_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the groups of one agent share."""
+
+    config: AgentConfig
+    storage: Storage
+    clock: Clock
+    memory: AgentMemory
+    instance: str
+    splitter: SplitterLink
+    connector: Connector
+    pool: Executor
+
+
+class GroupAgent:
+    """See the head of this file."""
+
+    def __init__(self, around: Surroundings, config: GroupConfig, host: Host) -> None:
+        self.name = config.name
+        self.state = State.IDLE
+        self.config = config
+        self.status: SplitterGroupStatus | None = None
+        self._around = around
+        spool = around.config.splitter
+        directories: list[Path] = [
+            directory / config.name for directory in (spool.spool_memory_dir, spool.spool_disk_dir)
+        ]
+        self.shipper = Shipper(around.storage, directories, config.name, around.memory)
+        self._orders = GroupOrders(around.splitter, config.name, lambda: self.shipper.above_ordinal)
+        self._driver: Driver = host.driver(config, self._orders, self._wake_driver)
+        self._look_due = asyncio.Event()
+        self._one_order = asyncio.Lock()
+        self._driver_problem = ""
+        self._marks = Marks()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.link = ReceiverLink(
+            config.name,
+            around.connector,
+            self.shipper,
+            around.pool,
+            Wishes(
+                hello=self._hello,
+                patient=lambda: self._spool_share() < IMPATIENT_SHARE,
+                points=self._marks.settle,
+                session=self._session,
+                renew=self._renew,
+                changed=self._observe,
+            ),
+        )
+
+    # -- life
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.link.run())
+                tasks.create_task(self._drive())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def publish(self, status: SplitterGroupStatus | None) -> None:
+        """The splitter's newest word on this group; None while it cannot be heard."""
+        self.status = status
+        self.link.publish(status)
+        self._observe()
+        self._wake_driver()
+
+    async def _drive(self) -> None:
+        while True:
+            self._look_due.clear()
+            try:
+                busy = await self._step()
+                self._driver_problem = ""
+            except ReplicatorError as error:
+                if error.message != self._driver_problem:
+                    log.warning("driver", group=self.name, reason=str(error))
+                self._driver_problem = str(error)
+                busy = False
+                await asyncio.sleep(LOOK_SECONDS)
+            if not busy:
+                await _wait(self._look_due, LOOK_SECONDS)
+
+    async def _step(self) -> bool:
+        async with self._one_order:
+            look = self._look()
+            if look is None or self.link.refused:
+                return False
+            return await self._driver.step(look)
+
+    def _wake_driver(self) -> None:
+        self._look_due.set()
+
+    def _look(self) -> Look | None:
+        if self.status is None:
+            return None
+        return Look(self.status, self._spool_share(), self.link.connected)
+
+    def _observe(self) -> None:
+        point = self.shipper.progress.newest_point
+        facts = Facts(self.status, None if point is None else point.lsn, bool(self.link.refused))
+        after = MOVES[self.state, observe(facts)]
+        if after is not self.state:
+            log.info(
+                "state",
+                group=self.name,
+                before=self.state.value,
+                now=after.value,
+                reason=self._reason(),
+            )
+            self.state = after
+        self._changed.set()
+
+    # -- what the link asks for
+
+    def _hello(self, generation_seen: int) -> Hello:
+        return Hello(
+            agent=self._around.config.agent.name,
+            instance=self._around.instance,
+            group=self.name,
+            driver=self.config.driver,
+            generation_seen=generation_seen,
+            disks=[OfferedDisk(disk.name, disk.size, disk.instance) for disk in self._driver.disks],
+            version=__version__,
+        )
+
+    def _session(self, welcome: Welcome) -> None:
+        """Marks whose ACK was lost with the connection before."""
+        if welcome.newest_point is not None:
+            self._marks.settle([welcome.newest_point])
+        for mark in self._marks.unanswered(welcome.durable_lsn):
+            self._later(self._ask_for(mark))
+
+    async def _ask_for(self, mark: PendingMark) -> None:
+        answer = await self.link.ask_label(mark.label)
+        if answer is not None and answer.point is not None:
+            self._marks.settle([answer.point])
+
+    def _renew(self, reason: str) -> None:
+        """The receiver cannot go on with the live stream: it ends here, the driver sees to it."""
+        status = self.status
+        if not reason or status is None or status.state in ("closed", "lost"):
+            return
+        log.warning("stream given up", group=self.name, stream=status.stream, reason=reason)
+        self._marks.fail(NoPointError(f"the mark cannot become a point: {reason}"))
+        self._later(self._close_stream(reason))
+
+    async def _close_stream(self, reason: str) -> None:
+        try:
+            async with self._one_order:
+                await self._orders.close_stream(reason)
+        except ReplicatorError as error:
+            log.warning("stream not closed", group=self.name, reason=str(error))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- orders
+
+    async def mark(self, label: str, *, wait: bool, report: Report) -> types.Point:
+        check_label(label)
+        if label in self._marks.labels:
+            raise _taken(label, self.name)
+        self._marks.labels.add(label)
+        try:
+            known = await self.link.ask_label(label)
+            if known is not None and known.taken:
+                raise _taken(label, self.name)
+            marked = await self._orders.mark(label)
+        except (ReplicatorError, asyncio.CancelledError):
+            self._marks.labels.discard(label)
+            raise
+        log.info("marked", group=self.name, label=label, lsn=marked.lsn)
+        if not wait:
+            time = rfc3339(marked.time_ns)
+            return types.Point(sequence=None, time=time, until=time, kind="crash", label=label)
+        return point_of(await self._wait_for(self._marks.add(label, marked.lsn), report))
+
+    async def _wait_for(self, mark: PendingMark, report: Report) -> Point:
+        try:
+            while not mark.point.done():
+                progress = self.shipper.progress
+                done = min(progress.durable_lsn or 0, mark.lsn)
+                what = "waiting for the receiver" if self.link.connected else self.link.problem
+                report(types.Progress(done=done, total=mark.lsn, what=what))
+                await asyncio.wait([mark.point], timeout=LOOK_SECONDS)
+            return mark.point.result()
+        finally:
+            self._marks.forget(mark)
+
+    async def resync(self) -> types.GroupStatus:
+        """Returns when the sync has begun."""
+        if self.status is None:
+            raise UnreachableError(
+                f"group {self.name!r} has no splitter: {self._around.splitter.problem}"
+            )
+        ordinal = self.status.ordinal
+        self.link.readmit()
+        async with self._one_order:
+            look = self._look()
+            assert look is not None
+            await self._driver.resync(look)
+        self.link.refused = ""
+        self._wake_driver()
+        try:
+            async with asyncio.timeout(RESYNC_SECONDS):
+                while not self._sync_has_begun(ordinal):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise UnreachableError(
+                f"the resync of group {self.name!r} has not begun within {RESYNC_SECONDS:.0f} s",
+                hint=self._reason(),
+            ) from None
+        return self.group_status()
+
+    def _sync_has_begun(self, above_ordinal: int) -> bool:
+        status = self.status
+        return (
+            status is not None
+            and status.ordinal > above_ordinal
+            and any(disk.state != "idle" for disk in status.disks)
+        )
+
+    # -- figures
+
+    @property
+    def problem(self) -> str:
+        return self._driver_problem or self._driver.problem
+
+    def _reason(self) -> str:
+        status = self.status
+        if self.link.refused:
+            return self.link.refused
+        if status is None:
+            return self._around.splitter.problem
+        if status.state in ("closed", "lost", "suspended") and status.reason:
+            return status.reason
+        return self.problem or self.link.problem
+
+    def rpo_seconds(self) -> float | None:
+        """Age of the newest point that the receiver is known to hold."""
+        held_ns = self.shipper.progress.held_until_ns
+        if not held_ns:
+            return None
+        return max(0.0, (self._around.clock.utc_ns() - held_ns) / NS_PER_S)
+
+    def lag_bytes(self) -> int | None:
+        durable = self.shipper.progress.durable_lsn
+        if self.status is None or durable is None or self.status.stream is None:
+            return None
+        return max(0, self.status.end_lsn - max(durable, self.status.first_lsn))
+
+    def spool_bytes(self) -> int | None:
+        status = self.status
+        return None if status is None else status.memory_bytes + status.disk_bytes
+
+    def _spool_share(self) -> float:
+        spool = self._around.config.splitter
+        budget = int(spool.spool_memory_bytes) + int(spool.spool_disk_bytes)
+        return (self.spool_bytes() or 0) / budget if budget else 0.0
+
+    def group_status(self) -> types.GroupStatus:
+        progress = self.shipper.progress
+        point = progress.newest_point
+        return types.GroupStatus(
+            name=self.name,
+            state=self.state.value,
+            rpo_seconds=self.rpo_seconds(),
+            durable_lsn=progress.durable_lsn,
+            applied_lsn=progress.applied_lsn,
+            points=progress.points,
+            newest_point=None if point is None else point_of(point, progress.held_until_ns),
+            disks=self._disk_statuses(),
+            reason=self._reason(),
+            peer=self.link.peer if self.link.connected else None,
+            lag_bytes=self.lag_bytes(),
+            spool_bytes=self.spool_bytes(),
+        )
+
+    def _disk_statuses(self) -> list[types.DiskStatus]:
+        if self.status is None or not self.status.disks:
+            return [types.DiskStatus(name=one.name, size=one.size) for one in self._driver.disks]
+        return [
+            types.DiskStatus(
+                name=disk.name,
+                size=disk.size,
+                synced_bytes=_synced(self.shipper.synced_bytes(disk.index), disk.size),
+            )
+            for disk in self.status.disks
+        ]
+
+
+def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
+    """The wire's point as the control API says it."""
+    until_ns = max(point.time_ns, point.until_ns, held_until_ns)
+    return types.Point(
+        sequence=point.sequence,
+        time=rfc3339(point.time_ns),
+        until=rfc3339(until_ns),
+        kind=point.kind,
+        label=point.label,
+    )
+
+
+def _synced(passed_bytes: int | None, size: int) -> int | None:
+    """Guest writes pass too, so what has passed may exceed the disk."""
+    return None if passed_bytes is None else min(passed_bytes, size)
+
+
+def _taken(label: str, group: str) -> UsageError:
+    return UsageError(
+        f"group {group!r} has a point labelled {label!r} already", hint="choose another label"
+    )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

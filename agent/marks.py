@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Marks under way: from the cut in the log to the point at the receiver. No I/O.
+
+A mark is known by the LSN at the end of its cut, and by its label. Its point comes in an ACK; if
+that ACK was lost with its connection, the next WELCOME shows it as the newest point, or the label
+is asked for by name once the receiver holds the log that far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from replicator.base.errors import ReplicatorError
+from replicator.wire.messages import Point
+
+
+@dataclass(eq=False, slots=True)
+class PendingMark:
+    """One that somebody waits for."""
+
+    label: str
+    lsn: int
+    point: asyncio.Future[Point] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Marks:
+    """Those of one group. `labels` are in use by marks that may not be points yet."""
+
+    def __init__(self) -> None:
+        self.labels: set[str] = set()
+        self._pending: set[PendingMark] = set()
+
+    def add(self, label: str, lsn: int) -> PendingMark:
+        mark = PendingMark(label, lsn)
+        self._pending.add(mark)
+        return mark
+
+    def forget(self, mark: PendingMark) -> None:
+        self._pending.discard(mark)
+
+    def settle(self, points: Sequence[Point]) -> None:
+        """Points that the receiver has made."""
+        for point in points:
+            if point.label is not None:
+                self.labels.discard(point.label)
+            for mark in self._pending:
+                if not mark.point.done() and (point.lsn, point.label) == (mark.lsn, mark.label):
+                    mark.point.set_result(point)
+
+    def unanswered(self, durable_lsn: int) -> list[PendingMark]:
+        """Marks whose point must exist by now, if it ever will."""
+        return [mark for mark in self._pending if not mark.point.done() and mark.lsn <= durable_lsn]
+
+    def fail(self, error: ReplicatorError) -> None:
+        """None of those under way will become a point at this receiver."""
+        self.labels.clear()
+        for mark in self._pending:
+            if not mark.point.done():
+                mark.point.set_exception(error)

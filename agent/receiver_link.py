@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One group's connection to the receiver: connects, greets, ships, comes back.
+
+The shell around the shipper. All its calls are made from the one task in `run`, the slow ones in a
+thread, so the shipper needs no lock. A reader task only gathers what the receiver says.
+
+When the connection ends, for whatever reason, the next attempt begins at the receiver's WELCOME:
+nothing is remembered. Two paces: what may be over soon (unreachable) is tried again quickly; what
+needs a person (a certificate or name refused, another version, fenced, owned by another agent)
+is tried again slowly, for ever, and `problem` says what it is. The agent never exits over it: the
+guest is captured meanwhile, and the other groups are served.
+
+`refused` is set while the receiver may not be fed at all (fenced, or rolled back and not accepted).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from agent.pace import Pace
+from agent.resume import Fenced, Paused
+from agent.shipper import Shipper
+from replicator.base.errors import FencedError, ReplicatorError, UnreachableError
+from replicator.control.splitter import SplitterGroupStatus
+from replicator.wire.limits import GREETING_SECONDS
+from replicator.wire.link import Connector, Link
+from replicator.wire.messages import (
+    Ack,
+    AskLabel,
+    Hello,
+    LabelState,
+    Message,
+    Point,
+    Welcome,
+)
+
+log = structlog.get_logger("replicator.agent.receiver")
+
+SOON = Pace(first_seconds=0.2, most_seconds=5.0)
+LATER = Pace(first_seconds=2.0, most_seconds=30.0)
+LABEL_SECONDS = 5.0
+PRODUCE_BYTES = 1 << 20
+T = TypeVar("T")
+
+
+class RefusedError(ReplicatorError):
+    """The receiver was rolled back; a person has to say that this source may feed it again."""
+
+    name = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the link asks of the group around it. All are called on the event loop.
+
+    `hello(generation_seen)`: the greeting. `patient()`: whether a sync may wait for digests.
+    `points(points)`: new at the receiver. `session(welcome)`: one has begun. `renew(reason)`: the
+    live stream cannot be shipped. `changed()`: something that a status shows.
+    """
+
+    hello: Callable[[int], Hello]
+    patient: Callable[[], bool]
+    points: Callable[[Sequence[Point]], None]
+    session: Callable[[Welcome], None]
+    renew: Callable[[str], None]
+    changed: Callable[[], None]
+
+
+class ReceiverLink:
+    """See the head of this file."""
+
+    def __init__(
+        self, group: str, connector: Connector, shipper: Shipper, pool: Executor, wishes: Wishes
+    ) -> None:
+        self.problem = "not connected to the receiver yet"
+        """Why there is no session; empty while there is one."""
+        self.refused = ""
+        self.connected = False
+        self.peer = ""
+        self.reconnects: Counter[str] = Counter()
+        self._group = group
+        self._connector = connector
+        self._shipper = shipper
+        self._pool = pool
+        self._wishes = wishes
+        self._status: SplitterGroupStatus | None = None
+        self._inbox: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._retry = asyncio.Event()
+        self._accept_generation = False
+        self._link: Link | None = None
+        self._labels: dict[str, list[asyncio.Future[LabelState]]] = {}
+
+    # -- what the group does with it
+
+    def publish(self, status: SplitterGroupStatus | None) -> None:
+        """The splitter's newest word on this group."""
+        self._status = status
+        self._wake.set()
+
+    def readmit(self) -> None:
+        """A person orders a resync: a rolled back receiver may be fed again. Tries at once."""
+        self._accept_generation = True
+        self._retry.set()
+        self._wake.set()
+
+    async def ask_label(self, label: str) -> LabelState | None:
+        """What the receiver says about a label; None while it cannot be asked."""
+        link = self._link
+        if link is None:
+            return None
+        answer: asyncio.Future[LabelState] = asyncio.get_running_loop().create_future()
+        self._labels.setdefault(label, []).append(answer)
+        link.send(AskLabel(label))
+        try:
+            async with asyncio.timeout(LABEL_SECONDS):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            waiting = self._labels.get(label, [])
+            if answer in waiting:
+                waiting.remove(answer)
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        soon, later = SOON.fresh(), LATER.fresh()
+        while True:
+            try:
+                await self._connect_and_ship(soon, later)
+            except ReplicatorError as error:
+                self._ended(error)
+                pace = soon if isinstance(error, UnreachableError) else later
+            except OSError as error:  # of the spool or the state directory
+                self._ended(ReplicatorError(f"{error.filename or 'spool'}: {error.strerror}"))
+                pace = later
+            await self._wait(pace.next_seconds())
+
+    # -- a session
+
+    async def _connect_and_ship(self, soon: Pace, later: Pace) -> None:
+        link = await self._connector.connect()
+        try:
+            welcome = await self._greet(link)
+            await self._begin(welcome)
+            soon.succeeded()
+            later.succeeded()
+            self._now_connected(link, welcome)
+            await self._ship(link)
+        except ReplicatorError as error:
+            link.close(error if link.fault is None else None)
+            raise
+        finally:
+            link.close()
+            self._link = None
+            self.connected = False
+            self._shipper.disconnected()
+            await link.wait_closed()
+
+    async def _greet(self, link: Link) -> Welcome:
+        link.send(self._wishes.hello(self._shipper.generation_seen))
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                welcome = await link.receive()
+        except TimeoutError:
+            raise UnreachableError(
+                f"{link.peer.address} did not welcome us within {GREETING_SECONDS:.0f} s"
+            ) from None
+        assert isinstance(welcome, Welcome), "the protocol admits nothing else here"
+        return welcome
+
+    async def _begin(self, welcome: Welcome) -> None:
+        if self._accept_generation:
+            self._accept_generation = False
+            await self._in_thread(self._shipper.accept_generation)
+        self._shipper.publish(self._status)
+        decided = await self._in_thread(partial(self._shipper.welcome, welcome))
+        self.refused = ""
+        if isinstance(decided, Fenced):
+            self.refused = (
+                f"the receiver is at generation {decided.found}, generation {decided.seen} was"
+                " seen before: it has been set back"
+            )
+            raise FencedError(
+                self.refused, hint="bring the newer receiver back, or remove this group's memory"
+            )
+        if isinstance(decided, Paused):
+            self.refused = (
+                f"the receiver was rolled back (generation {decided.found}); to replicate this"
+                f" source over it, run: replicator resync {self._group}"
+            )
+            raise RefusedError(self.refused)
+
+    def _now_connected(self, link: Link, welcome: Welcome) -> None:
+        self._link = link
+        self.connected = True
+        self.problem = ""
+        self.peer = welcome.receiver
+        log.info(
+            "connected",
+            group=self._group,
+            receiver=welcome.receiver,
+            durable_lsn=welcome.durable_lsn,
+            renew=self._shipper.renew,
+        )
+        self._wishes.session(welcome)
+        self._wishes.changed()
+
+    async def _ship(self, link: Link) -> None:
+        """Until the session ends: raises why."""
+        self._inbox.clear()
+        reader = asyncio.create_task(self._read(link))
+        reader.add_done_callback(lambda _: self._wake.set())
+        renewed = ""
+        try:
+            while True:
+                self._wake.clear()
+                self._take_inbox()
+                self._shipper.publish(self._status)
+                produce = partial(
+                    self._shipper.produce, PRODUCE_BYTES, patient=self._wishes.patient()
+                )
+                messages = await self._in_thread(produce)
+                for message in messages:
+                    link.send(message)
+                await link.drain()
+                if self._shipper.renew != renewed:
+                    renewed = self._shipper.renew
+                    self._wishes.renew(renewed)
+                if reader.done():
+                    self._take_inbox()
+                    reader.result()
+                if not messages:
+                    await self._wake.wait()
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, link: Link) -> None:
+        while True:
+            self._inbox.append(await link.receive())
+            self._wake.set()
+
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, LabelState):
+                for answer in self._labels.pop(message.label, []):
+                    if not answer.done():
+                        answer.set_result(message)
+                continue
+            self._shipper.receive(message)
+            if isinstance(message, Ack):
+                if message.points:
+                    self._wishes.points(message.points)
+                self._wishes.changed()
+
+    # -- between sessions
+
+    def _ended(self, error: ReplicatorError) -> None:
+        text = f"{error.message} ({error.hint})" if error.hint else error.message
+        if text != self.problem:
+            log.warning("not connected", group=self._group, error=error.name, reason=text)
+        self.problem = text
+        self.reconnects[error.name] += 1
+        self._wishes.changed()
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleeps, unless a person wants it now."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._retry.wait()
+        except TimeoutError:
+            return
+        self._retry.clear()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """The shipper is never left to a thread that nobody waits for."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise

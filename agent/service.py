@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of the agent: take the lock, look at what is needed, serve until told to stop.
+
+Tasks: the splitter link, one `run` per host of drivers, one per group. They end together: a bug
+in one ends the process with its traceback, and the next start loses nothing (group.py).
+
+What cannot work without a person ends the start with its documented code: a config that is wrong or
+files that are missing (2), a second agent (11), a certificate that does not name this agent (12).
+What may work later (no splitter, no receiver, a refusal by the receiver) never does: the agent
+runs, tries again, and its status says why.
+
+The guest comes first: the agent gives the CPU to the splitter and to QEMU whenever these want it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from prometheus_client import CollectorRegistry
+
+from agent.drivers.driver import Host
+from agent.drivers.external import ExternalHost
+from agent.group import GroupAgent, Surroundings
+from agent.memory import AgentMemory
+from agent.metrics import AgentCollector
+from agent.splitter_link import SplitterLink
+from replicator import __version__
+from replicator.base.clock import SystemClock
+from replicator.base.daemon import hold_lock
+from replicator.base.errors import IdentityError, NotFoundError, UsageError
+from replicator.base.notify import Notifier
+from replicator.base.storage import SystemStorage
+from replicator.config.agent import AgentConfig, Driver
+from replicator.config.environment import require_credentials
+from replicator.control import types
+from replicator.control.server import (
+    AuditEntry,
+    Server,
+    serve_agent_control,
+    serve_metrics,
+)
+from replicator.control.service import Report
+from replicator.control.splitter import SplitterGroupStatus, SplitterStatus
+from replicator.wire.identity import client_context
+from replicator.wire.link import Connector
+from replicator.wire.transport import TcpConnector
+
+log = structlog.get_logger("replicator.agent")
+
+NICE = 10
+# Compression and bulk reads of all groups: more would only take the CPU from the guests.
+POOL_THREADS = 2
+
+
+class Agent:
+    """All groups of the host; serves the control API (replicator.control.service.AgentControl)."""
+
+    def __init__(self, config: AgentConfig, connector: Connector, pool: ThreadPoolExecutor) -> None:
+        self._config = config
+        self._hosts = _hosts(config)
+        self.splitter = SplitterLink(config.splitter.control, self._publish)
+        storage = SystemStorage()
+        memory = AgentMemory(storage, config.agent.state_dir)
+        around = Surroundings(
+            config=config,
+            storage=storage,
+            clock=SystemClock(),
+            memory=memory,
+            instance=str(memory.identity()),
+            splitter=self.splitter,
+            connector=connector,
+            pool=pool,
+        )
+        self.groups = {
+            group.name: GroupAgent(around, group, self._hosts[group.driver])
+            for group in config.groups
+        }
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.splitter.run())
+            for host in self._hosts.values():
+                tasks.create_task(host.run())
+            for group in self.groups.values():
+                tasks.create_task(group.run())
+
+    def _publish(self, status: SplitterStatus | None) -> None:
+        known: dict[str, SplitterGroupStatus] = {}
+        if status is not None:
+            known = {group.name: group for group in status.groups}
+        for name, group in self.groups.items():
+            group.publish(known.get(name))
+
+    # -- the control API
+
+    async def status(self) -> types.Status:
+        return types.Status(
+            role="agent",
+            name=self._config.agent.name,
+            version=__version__,
+            groups=[group.group_status() for group in self.groups.values()],
+        )
+
+    async def mark(self, group: str, request: types.MarkRequest, report: Report) -> types.Point:
+        return await self._group(group).mark(request.label, wait=request.wait, report=report)
+
+    async def resync(self, group: str) -> types.GroupStatus:
+        return await self._group(group).resync()
+
+    def _group(self, name: str) -> GroupAgent:
+        if name not in self.groups:
+            raise NotFoundError(
+                f"agent {self._config.agent.name!r} has no group {name!r}",
+                hint=f"its groups: {', '.join(self.groups) or 'none'}",
+            )
+        return self.groups[name]
+
+
+async def life(config: AgentConfig, stop: asyncio.Event) -> None:
+    """Runs the agent until `stop` is set. The lock comes before any socket."""
+    name = config.agent.name
+    notifier = Notifier()
+    _yield_the_cpu()
+    with hold_lock(config.agent.state_dir / "agent.lock", f"agent {name!r}"):
+        require_credentials(config.receiver)
+        tls = client_context(config.receiver.ca, config.receiver.certificate, config.receiver.key)
+        require_own_name(config.receiver.certificate, name)
+        connector = TcpConnector(config.receiver.address, tls, SystemClock())
+        with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="ship") as pool:
+            agent = Agent(config, connector, pool)
+            servers = await _listen(config, agent)
+            try:
+                notifier.ready(f"serving {len(agent.groups)} groups")
+                log.info("started", name=name, groups=len(agent.groups), version=__version__)
+                await _until(stop, agent, notifier)
+            finally:
+                notifier.stopping()
+                for server in servers:
+                    await server.close()
+    log.info("stopped", name=name)
+
+
+def require_own_name(certificate: Path, name: str) -> None:
+    """A certificate without our name among its DNS SANs is refused by every receiver."""
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found = names.value.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        found = []
+    except ValueError as error:
+        raise IdentityError(f"{certificate} cannot be read: {error}") from error
+    if name not in found:
+        raise IdentityError(
+            f"{certificate} does not name this agent: it names {', '.join(found) or 'nobody'}",
+            hint=f"set [agent] name to one of these, or run: replicator pki issue {name}",
+        )
+
+
+def _hosts(config: AgentConfig) -> dict[Driver, Host]:
+    """One for each kind of driver that the config uses."""
+    kinds = {group.driver for group in config.groups}
+    hosts: dict[Driver, Host] = {}
+    if "external" in kinds:
+        hosts["external"] = ExternalHost()
+    if "libvirt" in kinds:
+        hosts["libvirt"] = _libvirt_host(config)
+    return hosts
+
+
+def _libvirt_host(config: AgentConfig) -> Host:
+    """Imports libvirt only where it is used: it is an extra that needs a compiler to install."""
+    try:
+        from agent.drivers.libvirt import LibvirtHost
+    except ModuleNotFoundError as error:
+        if error.name not in ("libvirt", "libvirtaio", "libvirtmod"):
+            raise
+        raise UsageError(
+            "a group has driver 'libvirt', and libvirt-python is not installed",
+            hint="install it with: pip install 'replicator[libvirt]'",
+        ) from error
+    host: Host = LibvirtHost(config.libvirt.uri, config.splitter.socket)
+    return host
+
+
+async def _listen(config: AgentConfig, agent: Agent) -> Sequence[Server]:
+    servers = [
+        await serve_agent_control(config.agent.control, agent, name=config.agent.name, audit=_audit)
+    ]
+    if config.agent.metrics.address is not None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(AgentCollector(config.agent.name, agent.splitter, agent.groups))
+        servers.append(await serve_metrics(config.agent.metrics.address, registry))
+    return servers
+
+
+async def _until(stop: asyncio.Event, agent: Agent, notifier: Notifier) -> None:
+    """Waits for `stop`; if the agent ends before, it has failed, and its error ends the process."""
+    running = asyncio.create_task(agent.run())
+    stopped = asyncio.create_task(stop.wait())
+    tending = asyncio.create_task(_tend(agent, notifier))
+    try:
+        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        for task in (running, stopped, tending):
+            task.cancel()
+        await asyncio.gather(running, stopped, tending, return_exceptions=True)
+
+
+async def _tend(agent: Agent, notifier: Notifier) -> None:
+    """Feeds systemd's watchdog and tells it in a line how things are."""
+    interval = notifier.watchdog_interval_seconds or 10.0
+    while True:
+        states = [group.state.value for group in agent.groups.values()]
+        summary = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+        notifier.status(summary or "no groups")
+        notifier.alive()
+        await asyncio.sleep(interval)
+
+
+def _audit(entry: AuditEntry) -> None:
+    log.info(
+        "order",
+        order=entry.order,
+        object=entry.object,
+        argument=entry.argument,
+        uid=entry.uid,
+        pid=entry.pid,
+        outcome=entry.outcome,
+        message=entry.message,
+    )
+
+
+def _yield_the_cpu() -> None:
+    """Batch scheduling and a high nice value, for this process and all its threads."""
+    os.nice(max(0, NICE - os.nice(0)))
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except PermissionError:
+        log.warning("cannot use batch scheduling", reason="not permitted here")
