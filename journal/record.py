@@ -24,6 +24,7 @@ edits the log on purpose stand the digests of sealed segments (journal.seal), no
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -64,12 +65,17 @@ class RecordType(IntEnum):
     BATCH_BEGIN = 16
     BATCH_COMMIT = 17
     BATCH_APPLIED = 18
-    STREAM_OPENED = 19
-    STREAM_CLOSED = 20
-    POINTS_DROPPED = 21
+    STREAM_CLOSED = 19
+    POINTS_DROPPED = 20
+    STATE = 21
 
 
 _TYPES = frozenset(RecordType)
+# Where a record may begin, for a search behind a bad one: a known type, and upper bytes of
+# payload_bytes, offset and length that are in bounds.
+LOOKS_LIKE_RECORD = re.compile(
+    b"(?=[" + bytes(_TYPES) + rb"].{6}[\x00-\x02].{7}[\x00-\x7f].{7}[\x00-\x7f])", re.DOTALL
+)
 # Plain integers: these are looked up for each record.
 _WRITE = int(RecordType.WRITE)
 _RANGES = frozenset((int(RecordType.ZERO), int(RecordType.SAME)))
