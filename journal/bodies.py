@@ -18,7 +18,7 @@ from replicator.base.errors import DamageError
 
 Name = Annotated[str, Meta(min_length=1, max_length=63)]
 Index = Annotated[int, Meta(ge=0, lt=NO_DISK)]
-Size = Annotated[int, Meta(gt=0, lt=1 << 63)]
+Size = Annotated[int, Meta(gt=0, le=(1 << 63) - 1)]  # msgspec has no larger bound
 LABEL_LIMIT = 200
 Label = Annotated[str, Meta(min_length=1, max_length=LABEL_LIMIT)]
 CutKind = Literal["crash", "application"]
