@@ -16,12 +16,15 @@ Failures
   would be buried by it.
 * The directory entry of a new segment is not synced here: whoever promises durability calls
   `sync()`, which syncs the data of all segments opened since and then their directories.
+* A sync that fails condemns the log (`broken` too): the kernel may have dropped the pages, and
+  a second sync that succeeds would prove nothing.
 
 Concurrency: one caller at a time. Batches of more than IOV_MAX buffers take one call per IOV_MAX.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -92,6 +95,7 @@ class LogWriter:
         file.truncate(HEADER_BYTES + end_lsn - base_lsn)
         self._file, self._base_lsn, self.end_lsn, self.chain = file, base_lsn, end_lsn, chain
         self._unsynced.append(file)
+        self._new_directories.add(path.parent)
 
     @property
     def segment_path(self) -> Path | None:
@@ -104,7 +108,9 @@ class LogWriter:
         `chain` is the chain behind the last of them. Raises AppendError, or what `place` raises.
         """
         if self.broken:
-            raise AppendError(self._current_path(), OSError(0, "segment abandoned"), broken=True)
+            raise AppendError(
+                self._current_path(), OSError(errno.EIO, "segment abandoned"), broken=True
+            )
         if self._file is None or self._is_full(total_bytes):
             self._open_segment(total_bytes)
         assert self._file is not None
@@ -134,7 +140,11 @@ class LogWriter:
 
         An OSError condemns the log: `broken` is set, the sync is never tried again.
         """
+        if self.broken:
+            raise OSError(errno.EIO, "log condemned", str(self._current_path()))
         end_lsn = self.end_lsn
+        if end_lsn == self.known_durable and not self._new_directories:
+            return end_lsn
         try:
             for file in self._unsynced:
                 file.datasync()
@@ -186,19 +196,17 @@ class LogWriter:
         path = directory / segment_name(self.end_lsn)
         try:
             self._storage.make_directory(directory)
-            if self._storage.exists(
-                path
-            ):  # left over from an append that failed in its first batch
+            if self._storage.exists(path):  # an earlier append failed in its first batch
                 self._storage.unlink(path)
             file = self._storage.create(path)
         except OSError as error:
             raise AppendError(path, error, broken=False) from error
         try:
             if file.pwritev([pack_header(header)], 0) != HEADER_BYTES:
-                raise OSError(28, "short write of a segment header")
+                raise OSError(errno.ENOSPC, "short write of a segment header")
         except OSError as error:
             file.close()
-            self._storage.unlink(path)
+            self._remove(path)
             raise AppendError(path, error, broken=False) from error
         self._file, self._base_lsn = file, self.end_lsn
         if self._synced:
@@ -206,18 +214,33 @@ class LogWriter:
             self._new_directories.add(directory)
 
     def _write(self, file: File, buffers: Sequence[Buffer], total_bytes: int, at: int) -> None:
-        written = 0
         try:
-            for start in range(0, len(buffers), IOV_MAX):
-                some = buffers[start : start + IOV_MAX]
-                wanted = sum(map(len, some)) if len(buffers) > IOV_MAX else total_bytes
-                done = file.pwritev(some, at + written)
-                written += done
-                if done != wanted:
-                    raise OSError(28, f"short append: {done} of {wanted} bytes")
+            if len(buffers) <= IOV_MAX:
+                written = file.pwritev(buffers, at)
+            else:
+                written = self._write_slices(file, buffers, at)
+            if written != total_bytes:
+                raise OSError(errno.ENOSPC, f"short append: {written} of {total_bytes} bytes")
         except OSError as error:
             self._take_back(file, at)
             raise AppendError(file.path, error, broken=self.broken) from error
+
+    def _write_slices(self, file: File, buffers: Sequence[Buffer], at: int) -> int:
+        written = 0
+        for start in range(0, len(buffers), IOV_MAX):
+            some = buffers[start : start + IOV_MAX]
+            done = file.pwritev(some, at + written)
+            written += done
+            if done != sum(map(len, some)):
+                break
+        return written
+
+    def _remove(self, path: Path) -> None:
+        """Removes a segment that never came to be, so that readers do not find it."""
+        try:
+            self._storage.unlink(path)
+        except OSError:
+            return  # the next append tries again, and reopening knows it for a torn one
 
     def _take_back(self, file: File, at: int) -> None:
         try:

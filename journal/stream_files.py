@@ -56,7 +56,8 @@ class OpenSegment:
 
     def seal_at(self, lsn: int, chain: int) -> Seal | None:
         """The seal of a segment whose last good entry ends at `lsn` with `chain`, if it has one."""
-        return read_seal(self.file, self.header.first_lsn, lsn, chain)
+        seal = read_seal(self.file, self.header.first_lsn)
+        return seal if seal is not None and (seal.end_lsn, seal.chain) == (lsn, chain) else None
 
 
 class StreamFiles:
@@ -152,10 +153,13 @@ def read_header(file: File, segment: SegmentFile, stream: StreamName) -> Segment
     return header
 
 
-def read_seal(file: File, first_lsn: int, end_lsn: int, chain: int) -> Seal | None:
-    """The seal at the end of a file, if it says of the segment what its entries say."""
-    seal = parse_seal(file.pread(TRAILER_BYTES, max(file.size() - TRAILER_BYTES, 0)))
-    if seal is None or (seal.end_lsn, seal.chain) != (end_lsn, chain):
+def read_seal(file: File, first_lsn: int) -> Seal | None:
+    """The seal at the end of a file, if its numbers fit the file's size. Whether it belongs to the
+    entries is for the caller to say, by its `end_lsn` and `chain`."""
+    size = file.size()
+    seal = parse_seal(file.pread(TRAILER_BYTES, max(size - TRAILER_BYTES, 0)))
+    if seal is None:
         return None
-    size = HEADER_BYTES + end_lsn - first_lsn + seal.index_entries * INDEX_ENTRY.size
-    return seal if file.size() == size + TRAILER_BYTES else None
+    index_bytes = seal.index_entries * INDEX_ENTRY.size
+    fits = size == HEADER_BYTES + seal.end_lsn - first_lsn + index_bytes + TRAILER_BYTES
+    return seal if fits else None
