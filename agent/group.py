@@ -24,7 +24,7 @@ from agent.group_state import MOVES, Facts, State, observe
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
 from agent.receiver_link import ReceiverLink, Wishes
-from agent.shipper import Shipper
+from agent.shipper import Renew, Shipper
 from agent.splitter_link import GroupOrders, SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339
@@ -85,6 +85,7 @@ class GroupAgent:
         self._one_order = asyncio.Lock()
         self._driver_problem = ""
         self._marks = Marks()
+        self._given_up = ""  # the stream that was closed because it cannot be shipped
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.link = ReceiverLink(
@@ -192,20 +193,23 @@ class GroupAgent:
         if answer is not None and answer.point is not None:
             self._marks.settle([answer.point])
 
-    def _renew(self, reason: str) -> None:
+    def _renew(self, renew: Renew) -> None:
         """The receiver cannot go on with the live stream: it ends here, the driver sees to it."""
         status = self.status
-        if not reason or status is None or status.state in ("closed", "lost"):
+        if status is None or status.stream != renew.stream or self._given_up == renew.stream:
             return
-        log.warning("stream given up", group=self.name, stream=status.stream, reason=reason)
-        self._marks.fail(NoPointError(f"the mark cannot become a point: {reason}"))
-        self._later(self._close_stream(reason))
+        self._given_up = renew.stream
+        if status.state not in ("closed", "lost"):
+            log.warning("given up", group=self.name, stream=renew.stream, reason=renew.reason)
+            self._marks.fail(NoPointError(f"the mark cannot become a point: {renew.reason}"))
+            self._later(self._close_stream(renew.reason))
 
     async def _close_stream(self, reason: str) -> None:
         try:
             async with self._one_order:
                 await self._orders.close_stream(reason)
         except ReplicatorError as error:
+            self._given_up = ""
             log.warning("stream not closed", group=self.name, reason=str(error))
 
     def _later(self, work: Coroutine[None, None, None]) -> None:

@@ -27,7 +27,7 @@ import structlog
 
 from agent.pace import Pace
 from agent.resume import Fenced, Paused
-from agent.shipper import Shipper
+from agent.shipper import Renew, Shipper
 from replicator.base.errors import FencedError, ReplicatorError, UnreachableError
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.limits import GREETING_SECONDS
@@ -62,15 +62,16 @@ class Wishes:
     """What the link asks of the group around it. All are called on the event loop.
 
     `hello(generation_seen)`: the greeting. `patient()`: whether a sync may wait for digests.
-    `points(points)`: new at the receiver. `session(welcome)`: one has begun. `renew(reason)`: the
-    live stream cannot be shipped. `changed()`: something that a status shows.
+    `points(points)`: new at the receiver. `session(welcome)`: one has begun. `renew(what)`: the
+    live stream cannot be shipped; said again and again while it lives. `changed()`: something
+    that a status shows.
     """
 
     hello: Callable[[int], Hello]
     patient: Callable[[], bool]
     points: Callable[[Sequence[Point]], None]
     session: Callable[[Welcome], None]
-    renew: Callable[[str], None]
+    renew: Callable[[Renew], None]
     changed: Callable[[], None]
 
 
@@ -209,7 +210,6 @@ class ReceiverLink:
             group=self._group,
             receiver=welcome.receiver,
             durable_lsn=welcome.durable_lsn,
-            renew=self._shipper.renew,
         )
         self._wishes.session(welcome)
         self._wishes.changed()
@@ -219,7 +219,6 @@ class ReceiverLink:
         self._inbox.clear()
         reader = asyncio.create_task(self._read(link))
         reader.add_done_callback(lambda _: self._wake.set())
-        renewed = ""
         try:
             while True:
                 self._wake.clear()
@@ -232,9 +231,8 @@ class ReceiverLink:
                 for message in messages:
                     link.send(message)
                 await link.drain()
-                if self._shipper.renew != renewed:
-                    renewed = self._shipper.renew
-                    self._wishes.renew(renewed)
+                if self._shipper.renew is not None:
+                    self._wishes.renew(self._shipper.renew)
                 if reader.done():
                     self._take_inbox()
                     reader.result()

@@ -19,7 +19,7 @@ Invariants
 * In a sync, what waits for a digest holds back the whole log behind it: order is never changed.
 
 Failure: nothing here is durable but the generation (agent.memory). Damage in the live stream's
-spool, or a receiver that cannot go on with it, shows as `renew`: the source must begin anew.
+spool, or a receiver that cannot go on with it, shows as `renew`.
 
 Concurrency: one caller at a time. `produce`, `welcome` read files and compress: run them in a
 thread. Raises OSError of the storage; raises ReplicatorError for a receiver that breaks the rules.
@@ -80,6 +80,14 @@ class Counters:
     """Records in frames: less than the log where a sync left out what the replica holds."""
     wire_bytes: int = 0
     frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The source must leave this stream and begin a new one."""
+
+    stream: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -159,8 +167,8 @@ class Shipper:
         self._held_until_ns = 0
         self._waits_for: tuple[int, int] | None = None
         self._looked_for: tuple[object, ...] = ()
-        self.renew = ""
-        """Why the live stream cannot be shipped to this receiver; empty if it can."""
+        self.renew: Renew | None = None
+        """The live stream, if it cannot be shipped to this receiver."""
 
     # -- what is known
 
@@ -229,7 +237,7 @@ class Shipper:
         if isinstance(decided, Plan):
             self._connected = True
             self._legs = deque(decided.legs)
-            self.renew = decided.renew
+            self._renew(decided.renew)
         return decided
 
     def disconnected(self) -> None:
@@ -242,7 +250,7 @@ class Shipper:
         self._hold = None
         self._waits_for = None
         self._looked_for = ()
-        self.renew = ""
+        self.renew = None
 
     def receive(self, message: Message) -> None:
         """A message of the session after WELCOME. Raises UsageError for what breaks the rules."""
@@ -302,6 +310,14 @@ class Shipper:
         else:
             self._held_until_ns = 0
 
+    def _renew(self, reason: str) -> None:
+        """The first reason stays for as long as the stream lives."""
+        status = self._status
+        if not reason or status is None or status.stream is None:
+            self.renew = None
+        elif self.renew is None or self.renew.stream != status.stream:
+            self.renew = Renew(status.stream, reason)
+
     def _open_next(self, out: list[Message]) -> bool:
         """Says OPEN for the next leg, if there is one; frames wait for its OPENED."""
         if not self._legs:
@@ -324,7 +340,7 @@ class Shipper:
         nothing = Welcome("r", 0, None, self._ordinal, 0, 0, 0, self._ordinal, 0)
         following = go_on(self._ordinal, survey(self._storage, self._directories, live, nothing))
         self._legs = deque(following.legs)
-        self.renew = following.renew
+        self._renew(following.renew)
         if not self._legs:
             self._looked_for = seen
 
@@ -394,7 +410,7 @@ class Shipper:
             try:
                 return at.reader.read(at.lsn, at.chain, self._status.end_lsn, self._frame_bytes)
             except (DamageError, NotFoundError) as error:
-                self.renew = error.message
+                self._renew(error.message)
                 return None
         try:
             return at.reader.read(at.lsn, at.chain, at.end_lsn or _UNBOUNDED, self._frame_bytes)

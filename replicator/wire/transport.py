@@ -19,6 +19,7 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from replicator.base.address import Address
 from replicator.base.clock import Clock
@@ -94,8 +95,7 @@ class TlsLink(asyncio.BufferedProtocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(SEND_HIGH_BYTES, SEND_LOW_BYTES)
         certificate = transport.get_extra_info("peercert")
         self.peer = Peer(_address_of(transport, self._peer_name), dns_names(certificate))

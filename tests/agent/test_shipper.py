@@ -185,7 +185,7 @@ def test_a_new_stream_opens_within_the_session(tmp_path: Path) -> None:
     world.pump()
     world.source.open_stream()
     world.pump()
-    assert world.shipper.renew == ""
+    assert world.shipper.renew is None
     world.source.sync_begin(0, from_zero=True)
     world.source.sync_end(0)
     world.source.sync_begin(1, from_zero=True)
@@ -224,7 +224,8 @@ def test_rot_in_the_live_stream_asks_for_a_new_one(tmp_path: Path) -> None:
         file.seek(SEGMENT_HEADER_BYTES + cut + 64 + 7)
         file.write(b"!")
     world.pump()
-    assert str(segment.path) in world.shipper.renew
+    assert world.shipper.renew is not None
+    assert str(segment.path) in world.shipper.renew.reason
     assert world.receiver.durable_lsn <= cut
     world.check_points()
 
