@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 
 from rich.console import Console
-from tests.bench.end_to_end import end_to_end_table
 
+from tests.bench.end_to_end import end_to_end_table
 from tests.bench.mirror import alone_row, mirror_row
 from tests.bench.table import show
 

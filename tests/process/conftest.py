@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole installation for each test, in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.demo.account import Account
+from replicator.demo.site import Group, Limits, Site
+
+DISK_BYTES = 8 << 20
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site() -> Iterator[MakeSite]:
+    """Makes a site with one external group `g` of `disks` disks, `a`, `b`, …"""
+    home = Path(tempfile.mkdtemp(prefix="rpl-", dir="/var/tmp"))  # short: sockets lie in it
+    account = Account(os.getuid(), os.getgid(), (), is_self=True)
+    for name in ("tmp", "run", "config", "cache", "data"):
+        (home / name).mkdir()
+    sites: list[Site] = []
+
+    def make(*, disks: int = 1, interval: str = "200ms", limits: Limits | None = None) -> Site:
+        tables = tuple(f'name = "{name}"\nsize = "{DISK_BYTES}"' for name in "abcdef"[:disks])
+        group = Group("g", "external", tables, interval)
+        site = Site(home, account, (group,), limits or Limits())
+        site.prepare()
+        sites.append(site)
+        return site
+
+    try:
+        yield make
+    finally:
+        for site in sites:
+            site.__exit__()
+        shutil.rmtree(home)
