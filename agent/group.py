@@ -221,6 +221,7 @@ class GroupAgent:
 
     async def mark(self, label: str, *, wait: bool, report: Report) -> types.Point:
         check_label(label)
+        self._require_admitted()
         if label in self._marks.labels:
             raise _taken(label, self.name)
         self._marks.labels.add(label)
@@ -241,6 +242,7 @@ class GroupAgent:
     async def _wait_for(self, mark: PendingMark, report: Report) -> Point:
         try:
             while not mark.point.done():
+                self._require_admitted()
                 progress = self.shipper.progress
                 done = min(progress.durable_lsn or 0, mark.lsn)
                 what = "waiting for the receiver" if self.link.connected else self.link.problem
@@ -249,6 +251,10 @@ class GroupAgent:
             return mark.point.result()
         finally:
             self._marks.forget(mark)
+
+    def _require_admitted(self) -> None:
+        if self.link.refused:
+            raise NoPointError(f"no point of group {self.name!r} can be made: {self.link.refused}")
 
     async def resync(self) -> types.GroupStatus:
         """Returns when the sync has begun."""

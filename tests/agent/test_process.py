@@ -189,6 +189,8 @@ async def test_a_receiver_that_was_rolled_back_pauses_the_group(site: Site, hous
         await house.start()
         paused = await site.until(lambda group: group.state == "paused")
         assert "replicator resync g" in paused.reason
+        with pytest.raises(NoPointError, match="rolled back"):
+            await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
         frames = len(house.group.frames)
         await writer.write(10)
         await site.kill(site.agent)
