@@ -18,6 +18,9 @@ to the next without a gap. An entry never spans two segments. `chain` and `known
 header are those at `first_lsn`, so a segment can be verified with nothing but itself.
 
 A kind says what the entries are: records (log, history) or frames as they came (inbox).
+
+Every later format keeps the first 12 bytes and the checksum at 184 over what is before it, so that
+an older program can tell a newer segment (VersionError) from a damaged one (DamageError).
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ assert _TRAILER.size == TRAILER_BYTES
 INDEX_ENTRY = struct.Struct("<QQ")
 assert INDEX_ENTRY.size == 16
 DIGEST_BYTES = 32
+DIGEST_OFFSET = 72
+"""In the trailer. The digest covers every byte of the file before it, and no other."""
 GROUP_BYTES = 64
 
 _NAME = re.compile(r"([0-9a-f]{16})\.seg")

@@ -3,9 +3,9 @@
 
     DIRECTORY/GROUP/%016x-STREAMHEX/%016x.seg        (ordinal, stream; first LSN)
 
-A stream's segments may be spread over several directories (the spool: tmpfs first, then disk);
-no two directories hold a segment of the same first LSN. The receiver's inbox has the same layout
-with one directory and no GROUP level. Names that fit nothing are left alone.
+A stream's segments may be spread over several directories (the spool: tmpfs first, then disk).
+Two directories hold the same segment only while it is moved from one to the other, as whole copies.
+The receiver's inbox has the same layout in one directory. Names that fit nothing are left alone.
 
 Freeing unlinks whole segments, oldest first, and never the one that is appended to. A crash
 between two unlinks leaves a shorter log of the same stream, which is what freeing means anyway.
@@ -66,14 +66,23 @@ def list_streams(storage: Storage, directories: Sequence[Path]) -> list[StreamNa
 def list_segments(
     storage: Storage, directories: Sequence[Path], stream: StreamName
 ) -> list[SegmentFile]:
-    """The stream's segments in LSN order."""
-    found = [
-        SegmentFile(first_lsn, directory / stream.directory / name)
+    """The stream's segments in LSN order. Of a segment that lies in two directories, since it was
+    being moved, the one in the earlier directory."""
+    found: dict[int, SegmentFile] = {}
+    for first_lsn, path in _copies(storage, directories, stream):
+        found.setdefault(first_lsn, SegmentFile(first_lsn, path))
+    return [found[first_lsn] for first_lsn in sorted(found)]
+
+
+def _copies(
+    storage: Storage, directories: Sequence[Path], stream: StreamName
+) -> list[tuple[int, Path]]:
+    return [
+        (first_lsn, directory / stream.directory / name)
         for directory in directories
         for name in storage.names(directory / stream.directory)
         if (first_lsn := first_lsn_of(name)) is not None
     ]
-    return sorted(found, key=lambda segment: segment.first_lsn)
 
 
 def used_bytes(storage: Storage, directory: Path) -> int:
@@ -97,20 +106,19 @@ def free_below(
     storage: Storage, directories: Sequence[Path], stream: StreamName, lsn: int
 ) -> list[Path]:
     """Unlinks the segments that end at or below `lsn`; returns them. Never the last one."""
-    segments = list_segments(storage, directories, stream)
-    freed = []
-    for segment, following in pairwise(segments):
-        if following.first_lsn > lsn:
-            break
-        storage.unlink(segment.path)
-        freed.append(segment.path)
+    copies = sorted(_copies(storage, directories, stream))
+    begins = sorted({first_lsn for first_lsn, _ in copies})
+    whole = {begin for begin, following in pairwise(begins) if following <= lsn}
+    freed = [path for first_lsn, path in copies if first_lsn in whole]
+    for path in freed:
+        storage.unlink(path)
     return freed
 
 
 def remove_stream(storage: Storage, directories: Sequence[Path], stream: StreamName) -> None:
     """Removes a stream that nobody appends to and nobody needs any more."""
-    for segment in list_segments(storage, directories, stream):
-        storage.unlink(segment.path)
+    for _, path in sorted(_copies(storage, directories, stream)):
+        storage.unlink(path)
     for directory in directories:
         folder = directory / stream.directory
         if storage.exists(folder) and not storage.names(folder):

@@ -15,6 +15,7 @@ from journal.reopen import Reopened
 from journal.segment import SegmentKind
 from journal.spool import SegmentFile, StreamName, list_segments
 from replicator.base.storage import Buffer, Storage
+from tests.world.storage import SimStorage
 
 STREAM = StreamName(3, UUID(int=77))
 CHAIN = first_chain(STREAM.stream, STREAM.ordinal)
@@ -97,6 +98,12 @@ class Log:
         self.ends = [end for end in self.ends if end[0] <= reopened.end_lsn]
         del self.payloads[len(self.ends) - 1 :]
         self.durable = reopened.end_lsn
+
+    @property
+    def sim(self) -> SimStorage:
+        """The storage of a log that was given a simulated one."""
+        assert isinstance(self.storage, SimStorage)
+        return self.storage
 
     @property
     def segments(self) -> list[SegmentFile]:
