@@ -24,7 +24,8 @@ from agent.group_state import MOVES, Facts, State, observe
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
 from agent.receiver_link import ReceiverLink, Wishes
-from agent.shipper import Renew, Shipper
+from agent.shipper import Shipper
+from agent.shipping import Renew
 from agent.splitter_link import GroupOrders, SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339

@@ -27,7 +27,8 @@ import structlog
 
 from agent.pace import Pace
 from agent.resume import Fenced, Paused
-from agent.shipper import Renew, Shipper
+from agent.shipper import Shipper
+from agent.shipping import Renew
 from replicator.base.errors import FencedError, ReplicatorError, UnreachableError
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.limits import GREETING_SECONDS

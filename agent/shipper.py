@@ -29,15 +29,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 from agent.memory import AgentMemory, GroupMemory
 from agent.reduction import Draft, Syncs, reduce
 from agent.resume import Fenced, Leg, Paused, Plan, go_on, plan
+from agent.shipping import Counters, Progress, Renew
 from agent.spool_survey import Live, survey
-from journal.reader import Chunk, LogReader
+from agent.stretch import Stretch
+from journal.reader import Chunk
 from journal.record import RecordType
 from journal.spool import StreamName, free_below, list_streams, remove_stream
 from replicator.base.errors import DamageError, NotFoundError, UsageError
@@ -66,68 +67,6 @@ WINDOW_BYTES = 32 * MIB
 # Freeing looks at directories; so not for each ACK.
 FREE_STEP_BYTES = 256 * KIB
 
-# Beyond any LSN: the end of a log whose writer is gone is where its records end.
-_UNBOUNDED = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Since the agent started."""
-
-    log_bytes: int = 0
-    """Log that was shipped, before reduction and compression."""
-    raw_bytes: int = 0
-    """Records in frames: less than the log where a sync left out what the replica holds."""
-    wire_bytes: int = 0
-    frames: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """The source must leave this stream and begin a new one."""
-
-    stream: str
-    reason: str
-
-
-@dataclass(slots=True)
-class _Totals:
-    log_bytes: int = 0
-    raw_bytes: int = 0
-    wire_bytes: int = 0
-    frames: int = 0
-
-
-@dataclass(slots=True)
-class _Stretch:
-    """The leg under way: shipped up to `lsn`, where the log's chain is `chain`."""
-
-    name: StreamName
-    reader: LogReader
-    lsn: int
-    chain: int
-    opened: bool = False
-    end_lsn: int | None = None
-    """Where a dead stream has been found to end."""
-    freed_lsn: int = -1
-    wanted: dict[tuple[int, int], int] = field(default_factory=dict)
-    keyed: set[tuple[int, int]] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is known of the receiver: as of now while connected, else as of then."""
-
-    connected: bool
-    durable_lsn: int | None
-    applied_lsn: int | None
-    points: int
-    newest_point: Point | None
-    held_until_ns: int
-    """Up to here the newest point is known to hold at the receiver."""
-    in_flight_bytes: int
-    waits_for: tuple[int, int] | None
-
 
 class Shipper:
     """See the head of this file."""
@@ -152,9 +91,9 @@ class Shipper:
         self._builder = FrameBuilder()
         self._status: SplitterGroupStatus | None = None
         self._syncs = Syncs()
-        self._totals = _Totals()
+        self.counters = Counters()
         self._legs: deque[Leg] = deque()
-        self._at: _Stretch | None = None
+        self._at: Stretch | None = None
         self._ordinal = 0  # the highest that the receiver has opened or closed
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
@@ -180,11 +119,6 @@ class Shipper:
     def above_ordinal(self) -> int:
         """A new stream must have a higher ordinal than this."""
         return self._ordinal
-
-    @property
-    def counters(self) -> Counters:
-        totals = self._totals
-        return Counters(totals.log_bytes, totals.raw_bytes, totals.wire_bytes, totals.frames)
 
     @property
     def progress(self) -> Progress:
@@ -325,8 +259,7 @@ class Shipper:
         if not self._legs:
             return False
         leg = self._legs.popleft()
-        reader = LogReader(self._storage, self._directories, leg.name)
-        self._at = _Stretch(leg.name, reader, leg.start_lsn, leg.chain)
+        self._at = Stretch(self._storage, self._directories, leg)
         self._ordinal = leg.name.ordinal
         out.append(Open(str(leg.name.stream), leg.name.ordinal, leg.start_lsn, leg.chain))
         return True
@@ -357,7 +290,7 @@ class Shipper:
             if name.ordinal < at.name.ordinal:
                 remove_stream(self._storage, self._directories, name)
 
-    def _is_dead(self, at: _Stretch) -> bool:
+    def _is_dead(self, at: Stretch) -> bool:
         live = self._live()
         return live is None or live.name != at.name
 
@@ -366,20 +299,20 @@ class Shipper:
         at = self._at
         if at is None or self._live() is None or not self._is_dead(at):
             return False  # without a splitter nobody begins a next one
-        if at.end_lsn is None or at.lsn < at.end_lsn:
+        if not at.is_over:
             return False
         self._end_stretch()
         return True
 
     def _end_stretch(self) -> None:
         if self._at is not None:
-            self._at.reader.close()
+            self._at.close()
             self._at = None
         self._syncs.resume((), 0)
 
     # -- frames
 
-    def _ship(self, at: _Stretch, out: list[Message], *, patient: bool) -> int:
+    def _ship(self, at: Stretch, out: list[Message], *, patient: bool) -> int:
         """Bytes of log that went out as frames."""
         self._waits_for = None
         chunk = self._read(at)
@@ -402,24 +335,16 @@ class Shipper:
         at.lsn, at.chain = end_lsn, chain
         return shipped
 
-    def _read(self, at: _Stretch) -> Chunk | None:
+    def _read(self, at: Stretch) -> Chunk | None:
         """The next chunk of the stream under way; None at its end, or where it cannot be read."""
         if not self._is_dead(at):
             assert self._status is not None
-            at.end_lsn = None
             try:
-                return at.reader.read(at.lsn, at.chain, self._status.end_lsn, self._frame_bytes)
+                return at.read_live(self._status.end_lsn, self._frame_bytes)
             except (DamageError, NotFoundError) as error:
                 self._renew(error.message)
                 return None
-        try:
-            return at.reader.read(at.lsn, at.chain, at.end_lsn or _UNBOUNDED, self._frame_bytes)
-        except (DamageError, NotFoundError):
-            if at.end_lsn is None:
-                at.end_lsn, _, _ = at.reader.verified_end(at.lsn, at.chain)
-                if at.end_lsn > at.lsn:
-                    return at.reader.read(at.lsn, at.chain, at.end_lsn, self._frame_bytes)
-            return None
+        return at.read_dead(self._frame_bytes)
 
     def _frame(self, draft: Draft) -> Frame:
         frame = self._builder.build(
@@ -432,11 +357,13 @@ class Shipper:
         )
         self._in_flight.append((draft.end_lsn, frame.size))
         self._in_flight_bytes += frame.size
-        totals = self._totals
-        totals.log_bytes += draft.end_lsn - draft.start_lsn
-        totals.raw_bytes += len(draft.raw)
-        totals.wire_bytes += frame.size
-        totals.frames += 1
+        before = self.counters
+        self.counters = Counters(
+            before.log_bytes + draft.end_lsn - draft.start_lsn,
+            before.raw_bytes + len(draft.raw),
+            before.wire_bytes + frame.size,
+            before.frames + 1,
+        )
         return frame
 
     def _say_hold(self, out: list[Message]) -> None:
@@ -477,7 +404,7 @@ class Shipper:
         sync = self._syncs.filters.get(message.disk)
         if sync is not None and sync.sync_lsn == message.sync_lsn and self._at is not None:
             sync.set_key(message.key)
-            self._at.keyed.add((message.disk, message.sync_lsn))
+            self._at.wanted.setdefault((message.disk, message.sync_lsn), 0)
 
     def _take_digests(self, message: Digests) -> None:
         sync = self._syncs.filters.get(message.disk)
@@ -495,7 +422,7 @@ class Shipper:
             return
         for disk, sync in self._syncs.filters.items():
             key = (disk, sync.sync_lsn)
-            if key in at.keyed and at.wanted.get(key, 0) < sync.wanted_end:
+            if key in at.wanted and at.wanted[key] < sync.wanted_end:
                 at.wanted[key] = sync.wanted_end
                 out.append(DigestsWanted(disk, sync.sync_lsn, sync.wanted_end))
 
