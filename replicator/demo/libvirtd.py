@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private libvirtd: a daemon of an unprivileged account, with all its files below one home.
+
+libvirt's session mode needs nothing but a user and four directories (HOME and the XDG ones), so the
+machine's own libvirt is neither asked nor touched, and several can run at once. The daemon is ours
+to end; QEMU processes outlive it by design, so they are ended by the pid files that it left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from replicator.base.errors import ReplicatorError
+from replicator.demo.account import Account, require_program
+
+START_SECONDS = 20.0
+END_SECONDS = 10.0
+# Guests log to plain files (no virtlogd beside us), and no security driver labels our files.
+_QEMU_CONF = 'stdio_handler = "file"\nsecurity_driver = "none"\n'
+
+
+class PrivateLibvirtd:
+    """A context manager: runs from entering to leaving. `home` is one of Account.make_home()."""
+
+    def __init__(self, home: Path, account: Account) -> None:
+        self._home = home
+        self._account = account
+        self._child: subprocess.Popen[bytes] | None = None
+        self.socket = home / "run" / "libvirt" / "libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        """For any process that may open the socket: the account's own, and root's."""
+        return f"qemu+unix:///session?socket={self.socket}"
+
+    def __enter__(self) -> PrivateLibvirtd:
+        folder = self._home / "config" / "libvirt"
+        self._account.make_directory(folder)
+        conf = folder / "qemu.conf"
+        conf.write_text(_QEMU_CONF)
+        self._account.own(conf)
+        daemon = require_program("libvirtd", package="libvirt-daemon")
+        with (self._home / "libvirtd.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                self._account.command(daemon),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._home,
+                env=self._account.environment(self._home),
+            )
+        try:
+            self._wait()
+        except ReplicatorError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.terminate()
+            try:
+                child.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for pid in self.guest_pids().values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def guest_pids(self) -> dict[str, int]:
+        """Pids of the QEMU processes that this daemon has started, by domain name."""
+        found = {}
+        for path in (self._home / "run" / "libvirt" / "qemu" / "run").glob("*.pid"):
+            with suppress(ValueError, FileNotFoundError):
+                found[path.stem] = int(path.read_text())
+        return found
+
+    def _wait(self) -> None:
+        """Until it accepts; a socket has no event for that, so it is tried until it does."""
+        deadline = time.monotonic() + START_SECONDS
+        assert self._child is not None
+        while time.monotonic() < deadline and self._child.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+                probe.connect(str(self.socket))
+                return
+            time.sleep(0.02)
+        text = (self._home / "libvirtd.log").read_text(errors="replace")
+        raise ReplicatorError(
+            f"the private libvirtd does not answer on {self.socket}",
+            hint=text.strip().splitlines()[-1] if text.strip() else "its log is empty",
+        )
