@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The splitter: takes every write of a guest over NBD, appends it to the group's log, answers.
+"""The splitter: an NBD server that numbers, stamps and logs each write before it answers.
 
-No I/O, the decisions:
-    continuity   what FLUSH, DISC, EOF and an error mean for a group: nothing, pause, loss
-    sync_end     when a disk's sync has ended
-    latency      what the splitter adds to a guest's writes
-With storage, without sockets:
-    numbering    ordinals and LSNs that are never given twice
-    tiers        tmpfs first, then disk, then full
-    group_log    a group's log: streams, writes, cuts, members
-The process:
-    append_lane  runs appends in line on tmpfs, in a thread with a deadline on disk
-    export       an NBD export on top of a group's log
-    control      the agent's requests, and the status that is pushed to it
-    service      sockets, timers, the life of the process
+In the direction of the data; left of the bar nothing opens a socket or starts a thread:
 
-A write goes export → group_log → append_lane → journal.appender, and its answer back. The process
-imports as little as it can: its memory is paid on every KVM host.
+    continuity   what an event does to a group: a table     |
+    sync_end     when a block copy has made a disk whole    |
+    latency      request to reply, counted                  |  lane      appends that may stick
+    reservation  ordinals and LSNs, durable ahead of use    |  exports   NBD requests, replies
+    tiers        tmpfs first, then disk, then full          |  control   the agent's orders, status
+    stream       one stream's log: encode, append, queue    |  events    log lines that cannot block
+    roster       disks and members                          |
+    cutter       cuts and holds                             |
+    group        all of it together: keeps, or loses        |  service   the life of the process
+    status       what is published                          |  __main__
+
+A write: exports.Client.submit → group.GroupLog.take → stream.StreamLog.append → one `pwritev` →
+the replies, in one step of the event loop. Only an append to the disk tier leaves the loop.
 """

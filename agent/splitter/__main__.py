@@ -1,29 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`replicator-splitter --config agent.toml`: runs in the foreground, SIGTERM ends it."""
+"""`replicator-splitter --config agent.toml`: runs in the foreground, SIGTERM ends it in order."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 
+from agent.splitter.events import log_events
 from agent.splitter.service import life
+from replicator.base.clock import SystemClock
 from replicator.base.daemon import config_path, run_daemon
+from replicator.base.storage import SystemStorage
 from replicator.config.agent import load_agent
+from replicator.config.environment import is_on_memory
 
 DEFAULT_CONFIG = "/etc/replicator/agent.toml"
 
 
 def main() -> int:
-    path = config_path("replicator-splitter", "Takes the writes of the guests.", DEFAULT_CONFIG)
-    logging.basicConfig(
-        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    path = config_path(
+        "replicator-splitter",
+        "Takes every guest write over NBD, appends it to the log, answers.",
+        DEFAULT_CONFIG,
     )
+    events = log_events()
 
     async def run(stop: asyncio.Event) -> None:
-        await life(load_agent(path), path, stop)
+        config = load_agent(path)
+        # Appends to tmpfs are made in line; to anything else, or where we cannot tell, aside.
+        sticky = not is_on_memory(config.splitter.spool_memory_dir)
+        await life(config, SystemStorage(), SystemClock(), stop, memory_is_sticky=sticky)
 
-    return run_daemon(run)
+    try:
+        return run_daemon(run)
+    finally:
+        events.close()
 
 
 if __name__ == "__main__":

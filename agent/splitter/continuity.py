@@ -1,79 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an event on a disk's connection means for the whole group. No I/O.
+"""What an event on a disk's connection does to its group: one table. No I/O.
 
-The log of a group is worth something only as long as it holds every write of every member. These
-are the facts behind the table:
+Continuity means that the log holds every write of every member disk, in order. It is not enough
+that our sockets are open: a mirror job can end while its socket stays open and silent, and guest
+writes then complete unseen. So in a group whose disks are complete, each sign that a mirror may
+have ended takes effect on the *whole* group, in the step in which it is seen and before any reply
+of that step leaves; a cut after it could hold B's write without A's earlier one.
 
-libvirt. QEMU's mirror can end while its socket stays open and silent, and guest writes go on
-    unmirrored. After READY it sends FLUSH or DISC only when its job ends (cancelled, or the domain
-    shuts down), so either of them *suspends* the group: no cut and no "holds until now" from that
-    step on, before any reply leaves, while what other members still send is appended. The agent
-    then finds out whether the domain is down: only then is the end of the log the end of the
-    source. A bare EOF, or an error reply of ours, leaves guest writes behind that we never see:
-    the group's continuity is *lost*.
-    While a disk is still in its sync none of this costs anything but that sync: it starts over.
+libvirt, disk complete
+    an error reply of ours    QEMU ends the job on it, and writes on unmirrored: LOSE.
+    EOF without DISC          QEMU died or was killed; its source may be ahead of us: LOSE.
+    FLUSH                     QEMU sends it after READY only when the job ends.  } SUSPEND: no cuts
+    DISC                      a node or a whole VM was closed in good order.     } until the agent,
+                              which can ask libvirt, says what it was.
+libvirt, disk in a sync
+    The first FLUSH is QEMU's "consistent now" (see sync_end for what else is needed). Anything
+    else ends the job, so the sync is void, and nothing but this disk is concerned: it is not
+    complete, so no point rests on it. A second FLUSH is the job's end, however soon it comes.
+external
+    Every write counts as the guest's and clients come and go: DISC, EOF, FLUSH and refused
+    requests mean nothing, but that FLUSH ends a sync. A connection that ends with a request half
+    read or unanswered leaves open what the client believes: LOSE.
 
-external. Whoever connects is the source, and each write that was answered is in the log. Clients
-    come and go; FLUSH means nothing but the end of a sync that `resync` has begun. Only an EOF
-    with a request half read or a reply unsent is a loss: then nobody can say what the client
-    believes.
-    A refused request (beyond the end, a READ) is the client's own mistake and has changed nothing.
+A *visitor*, a connection that never wrote nor flushed (nbdinfo, say), is no mirror. What it does
+has no effect, unless it ends in the middle of what may be its first write.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Literal
+from enum import Enum, auto
+from typing import Final, Literal
+
+from replicator.nbd.exports import ConnectionEnd, EndKind
 
 Driver = Literal["libvirt", "external"]
 
 
-class Event(Enum):
-    """What happened on a connection of a disk."""
+class DiskState(Enum):
+    """Where a disk stands in its stream. The values are the control protocol's words."""
 
-    FLUSH = "FLUSH"
-    DISC = "DISC"
-    EOF_CLEAN = "EOF"
-    EOF_DIRTY = "EOF in the middle of a request"
-    ERROR_REPLY = "an error reply"
+    IDLE = "idle"  # no sync has begun; nothing of it is recorded
+    SYNCING = "syncing"  # between sync-begin and FLUSH
+    FLUSHED = "flushed"  # FLUSH seen; READY and continuations are awaited
+    COMPLETE = "complete"  # its sync-end is in the log
+
+
+class Signal(Enum):
+    """What can be seen of a connection besides its writes."""
+
+    ERROR_REPLY = auto()
+    FLUSH = auto()
+    DISC = auto()
+    EOF = auto()  # ended without goodbye, by either side, with nothing under way
+    BROKEN = auto()  # ended with something under way, or against the protocol
+
+
+MEANINGS: Final = {
+    Signal.ERROR_REPLY: "a request had to be refused",
+    Signal.FLUSH: "its mirror has flushed, so the job is ending",
+    Signal.DISC: "its mirror has disconnected",
+    Signal.EOF: "its connection ended without a goodbye",
+    Signal.BROKEN: "its connection broke with a request under way",
+}
 
 
 class Effect(Enum):
-    """What it means for the group."""
-
-    NONE = "none"
-    SYNC_FLUSHED = "this connection has flushed: one part of the rule for the end of a sync"
-    SYNC_ENDS = "the disk's sync has ended"
-    SYNC_RESTARTS = "the disk's sync starts over"
-    SUSPEND = "no cuts until the agent has looked"
-    LOSE = "continuity is lost"
+    NOTHING = auto()
+    FLUSHED = auto()  # the disk's sync may end, once READY is confirmed
+    SYNCED = auto()  # the disk's sync ends here
+    VOID = auto()  # the disk's sync has failed; the disk is idle again
+    SUSPEND = auto()  # the group makes no cut until the agent says what happened
+    LOSE = auto()  # the group's continuity is lost
 
 
-# (driver, event, the disk is complete) → effect
-EFFECTS: dict[tuple[Driver, Event, bool], Effect] = {
-    ("libvirt", Event.FLUSH, False): Effect.SYNC_FLUSHED,
-    ("libvirt", Event.DISC, False): Effect.SYNC_RESTARTS,
-    ("libvirt", Event.EOF_CLEAN, False): Effect.SYNC_RESTARTS,
-    ("libvirt", Event.EOF_DIRTY, False): Effect.SYNC_RESTARTS,
-    ("libvirt", Event.ERROR_REPLY, False): Effect.SYNC_RESTARTS,
-    ("libvirt", Event.FLUSH, True): Effect.SUSPEND,
-    ("libvirt", Event.DISC, True): Effect.SUSPEND,
-    ("libvirt", Event.EOF_CLEAN, True): Effect.LOSE,
-    ("libvirt", Event.EOF_DIRTY, True): Effect.LOSE,
-    ("libvirt", Event.ERROR_REPLY, True): Effect.LOSE,
-    ("external", Event.FLUSH, False): Effect.SYNC_ENDS,
-    ("external", Event.DISC, False): Effect.NONE,
-    ("external", Event.EOF_CLEAN, False): Effect.NONE,
-    ("external", Event.EOF_DIRTY, False): Effect.LOSE,
-    ("external", Event.ERROR_REPLY, False): Effect.NONE,
-    ("external", Event.FLUSH, True): Effect.NONE,
-    ("external", Event.DISC, True): Effect.NONE,
-    ("external", Event.EOF_CLEAN, True): Effect.NONE,
-    ("external", Event.EOF_DIRTY, True): Effect.LOSE,
-    ("external", Event.ERROR_REPLY, True): Effect.NONE,
+_EVERY = tuple(Signal)
+
+TABLE: Final[dict[tuple[Driver, DiskState, Signal], Effect]] = {
+    **{("libvirt", DiskState.IDLE, signal): Effect.NOTHING for signal in _EVERY},
+    **{("libvirt", DiskState.SYNCING, signal): Effect.VOID for signal in _EVERY},
+    ("libvirt", DiskState.SYNCING, Signal.FLUSH): Effect.FLUSHED,
+    **{("libvirt", DiskState.FLUSHED, signal): Effect.VOID for signal in _EVERY},
+    ("libvirt", DiskState.COMPLETE, Signal.ERROR_REPLY): Effect.LOSE,
+    ("libvirt", DiskState.COMPLETE, Signal.FLUSH): Effect.SUSPEND,
+    ("libvirt", DiskState.COMPLETE, Signal.DISC): Effect.SUSPEND,
+    ("libvirt", DiskState.COMPLETE, Signal.EOF): Effect.LOSE,
+    ("libvirt", DiskState.COMPLETE, Signal.BROKEN): Effect.LOSE,
+    **{("external", state, signal): Effect.NOTHING for state in DiskState for signal in _EVERY},
+    ("external", DiskState.SYNCING, Signal.FLUSH): Effect.SYNCED,
+    ("external", DiskState.SYNCING, Signal.BROKEN): Effect.LOSE,
+    ("external", DiskState.COMPLETE, Signal.BROKEN): Effect.LOSE,
 }
-assert len(EFFECTS) == 2 * len(Event) * 2, "a case is missing"
 
 
-def effect_of(driver: Driver, event: Event, *, complete: bool) -> Effect:
-    return EFFECTS[driver, event, complete]
+def effect_of(driver: Driver, state: DiskState, signal: Signal) -> Effect:
+    return TABLE[driver, state, signal]
+
+
+def signal_of_end(end: ConnectionEnd, *, wrote: bool) -> Signal | None:
+    """What the end of a connection says; None if it was a visitor's and says nothing."""
+    under_way = end.mid_request or end.unanswered > 0
+    if not wrote and (not under_way or end.kind is EndKind.ERROR):
+        return None
+    if under_way or end.unsent_bytes or end.kind is EndKind.ERROR:
+        return Signal.BROKEN
+    return Signal.DISC if end.kind is EndKind.DISC else Signal.EOF
+
+
+# A VM that goes down ends all its mirrors in one go. Mirrors that end further apart than this were
+# ended one by one, on a VM that may have written in between.
+FINAL_SPREAD_NS: Final = 5_000_000_000
+
+
+def final_cut_refusal(*, ended_by_disc: bool, first_sign_ns: int, last_end_ns: int) -> str:
+    """Why the end of a suspended group may not be taken for "replica = source"; empty if it may.
+
+    `ended_by_disc`: every member's mirror has said DISC. That the VM is down is the caller's word;
+    that nothing was written after the first sign is the group's, which loses continuity otherwise.
+    """
+    if not ended_by_disc:
+        return "a member's mirror has not said goodbye"
+    if last_end_ns - first_sign_ns > FINAL_SPREAD_NS:
+        return "the mirrors ended one by one, so the guest may have written in between"
+    return ""

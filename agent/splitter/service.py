@@ -1,214 +1,270 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of the splitter process: start up, run, shut down.
 
-It serves its exports from its own start, with or without an agent. A checkpoint timer per group
-cuts all disks of the group in one step; a finer timer looks at syncs whose end only time can tell.
+It serves its exports from its own start, with or without an agent. The lock comes before any
+socket, so a second splitter on the same state directory is refused while it has touched nothing.
 
-Shutdown: connections are closed after their replies are sent; the streams are not ended in order,
-because guests go on without us. The next start opens new ones, and a sync closes the gap.
+Shutdown: appends that are queued may finish (max_stall at most), each group gets a last cut if one
+may be made, its stream is closed, and in the same step the connections: nothing is answered behind
+the end of a stream. Guests go on without us; the next start opens new streams, and a sync closes
+the gap.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
+from itertools import count
+from typing import Final
 from uuid import UUID, uuid4, uuid5
 
-from agent.splitter import external
-from agent.splitter.append_lane import ThreadLane
-from agent.splitter.control import ControlConnection, Orders, Publisher
-from agent.splitter.export import DiskExport
-from agent.splitter.group_log import GroupLog
-from agent.splitter.numbering import HostSequence
-from agent.splitter.tiers import Tier, Tiers
-from replicator.base.clock import Clock, SystemClock
+from agent.splitter.control import ControlServer, Publisher
+from agent.splitter.exports import SplitterExports
+from agent.splitter.group import GroupLog, GroupSettings
+from agent.splitter.lane import ThreadLane
+from agent.splitter.orders import Orders
+from agent.splitter.reservation import Reservation, first_sequence
+from agent.splitter.status import splitter_status
+from agent.splitter.tiers import SpoolTiers, Tier
+from agent.splitter.writer import Surroundings
+from replicator.base.clock import Clock
 from replicator.base.daemon import hold_lock
 from replicator.base.notify import Notifier
-from replicator.base.storage import Storage, SystemStorage
+from replicator.base.storage import Storage
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
-from replicator.config.agent import AgentConfig, GroupConfig
+from replicator.config.agent import AgentConfig, GroupConfig, SplitterSection
 from replicator.config.environment import spool_warnings
 from replicator.control.splitter import SplitterStatus
-from replicator.nbd.exports import Export
-from replicator.nbd.server import serve_unix
+from replicator.nbd.server import NbdServer, serve_unix
 
-log = logging.getLogger("replicator.splitter")
+_log = logging.getLogger(__name__)
 
-# How often a sync that has flushed is looked at: its last condition may be time alone.
-SYNC_LOOK_SECONDS = 0.05
-SPOOL_LOOK_SECONDS = 1.0
-CONTROL_MODE = 0o600
-# Identity of external disks: the config is all that names them.
-_EXTERNAL_DISKS = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
+CONTROL_MODE: Final = 0o600
+COUNT_SECONDS: Final = 1.0
+"""How often it is looked up what the spool's files take, for the status."""
+
+EXTERNAL_DISKS: Final = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
+"""Namespace of the identities of external disks, which have but their names. The agent's driver
+uses the same."""
+
+
+class GroupTimer:
+    """Calls a group's `tick` when it is due."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._handle: asyncio.TimerHandle | None = None
+        self._due_ns = 0
+        self.group: GroupLog | None = None
+
+    def wake(self, due_ns: int) -> None:
+        """No later than this."""
+        if self._handle is not None:
+            if self._due_ns <= due_ns:
+                return
+            self._handle.cancel()
+        self._due_ns = due_ns
+        delay_ns = max(0, due_ns - self._clock.monotonic_ns())
+        self._handle = self._loop.call_later(delay_ns / 1e9, self._tick)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _tick(self) -> None:
+        self._handle = None
+        assert self.group is not None
+        self.wake(self.group.tick())
 
 
 class Splitter:
-    """All groups of the host and their exports; implements `replicator.nbd.exports.Exports`."""
+    """All groups of the host, with their timers."""
 
     def __init__(
-        self, config: AgentConfig, storage: Storage, clock: Clock, loop: asyncio.AbstractEventLoop
+        self, config: AgentConfig, storage: Storage, clock: Clock, *, memory_is_sticky: bool
     ) -> None:
         self._config = config
-        self._storage = storage
-        self._clock = clock
-        self._loop = loop
-        self._exports: dict[tuple[str, str], DiskExport] = {}
-        self.publisher = Publisher(loop, self._status)
-        spool = config.splitter
-        tiers = Tiers(
-            storage,
-            Tier(spool.spool_memory_dir, int(spool.spool_memory_bytes), may_stick=False),
-            Tier(spool.spool_disk_dir, int(spool.spool_disk_bytes), may_stick=True),
-            [group.name for group in config.groups],
+        self._loop = asyncio.get_running_loop()
+        self.instance = str(uuid4())
+        self.tiers = _tiers(config.splitter, storage, memory_is_sticky=memory_is_sticky)
+        self.groups: dict[str, GroupLog] = {}
+        self.publisher = Publisher(self._loop, self.status)
+        self.moved = asyncio.Event()  # something has changed: see `drained`
+        self._timers: list[GroupTimer] = []
+        self._counting = False
+        self._counter: asyncio.TimerHandle | None = None
+        self._count_lane = ThreadLane(self._loop, "spool-count")
+        sequence = count(first_sequence(storage, config.agent.state_dir))
+        for group in config.groups:
+            self.groups[group.name] = self._make_group(group, storage, clock, sequence)
+
+    def _make_group(
+        self, config: GroupConfig, storage: Storage, clock: Clock, sequence: Iterator[int]
+    ) -> GroupLog:
+        timer = GroupTimer(self._loop, clock)
+        around = Surroundings(
+            storage=storage,
+            clock=clock,
+            tiers=self.tiers,
+            sequence=sequence,
+            make_lane=partial(ThreadLane, self._loop, f"spool-{config.name}"),
+            make_uuid=uuid4,
+            wake=timer.wake,
+            changed=self._changed,
         )
-        sequence = HostSequence()
-        self.groups = {
-            group.name: GroupLog(
-                group.name,
-                group.driver,
-                storage=storage,
-                clock=clock,
-                state_dir=config.agent.state_dir,
-                tiers=tiers,
-                sequence=sequence,
-                lane=lambda: ThreadLane(loop, spool.max_stall_ns),
-                changed=self.publisher.changed,
-            )
-            for group in config.groups
-        }
-        self.orders = Orders(
-            self.groups, self._exports, self._serve, instance=str(uuid4()), pid=os.getpid()
+        settings = GroupSettings(
+            name=config.name,
+            driver=config.driver,
+            checkpoint_interval_ns=config.checkpoint_interval_ns,
+            max_stall_ns=self._config.splitter.max_stall_ns,
         )
+        reservation = Reservation(
+            storage, self._config.agent.state_dir, config.name, self.tiers.directories(config.name)
+        )
+        group = timer.group = GroupLog(settings, around, reservation)
+        self._timers.append(timer)
+        if config.driver == "external":
+            for disk in config.disks:
+                assert disk.size_bytes is not None, "the config was checked"
+                instance = uuid5(EXTERNAL_DISKS, f"{config.name}/{disk.disk_name}")
+                group.declare_disk(disk.disk_name, int(disk.size_bytes), str(instance))
+        return group
 
     def begin(self) -> None:
-        """Opens what can be opened without an agent: the external groups."""
-        for config in self._config.groups:
-            if config.driver == "external":
-                self._begin_external(config)
-
-    def names(self) -> Sequence[str]:
-        return [f"{group}/{disk}" for group, disk in self._exports]
-
-    def find(self, name: str) -> Export | None:
-        group, _, disk = name.partition("/")
-        return self._exports.get((group, disk))
-
-    def cut(self, group: GroupLog) -> None:
-        """One tick of a group's checkpoint timer."""
-        hung_up = any(
-            export.hung_up() for (owner, _), export in self._exports.items() if owner == group.name
-        )
-        group.tick(may_cut=not hung_up)
-
-    def look_at_syncs(self) -> None:
-        for export in self._exports.values():
-            export.check_sync_end()
-
-    def measure_spool(self) -> None:
+        """Before anybody can connect."""
         for group in self.groups.values():
-            group.measure_spool()
+            group.begin()
+        for timer in self._timers:
+            timer.wake(0)
+        self._count()
 
-    def _begin_external(self, config: GroupConfig) -> None:
-        group = self.groups[config.name]
-        for disk in config.disks:
-            assert disk.size_bytes is not None, "the config was checked"
-            instance = uuid5(_EXTERNAL_DISKS, f"{config.name}/{disk.disk_name}")
-            group.declare(disk.disk_name, int(disk.size_bytes), instance)
-            self._serve(group, disk.disk_name)
-        external.begin(group)
+    def status(self) -> SplitterStatus:
+        return splitter_status(self.instance, self.groups.values(), self.tiers)
 
-    def _serve(self, group: GroupLog, disk: str) -> None:
-        if (group.name, disk) not in self._exports:
-            export = DiskExport(group, group.disk(disk), self._clock)
-            self._exports[group.name, disk] = export
+    async def drained(self) -> None:
+        """Returns in a step in which no append is queued, or after max_stall."""
+        try:
+            async with asyncio.timeout(self._config.splitter.max_stall_ns / 1e9):
+                while any(group.draining for group in self.groups.values()):
+                    self.moved.clear()
+                    await self.moved.wait()
+        except TimeoutError:
+            _log.warning("appends are still queued at the end")
 
-    def _status(self) -> SplitterStatus:
-        return self.orders.status()
+    def shut_down(self) -> None:
+        for timer in self._timers:
+            timer.stop()
+        if self._counter is not None:
+            self._counter.cancel()
+        for group in self.groups.values():
+            group.shut_down()
+        self._count_lane.end()
+
+    def _changed(self) -> None:
+        self.moved.set()
+        self.publisher.changed()
+
+    def _count(self) -> None:
+        """What the files take, for the status. The disk tier is looked at in a thread."""
+        self._counter = self._loop.call_later(COUNT_SECONDS, self._count)
+        if not self._counting:
+            self._counting = True
+            self._count_lane.put(self._count_tiers, self._counted)
+
+    def _count_tiers(self) -> None:
+        self.tiers.memory.count()
+        self.tiers.disk.count()
+
+    def _counted(self, error: Exception | None) -> None:
+        self._counting = False
+        if error is not None:
+            _log.warning("spool cannot be counted", extra={"reason": str(error)})
 
 
-async def life(config: AgentConfig, config_file: Path, stop: asyncio.Event) -> None:
-    """Runs the splitter until `stop` is set. The lock comes before any socket."""
+def _tiers(spool: SplitterSection, storage: Storage, *, memory_is_sticky: bool) -> SpoolTiers:
+    return SpoolTiers(
+        Tier(
+            storage, spool.spool_memory_dir, int(spool.spool_memory_bytes), sticky=memory_is_sticky
+        ),
+        Tier(storage, spool.spool_disk_dir, int(spool.spool_disk_bytes), sticky=True),
+    )
+
+
+async def life(
+    config: AgentConfig,
+    storage: Storage,
+    clock: Clock,
+    stop: asyncio.Event,
+    *,
+    memory_is_sticky: bool,
+) -> None:
+    """Runs the splitter until `stop` is set."""
     notifier = Notifier()
     with hold_lock(config.agent.state_dir / "splitter.lock", f"splitter of {config.agent.name}"):
         for warning in spool_warnings(config.splitter):
-            log.warning("%s: %s", config_file, warning)
-        loop = asyncio.get_running_loop()
-        splitter = Splitter(config, SystemStorage(), SystemClock(), loop)
+            _log.warning("config", extra={"warning": warning})
+        splitter = Splitter(config, storage, clock, memory_is_sticky=memory_is_sticky)
         splitter.begin()
-        await _serve(config, splitter, notifier, stop)
+        async with _serving(config, splitter) as server:
+            notifier.ready(f"serving {config.splitter.socket}")
+            _log.info("serving", extra={"socket": config.splitter.socket})
+            with _watchdog(notifier):
+                await stop.wait()
+            notifier.stopping()
+            _log.info("stopping")
+            await splitter.drained()
+            splitter.shut_down()
+            await server.close()
+            splitter.publisher.push()
+            await asyncio.sleep(0)  # a step for the last status to leave
 
 
-async def _serve(
-    config: AgentConfig, splitter: Splitter, notifier: Notifier, stop: asyncio.Event
-) -> None:
-    loop = asyncio.get_running_loop()
-    control_path = config.splitter.control
-    control_socket = listen_unix(control_path, mode=CONTROL_MODE)
-    control_inode = inode_of(control_path)
-    control = await loop.create_unix_server(
-        lambda: ControlConnection(splitter.orders, splitter.publisher), sock=control_socket
-    )
+@asynccontextmanager
+async def _serving(config: AgentConfig, splitter: Splitter) -> AsyncIterator[NbdServer]:
+    section = config.splitter
+    control = ControlServer(Orders(splitter.groups, splitter.instance), splitter.publisher)
+    listener = listen_unix(section.control, mode=CONTROL_MODE)
+    inode = inode_of(section.control)
+    control_server = await asyncio.start_unix_server(control.serve, sock=listener)
     try:
         server = await serve_unix(
-            config.splitter.socket,
-            splitter,
-            mode=config.splitter.socket_mode,
-            group=config.splitter.socket_group or None,
+            section.socket,
+            SplitterExports(splitter.groups),
+            mode=section.socket_mode,
+            group=section.socket_group or None,
         )
-        timers = [
-            asyncio.create_task(_every(interval, tick))
-            for interval, tick in _timers(config, splitter, notifier)
-        ]
-        notifier.ready(f"serving {config.splitter.socket}")
-        log.info("serving %s", config.splitter.socket)
-        await _until(stop, timers)
-        notifier.stopping()
-        log.info("stopping")
-        for timer in timers:
-            timer.cancel()
-        await asyncio.gather(*timers, return_exceptions=True)
-        await server.close()
+        try:
+            yield server
+        finally:
+            await server.close()
     finally:
+        control_server.close()
+        await control.close()
         splitter.publisher.close()
-        control.close()
-        remove_unix(control_path, control_inode)
+        remove_unix(section.control, inode)
 
 
-def _timers(
-    config: AgentConfig, splitter: Splitter, notifier: Notifier
-) -> list[tuple[float, Callable[[], None]]]:
-    """(interval in seconds, what to do then)."""
-    timers: list[tuple[float, Callable[[], None]]] = [
-        (SYNC_LOOK_SECONDS, splitter.look_at_syncs),
-        (SPOOL_LOOK_SECONDS, splitter.measure_spool),
-    ]
-    for group in config.groups:
-        cut = partial(splitter.cut, splitter.groups[group.name])
-        timers.append((group.checkpoint_interval_ns / 1e9, cut))
-    if notifier.watchdog_interval_seconds:
-        timers.append((notifier.watchdog_interval_seconds, notifier.alive))
-    return timers
-
-
-async def _every(interval_seconds: float, tick: Callable[[], None]) -> None:
-    """Calls `tick` on a fixed grid of the loop's clock, so that lateness does not add up."""
+@contextmanager
+def _watchdog(notifier: Notifier) -> Iterator[None]:
+    """Tells systemd, while the block runs, that the event loop turns."""
+    interval = notifier.watchdog_interval_seconds
+    if interval is None:
+        yield
+        return
     loop = asyncio.get_running_loop()
-    due = loop.time() + interval_seconds
-    while True:
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        tick()
-        due = max(due + interval_seconds, loop.time())
+    handle: asyncio.Handle
 
+    def feed() -> None:
+        nonlocal handle
+        notifier.alive()
+        handle = loop.call_later(interval, feed)
 
-async def _until(stop: asyncio.Event, timers: list[asyncio.Task[None]]) -> None:
-    """Waits for `stop`; a timer that ends before has failed, and its error ends the process."""
-    stopped = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([stopped, *timers], return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    for task in done:
-        if task is not stopped:
-            task.result()
+    handle = loop.call_soon(feed)
+    try:
+        yield
+    finally:
+        handle.cancel()

@@ -1,56 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a libvirt disk's sync has ended. No I/O.
 
-FLUSH and READY alone are not "consistent now". QEMU splits a guest write above our maximum request
-into pieces, sends them one after another, and takes the whole range for clean from the start: it
-was seen to flush and to announce READY with 40 % of a guest write still to come. So a sync has
-ended when all of these hold, on one and the same connection:
+QEMU flushes and reports READY when no block is dirty and no copy is in flight. That is not yet
+"the target equals the source": a guest write larger than the export's maximum goes out in pieces,
+one after the other's reply, but its whole range counts as clean from the start. FLUSH and READY
+were seen with 40 % of such a write still to come, and the range held the replica's old content.
 
-1. FLUSH has come;
-2. READY was read back after it (events of earlier jobs arrive late, so the agent reads it from the
-   domain's live XML);
-3. every request of exactly the maximum length seen before the FLUSH has had its continuation (the
-   request of the same kind that starts where it ends; if that has maximum length too, its own), or
-   CONTINUATION_LIMIT_NS have passed without one. A request that ends at the end of the disk has
-   none. The maximum is 32 MiB to make this rare.
+So a sync has ended when all of these hold:
+* FLUSH was received on *this* connection (the one that carries the mirror now);
+* READY was read back after that (events of earlier jobs arrive late);
+* every request of exactly the maximum length seen before the FLUSH has had its continuation (a
+  request of the same kind that begins where it ends), or CONTINUATION_NS have passed without one.
+  A continuation of the maximum length awaits one in turn. A request that ends with the disk does
+  not.
+
+The time counts from our last reply, since QEMU sends a piece only after the reply to the one
+before. Requests are noted in the order of receipt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Final
 
-CONTINUATION_LIMIT_NS = 1_000_000_000
+CONTINUATION_NS: Final = 1_000_000_000
 
 
-@dataclass(slots=True)
-class SyncEndRule:
-    """The rule for one connection of one disk. `max_bytes` is the advertised maximum request."""
+class SyncEnd:
+    """The rule for one sync on one connection. `longest` is the export's maximum request."""
 
-    disk_bytes: int
-    max_bytes: int
-    flushed: bool = False
-    ready: bool = False
-    _expected: set[tuple[int, int]] = field(default_factory=set)
-    _last_progress_ns: int = 0
+    __slots__ = ("_awaited", "_longest", "_size", "_touched_ns", "flushed", "ready")
 
-    def request(self, command: int, offset: int, length: int, now_ns: int) -> None:
-        """A request that modifies was received."""
-        continues = (command, offset) in self._expected
-        if continues:
-            self._expected.discard((command, offset))
-            self._last_progress_ns = now_ns
-        if length != self.max_bytes or offset + length >= self.disk_bytes:
+    def __init__(self, *, longest: int, size: int) -> None:
+        self._longest = longest
+        self._size = size
+        self._awaited: dict[tuple[int, int], int] = {}  # (kind, offset) → how many
+        self._touched_ns = 0
+        self.flushed = False
+        self.ready = False
+
+    def request(self, kind: int, offset: int, length: int, now_ns: int) -> None:
+        """A write or write-zeroes was received. `kind` tells the two apart."""
+        continues = self._take(kind, offset)
+        if length != self._longest or offset + length >= self._size:
             return
-        # After the FLUSH only the rest of what began before it is waited for: a guest write that
-        # begins later is a write under way like any other.
         if continues or not self.flushed:
-            self._expected.add((command, offset + length))
+            key = (kind, offset + length)
+            self._awaited[key] = self._awaited.get(key, 0) + 1
+            self._touched_ns = now_ns
 
-    def flush(self, now_ns: int) -> None:
-        self.flushed = True
-        self._last_progress_ns = now_ns
+    def answered(self, now_ns: int) -> None:
+        """Replies have left: QEMU can send the next pieces only from now on."""
+        if self._awaited:
+            self._touched_ns = now_ns
 
-    def ended(self, now_ns: int) -> bool:
+    def confirm_ready(self) -> None:
+        assert self.flushed, "READY counts only after the FLUSH"
+        self.ready = True
+
+    def due_ns(self) -> int | None:
+        """From when on the sync has ended, if nothing more is noted; None while that is open.
+        0 means at once."""
         if not (self.flushed and self.ready):
-            return False
-        return not self._expected or now_ns - self._last_progress_ns >= CONTINUATION_LIMIT_NS
+            return None
+        return self._touched_ns + CONTINUATION_NS if self._awaited else 0
+
+    def _take(self, kind: int, offset: int) -> bool:
+        count = self._awaited.get((kind, offset), 0)
+        if count > 1:
+            self._awaited[kind, offset] = count - 1
+        elif count:
+            del self._awaited[kind, offset]
+        return count > 0

@@ -79,7 +79,7 @@ def _nearest_existing(path: Path) -> Path:
     return path
 
 
-def _is_on_memory(path: Path) -> bool | None:
+def is_on_memory(path: Path) -> bool | None:
     """None where this machine does not let us look."""
     try:
         table = MOUNT_TABLE.read_text(errors="surrogateescape")
@@ -90,10 +90,10 @@ def _is_on_memory(path: Path) -> bool | None:
 
 def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:
     place, folder = "splitter.spool_memory_dir", splitter.spool_memory_dir
-    is_on_memory = _is_on_memory(folder)
-    if is_on_memory is False:
+    on_memory = is_on_memory(folder)
+    if on_memory is False:
         yield f"{place}: {folder} is not on tmpfs, so guest writes will wait for a disk"
-    elif is_on_memory:
+    elif on_memory:
         room = os.statvfs(_nearest_existing(folder))
         total = room.f_blocks * room.f_frsize
         if 0 < total < splitter.spool_memory_bytes:
@@ -111,7 +111,7 @@ def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:
 
 
 def _memory_warnings(place: str, folder: Path) -> Iterator[str]:
-    if _is_on_memory(folder):
+    if is_on_memory(folder):
         yield f"{place}: {folder} is on tmpfs, so a power cut empties it"
 
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The group's disks as NBD exports: requests into the group, replies back.
+
+What is offered is what QEMU needs, and nothing that would make it skip a write: FLUSH (the mark of
+a sync's end), FUA, WRITE_ZEROES, TRIM; no block status, no fast zeroes, no multi-conn. The smallest
+block is a sector, so a mirror never has to read what it does not write; READ is refused (EPERM).
+
+FLUSH and FUA are answered like all else, when everything before is in the log: they do not make the
+spool survive a power cut of this host (docs/guarantees.md).
+
+While a batch is queued its connection is held: nothing more is read from it, and the payloads stay
+where the kernel put them, without a copy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from agent.splitter.disk import Disk
+from agent.splitter.group import GroupLog
+from replicator.nbd.connection import Connection
+from replicator.nbd.constants import Command, WireError
+from replicator.nbd.exports import ConnectionEnd, ExportInfo
+from replicator.nbd.transmission import Request
+
+_READ = int(Command.READ)
+
+
+class Client:
+    """One connection to a disk. Implements agent.splitter.disk.Link."""
+
+    __slots__ = ("_batch", "_connection", "_disk", "_group", "_held", "_started_ns")
+
+    def __init__(self, group: GroupLog, disk: Disk, connection: Connection) -> None:
+        self._group = group
+        self._disk = disk
+        self._connection = connection
+        self._batch: Sequence[Request] | None = None  # taken and not settled
+        self._started_ns = 0
+        self._held = False
+
+    def submit(self, batch: Sequence[Request]) -> None:
+        assert self._batch is None, "a held connection brought another batch"
+        self._batch = batch
+        self._started_ns = time.monotonic_ns()
+        self._group.take(self._disk, self, batch)
+        if self._batch is not None:
+            self._held = True
+            self._connection.hold()
+
+    def settled(self, kept: bool) -> None:
+        batch, self._batch = self._batch, None
+        assert batch is not None, "a batch is settled once"
+        for request in batch:
+            if request.command == _READ and not request.error:
+                self._connection.reply(request, WireError.EPERM)
+        self._connection.reply_all(batch)
+        self._disk.latency.add(time.monotonic_ns() - self._started_ns, len(batch))
+        if self._held:
+            self._held = False
+            self._connection.release()
+
+    def hung_up(self) -> bool:
+        return self._connection.hung_up()
+
+    def drop(self) -> None:
+        self._connection.close("dropped by order")
+
+
+class DiskExport:
+    """A disk as one client negotiated it. Implements replicator.nbd.exports.Export."""
+
+    def __init__(self, group: GroupLog, disk: Disk) -> None:
+        self._group = group
+        self._disk = disk
+        self._clients: dict[Connection, Client] = {}
+
+    @property
+    def info(self) -> ExportInfo:
+        return ExportInfo(
+            size_bytes=self._disk.size,
+            can_flush=True,
+            can_fua=True,
+            can_trim=True,
+            can_write_zeroes=True,
+            description=f"disk {self._disk.name} of group {self._group.settings.name}",
+        )
+
+    def opened(self, connection: Connection) -> None:
+        if self._group.roster.disks.get(self._disk.name) is not self._disk:
+            connection.close("the disk became another one meanwhile")
+            return
+        client = self._clients[connection] = Client(self._group, self._disk, connection)
+        self._group.opened(self._disk, client)
+
+    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+        self._clients[connection].submit(batch)
+
+    def closed(self, connection: Connection, end: ConnectionEnd) -> None:
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            self._group.ended(self._disk, client, end)
+
+
+class SplitterExports:
+    """Every declared disk, as `GROUP/DISK`. Implements replicator.nbd.exports.Exports."""
+
+    def __init__(self, groups: Mapping[str, GroupLog]) -> None:
+        self._groups = groups
+
+    def names(self) -> Sequence[str]:
+        return [
+            f"{name}/{disk}" for name, group in self._groups.items() for disk in group.roster.disks
+        ]
+
+    def find(self, name: str) -> DiskExport | None:
+        group_name, _, disk_name = name.partition("/")
+        group = self._groups.get(group_name)
+        disk = group.roster.disks.get(disk_name) if group is not None else None
+        return DiskExport(group, disk) if group is not None and disk is not None else None

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's orders, carried out on the groups: one function per request.
+
+An order that needs a new stream reserves it in a thread, since that syncs a file; meanwhile guests
+are served and other orders wait. Everything else is done within the step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import assert_never
+
+from agent.splitter.group import GroupLog
+from agent.splitter.lane import aside
+from agent.splitter.writer import MadeCut
+from replicator import __version__
+from replicator.base.errors import NoPointError, NotFoundError, UsageError
+from replicator.control.splitter import (
+    Answer,
+    AnyRequest,
+    AppendDomainXml,
+    CloseStream,
+    DeclareDisk,
+    DiskDeclared,
+    Done,
+    DropConnections,
+    Hello,
+    HelloAnswer,
+    Mark,
+    Marked,
+    OpenStream,
+    Ready,
+    Resync,
+    StreamOpened,
+    Subscribe,
+    SyncBegin,
+)
+
+
+class Orders:
+    """`instance` names this process."""
+
+    def __init__(self, groups: Mapping[str, GroupLog], instance: str) -> None:
+        self._groups = groups
+        self._instance = instance
+        self._one_reservation = asyncio.Lock()
+
+    async def carry_out(self, request: AnyRequest) -> Answer:
+        """Returns when it is done. Raises ReplicatorError, and OSError from a state directory
+        that cannot be written."""
+        match request:
+            case Hello():
+                return HelloAnswer(pid=os.getpid(), instance=self._instance, version=__version__)
+            case Subscribe():
+                return Done()  # the connection takes note of it
+            case OpenStream():
+                return await self._open_stream(request)
+            case Resync():
+                return await self._resync(request)
+            case Mark():
+                return await self._mark(request)
+            case DeclareDisk():
+                return self._declare_disk(request)
+            case _:
+                self._change(request)
+                return Done()
+
+    def _change(
+        self, request: SyncBegin | Ready | AppendDomainXml | CloseStream | DropConnections
+    ) -> None:
+        group = self._group(request.group)
+        match request:
+            case SyncBegin():
+                group.sync_begin(request.disk, request.reason)
+            case Ready():
+                group.ready(request.disk)
+            case AppendDomainXml():
+                group.append_domain_xml(request.domain, request.xml)
+            case CloseStream():
+                group.close_stream(request.reason, final_cut=request.final_cut)
+            case DropConnections():
+                group.drop_connections()
+            case _:
+                assert_never(request)
+
+    def _declare_disk(self, request: DeclareDisk) -> DiskDeclared:
+        group = self._group(request.group)
+        if group.settings.driver == "external":
+            raise UsageError(f"the disks of group {request.group!r} are those of the config file")
+        disk = group.declare_disk(request.disk, request.size, request.instance)
+        return DiskDeclared(index=disk.index)
+
+    async def _open_stream(self, request: OpenStream) -> StreamOpened:
+        group = self._group(request.group)
+        async with self._one_reservation:
+            reserved = await aside(
+                asyncio.get_running_loop(),
+                partial(group.reservation.new_stream, request.above_ordinal),
+            )
+            group.start_stream(reserved, request.reason)
+        stream = group.writer.stream
+        assert stream is not None
+        return StreamOpened(
+            stream=str(stream.name.stream),
+            ordinal=stream.name.ordinal,
+            first_lsn=stream.first_lsn,
+        )
+
+    async def _resync(self, request: Resync) -> Done:
+        group = self._group(request.group)
+        async with self._one_reservation:
+            reserved = None
+            if group.settings.driver == "external" and group.resync_needs_stream(
+                request.above_ordinal
+            ):
+                reserved = await aside(
+                    asyncio.get_running_loop(),
+                    partial(group.reservation.new_stream, request.above_ordinal),
+                )
+            group.resync(request.above_ordinal, reserved)
+        return Done()
+
+    async def _mark(self, request: Mark) -> Marked:
+        group = self._group(request.group)
+        made: asyncio.Future[MadeCut | None] = asyncio.get_running_loop().create_future()
+        group.mark(request.label, request.kind, partial(_resolve, made))
+        cut = await made
+        if cut is None:
+            raise NoPointError(f"group {request.group!r} lost continuity: {group.reason}")
+        return Marked(lsn=cut.lsn, time_ns=cut.time_ns)
+
+    def _group(self, name: str) -> GroupLog:
+        if name not in self._groups:
+            raise NotFoundError(
+                f"the splitter has no group {name[:80]!r}", hint="see its config, and restart it"
+            )
+        return self._groups[name]
+
+
+def _resolve(made: asyncio.Future[MadeCut | None], cut: MadeCut | None) -> None:
+    if not made.done():
+        made.set_result(cut)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the splitter publishes about its groups, as the control protocol says it. No I/O.
+
+`end_lsn` is the end of what is whole in the files: what is queued or encoded is not in it, so a
+reader that stays below never sees a record that is half written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.splitter.disk import Disk
+from agent.splitter.group import GroupLog
+from agent.splitter.latency import BOUNDS_US, Histogram
+from agent.splitter.tiers import SpoolTiers
+from replicator.control.splitter import (
+    LatencyStatus,
+    SplitterDiskStatus,
+    SplitterGroupStatus,
+    SplitterStatus,
+)
+
+
+def splitter_status(instance: str, groups: Iterable[GroupLog], tiers: SpoolTiers) -> SplitterStatus:
+    return SplitterStatus(
+        instance=instance, groups=[group_status(group, tiers) for group in groups]
+    )
+
+
+def group_status(group: GroupLog, tiers: SpoolTiers) -> SplitterGroupStatus:
+    name = group.settings.name
+    stream = group.writer.stream
+    return SplitterGroupStatus(
+        name=name,
+        state=group.state,
+        reason=group.reason,
+        stream=str(stream.name.stream) if stream is not None else None,
+        ordinal=stream.name.ordinal if stream is not None else 0,
+        first_lsn=stream.first_lsn if stream is not None else 0,
+        end_lsn=stream.end_lsn if stream is not None else 0,
+        last_cut_time_ns=group.cutter.last_cut_time_ns,
+        held_until_ns=group.cutter.held_until_ns,
+        disks=[_disk_status(disk) for disk in group.roster.disks.values()],
+        memory_bytes=tiers.memory.group_bytes(name),
+        disk_bytes=tiers.disk.group_bytes(name),
+        latency=_latency_status(group),
+        requests=group.requests,
+        bytes=group.bytes,
+    )
+
+
+def _disk_status(disk: Disk) -> SplitterDiskStatus:
+    return SplitterDiskStatus(
+        name=disk.name,
+        index=disk.index,
+        instance=disk.instance,
+        size=disk.size,
+        connected=len(disk.links),
+        state=disk.state.value,
+    )
+
+
+def _latency_status(group: GroupLog) -> LatencyStatus:
+    total = Histogram()
+    for disk in group.roster.disks.values():
+        total.merge(disk.latency)
+    return LatencyStatus(
+        bounds_us=BOUNDS_US,
+        counts=total.counts,
+        sum_us=total.sum_ns // 1000,
+        count=total.count,
+    )
