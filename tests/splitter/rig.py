@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from uuid import UUID, uuid5
@@ -328,4 +328,4 @@ def image(records: Iterable[Record], disk: int, size: int) -> bytes:
 
 def _kept(record: Record) -> Record:
     """With a payload of its own, since the chunk's buffer goes."""
-    return replace(record, payload=bytes(record.payload))
+    return msgspec.structs.replace(record, payload=bytes(record.payload))
