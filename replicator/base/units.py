@@ -62,24 +62,34 @@ def parse_duration_ns(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """For people: three significant digits, binary prefix."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+    """For people: three significant digits (four between 1000 and 1023), binary prefix."""
+    if size < 1024:
+        return f"{size} B"
+    value = size / 1024
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1023.5:
+            return f"{_digits(value)} {unit}"
         value /= 1024
-    return f"{value:.4g} PiB"
+    return f"{_digits(value)} PiB"
 
 
 def format_duration(nanoseconds: int) -> str:
-    """For people: `340 ms`, `1.2 s`, `4 min 10 s`, `3 h 2 min`, `5 d 1 h`."""
-    seconds = nanoseconds / 1e9
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
+    """For people: `250 us`, `340 ms`, `1.2 s`, `4 min 10 s`, `3 h 2 min`, `5 d 1 h`."""
+    if nanoseconds < 0:
+        return f"-{format_duration(-nanoseconds)}"
+    if 0 < nanoseconds < 999_500:
+        return f"{_digits(nanoseconds / 1000)} us"
+    if nanoseconds < 999_500_000:
+        return f"{_digits(nanoseconds / 1_000_000)} ms"
+    if nanoseconds < 59_950_000_000:
+        return f"{nanoseconds / 1e9:.1f} s"
+    whole = (nanoseconds + 500_000_000) // 1_000_000_000
     for size, unit, small_size, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // small_size} {small}"
     return f"{whole // 60} min {whole % 60} s"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, never as a power of ten."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stamps of points: never backwards, honest about steps, and back at the wall clock in time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.base.clock import NS_PER_S, PointClock, SystemClock, rfc3339
+
+BOOT_UTC_NS = 1_772_330_584 * NS_PER_S
+HOUR_NS = 3600 * NS_PER_S
+
+
+@dataclass(slots=True)
+class SteppedClock:
+    """A machine's two clocks, moved by hand. `step` is what an operator or NTP does."""
+
+    utc: int = BOOT_UTC_NS
+    monotonic: int = 5 * NS_PER_S
+
+    def utc_ns(self) -> int:
+        return self.utc
+
+    def monotonic_ns(self) -> int:
+        return self.monotonic
+
+    def run(self, elapsed_ns: int) -> None:
+        self.utc += elapsed_ns
+        self.monotonic += elapsed_ns
+
+    def step(self, step_ns: int) -> None:
+        self.utc += step_ns
+
+
+def test_while_the_wall_clock_runs_forward_it_is_the_stamp() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    for _ in range(3):
+        clock.run(NS_PER_S)
+        assert points.stamp() == (clock.utc, 0)
+
+
+def test_after_a_step_back_stamps_go_on_at_half_pace_until_the_wall_clock_is_there() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    before, _ = points.stamp()
+    clock.step(-HOUR_NS)
+    clock.run(NS_PER_S)
+    stamp, noted = points.stamp()
+    assert (stamp - before, noted) == (NS_PER_S // 2, -HOUR_NS)
+    seconds = 1
+    while stamp != clock.utc:
+        previous = stamp
+        clock.run(NS_PER_S)
+        seconds += 1
+        stamp, noted = points.stamp()
+        assert stamp == max(clock.utc, previous + NS_PER_S // 2)
+        assert noted == 0  # once for each step
+    assert seconds == 7200  # an hour lost at half a second a second
+
+
+def test_a_step_forward_is_followed_at_once_and_noted_once() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    points.stamp()
+    clock.step(HOUR_NS)
+    clock.run(NS_PER_S)
+    assert points.stamp() == (clock.utc, HOUR_NS)
+    clock.run(NS_PER_S)
+    assert points.stamp() == (clock.utc, 0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_ntp_slews_is_not_noted_and_half_a_second_is(sign: int) -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    for step_ns, noted in ((PointClock.NOTED_STEP_NS - 1, False), (PointClock.NOTED_STEP_NS, True)):
+        clock.run(10 * NS_PER_S)
+        clock.step(sign * step_ns)
+        assert points.stamp()[1] == (sign * step_ns if noted else 0)
+
+
+def test_a_step_before_the_first_stamp_is_noted_there() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    clock.step(HOUR_NS)
+    assert points.stamp() == (clock.utc, HOUR_NS)
+
+
+def test_a_restart_goes_on_from_the_last_stamp_that_was_given() -> None:
+    clock = SteppedClock()
+    last, _ = PointClock(clock).stamp()
+    clock.step(-HOUR_NS)  # while nobody ran
+    points = PointClock(clock, last_stamp_ns=last)
+    clock.run(NS_PER_S)
+    assert points.stamp() == (last + NS_PER_S // 2, 0)
+
+
+moves = st.lists(
+    st.tuples(
+        st.one_of(st.just(0), st.integers(0, 10 * HOUR_NS)),
+        st.one_of(st.just(0), st.integers(-10 * HOUR_NS, 10 * HOUR_NS)),
+    ),
+    max_size=30,
+)
+
+
+@given(moves)
+def test_whatever_the_clocks_do_stamps_rise_and_never_run_ahead(
+    steps: list[tuple[int, int]],
+) -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    stamps = [points.stamp()[0]]
+    highest_utc = clock.utc
+    for elapsed_ns, step_ns in steps:
+        clock.run(elapsed_ns)
+        clock.step(step_ns)
+        highest_utc = max(highest_utc, clock.utc)
+        stamp, noted = points.stamp()
+        assert noted == (step_ns if abs(step_ns) >= PointClock.NOTED_STEP_NS else 0)
+        assert stamp >= clock.utc
+        # Beyond the highest wall clock ever seen only by what really passed, at half pace.
+        assert stamp - highest_utc <= sum(max(ran // 2, 1000) for ran, _ in steps)
+        stamps.append(stamp)
+    assert all(later - earlier >= 1000 for earlier, later in pairwise(stamps))
+
+
+def test_the_machines_clocks_are_those_of_the_system() -> None:
+    clock = SystemClock()
+    before = time.time_ns(), time.monotonic_ns()
+    assert clock.utc_ns() - before[0] < HOUR_NS
+    assert 0 <= clock.monotonic_ns() - before[1] < HOUR_NS
+
+
+@pytest.mark.parametrize(
+    ("utc_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (BOOT_UTC_NS + 5999, "2026-03-01T02:03:04.000005Z"),  # rounded down
+        (BOOT_UTC_NS + NS_PER_S - 1, "2026-03-01T02:03:04.999999Z"),
+        ((1 << 64) - 1, "2554-07-21T23:34:33.709551Z"),  # the largest that a record can hold
+    ],
+)
+def test_times_are_printed_in_utc_to_the_microsecond(utc_ns: int, text: str) -> None:
+    assert rfc3339(utc_ns) == text
