@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from replicator.demo.account import Account, require_program
 
 START_SECONDS = 20.0
 END_SECONDS = 10.0
+VIRSH_SECONDS = 30.0
 # Guests log to plain files (no virtlogd beside us), and no security driver labels our files.
 _QEMU_CONF = 'stdio_handler = "file"\nsecurity_driver = "none"\n'
 
@@ -74,6 +76,29 @@ class PrivateLibvirtd:
         for pid in self.guest_pids().values():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def create(self, xml: str) -> None:
+        """Starts a transient domain. Raises ReplicatorError with what libvirt says."""
+        with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+            file.write(xml)
+            file.flush()
+            self._virsh("create", file.name)
+
+    def destroy(self, name: str) -> None:
+        self._virsh("destroy", name)
+
+    def _virsh(self, *words: str) -> str:
+        virsh = require_program("virsh", package="libvirt-clients")
+        done = subprocess.run(
+            [virsh, "--quiet", "--connect", self.uri, *words],
+            capture_output=True,
+            text=True,
+            timeout=VIRSH_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise ReplicatorError(f"virsh {words[0]}: {done.stderr.strip()}")
+        return done.stdout
 
     def guest_pids(self) -> dict[str, int]:
         """Pids of the QEMU processes that this daemon has started, by domain name."""

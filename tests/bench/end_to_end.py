@@ -13,6 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def measure(block_bytes: int, seconds: float, *, whole: bool) -> Run:
             site.prepare()
             running = PROGRAMS if whole else ("splitter",)
             site.start(*running)
-            _until(lambda: site.nbd_socket.exists(), "the splitter serves")
+            _until(site.nbd_socket.exists, "the splitter serves")
             if whole:
                 _until(lambda: _group(site).state == "protected", "the group is protected")
             load = random_writes(
@@ -85,8 +86,7 @@ def _caught_up(site: Site) -> bool:
     return not _group(site).lag_bytes and not there.lag_bytes
 
 
-def _until(holds: object, what: str) -> None:
-    assert callable(holds)
+def _until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + CATCH_UP_SECONDS
     while not holds():
         if time.monotonic() > deadline:

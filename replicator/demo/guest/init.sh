@@ -198,13 +198,15 @@ check_filesystem() { # DEVICE DIRECTORY: says clean, errors or unmountable
 check_records() { # FILE SUFFIX: says records_X, last_X, bad_X and shapeless_X
     [ -e "$1" ] || : >"$1"
     awk -v size="$(size_of "$1")" -v x="$2" -v m=$MULTIPLIER -v p=$MODULUS -v bytes=$RECORD_BYTES '
+        # Busybox takes digits behind a leading zero for octal ones.
+        function number(text) { sub(/^0+/, "", text); return text + 0 }
         $1 == "REC" { shaped++ }
         length($0) == bytes - 1 && $1 == "REC" && NF == 18 && index($3, ".") == 11 {
-            sum = $2 + 0
+            sum = number($2)
             sum = (sum * m + substr($3, 1, 10)) % p
             sum = (sum * m + ("1" substr($3, 12))) % p
             for (i = 4; i < 18; i++) sum = (sum * m + $i) % p
-            if (sum == $18 + 0 && $2 + 0 > last) { good++; last = $2 + 0 }
+            if (sum == number($18) && number($2) > last) { good++; last = number($2) }
         }
         END {
             slots = int((size + bytes - 1) / bytes)
