@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log's format and its files: one record format from the hypervisor to the replica.
 
-Read in this order: record (the 64-byte header and the chain), bodies (what a cut or a sync says),
-segment (a file of records), recovery (what an open after a crash concludes), then the files that
-do I/O: appender, reader, seal, spool, inspect. Data goes one way: appended, read, sealed, freed.
+Without I/O: record (64-byte header and the chain), bodies (what a cut or a sync says), entry (an
+inbox's frames), format (what both have in common), segment (a file of them), recovery (what an open
+after a crash concludes) and survey (the facts behind a bad entry).
+
+With I/O: spool (where segments lie), appender, stream_files and reader, reopen (after a crash),
+seal, inspect. Data goes one way: appended, read, sealed, freed. docs/formats.md has it on a page.
 """

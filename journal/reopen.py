@@ -236,24 +236,22 @@ class _Walk(Generic[E]):
         return end if following is None else min(end, following)
 
     def _look_behind(self) -> None:
-        """Gathers what the log states behind the fault: in the rest of this segment, where an
-        entry that is merely cut short has nothing behind it, and in the segments after it."""
+        """Gathers what the log states behind the fault: in the rest of this segment and in the
+        segments after it."""
         faulty = self.at
         for at, segment in enumerate(self.segments[faulty:], start=faulty):
             self.at = at
             file = self.storage.open(segment.path)
             try:
-                bound = self._bound(file, segment)
-                start, chain, is_bad = segment.first_lsn, self.chain, True
-                if self.at == faulty:
-                    start, is_bad = max(self.lsn, start), self.fault is Fault.BAD
+                start, chain = segment.first_lsn, self.chain
+                if at == faulty:
+                    start = max(self.lsn, start)
                 if start == segment.first_lsn and (header := self._header(file, segment)):
                     self.known_durable = max(self.known_durable, header.known_durable)
-                    chain, is_bad = header.chain, True
-                if is_bad:
-                    offset = HEADER_BYTES + start - segment.first_lsn
-                    data = file.pread(max(0, bound - start), offset)
-                    self._survey(data, start, chain)
+                    chain = header.chain
+                size = max(0, self._bound(file, segment) - start)
+                data = file.pread(size, HEADER_BYTES + start - segment.first_lsn)
+                self._survey(data, start, chain)
             finally:
                 file.close()
         self.at = faulty
@@ -265,6 +263,8 @@ class _Walk(Generic[E]):
             return None
 
     def _survey(self, data: bytes, lsn: int, chain: int) -> None:
+        """An entry that is merely cut short has nothing behind it: what looks like good entries
+        in what there is of its payload is a guest's write."""
         whole = self.form.scan(data, lsn, chain)
         stated = [self.form.known_durable(entry) for _, entry in whole.records]
         self.known_durable = max([self.known_durable, *stated])

@@ -46,7 +46,7 @@ zeroes = st.builds(
     lambda kind, offset, length, sequence: Record(kind, 1, offset, length, sequence, 0),
     st.sampled_from([RecordType.ZERO, RecordType.SAME]),
     st.integers(0, 1 << 62),
-    st.integers(1, 1 << 62),
+    st.integers(1, 1 << 61),
     u64,
 )
 others = st.builds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from journal.record import HEADER_BYTES
 from journal.recovery import Action
 from journal.reopen import Reopened, reopen
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
+from journal.segment import pack_header, parse_header
 from replicator.base.errors import DamageError
 from tests.journal.logs import DIRECTORY, STREAM, Inbox, Log, payloads_of
 from tests.world.storage import Failure, SimStorage, Stopped
@@ -373,3 +375,41 @@ def test_a_reopened_log_that_was_sealed_goes_on_in_a_new_segment_at_a_known_plac
     middle, chain = log.ends[2]
     found = reopen(log.storage, log.directories, STREAM, RECORDS, start_lsn=middle, chain=chain)
     assert (found.first_lsn, found.end_lsn) == (5 << 40, log.writer.end_lsn)
+
+
+def test_a_segment_whose_header_starts_from_another_chain_does_not_follow() -> None:
+    log = Log(SimStorage(), segment_bytes=1000)
+    for payload in payloads_of([800] * 3):
+        log.append(payload)
+        log.sync()
+    file = log.storage.open(log.segments[1].path, writable=True)
+    header = parse_header(file.pread(SEGMENT_HEADER_BYTES, 0), "here")
+    file.pwritev([pack_header(replace(header, chain=header.chain ^ 1))], 0)
+    file.close()
+    with pytest.raises(DamageError, match="does not follow the segment before it"):
+        reopened_quietly(log)
+
+
+def test_a_record_cut_short_hides_no_records_whatever_a_guest_wrote_into_it() -> None:
+    inner = Log(SimStorage())
+    inner.append(*payloads_of([100] * 4))
+    data = inner.storage.open(inner.segments[0].path).pread(1 << 20, SEGMENT_HEADER_BYTES)
+    log = Log(SimStorage())
+    log.append(b"first")
+    log.append(data + bytes(500))
+    file = log.storage.open(log.segments[0].path, writable=True)
+    file.truncate(file.size() - 400)
+    found = reopened(log)
+    assert (found.verdict.label, found.end_lsn) == ("torn at the end", log.ends[1][0])
+
+
+def test_going_on_in_a_segment_syncs_it_even_if_nothing_is_appended() -> None:
+    log = Log(SimStorage())
+    log.append(b"x")
+    log.writer.close()
+    (segment,) = log.segments
+    writer = log._writer(*log.ends[-1])
+    writer.continue_in(segment.path, 0, *log.ends[-1])
+    assert not log.sim.is_synced(segment.path)
+    assert writer.sync() == log.ends[-1][0]
+    assert log.sim.is_synced(segment.path)

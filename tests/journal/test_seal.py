@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from journal.format import RECORDS
+from journal.reader import LogReader
 from journal.record import NO_DISK, RecordType, encode_header
 from journal.reopen import reopen
 from journal.seal import FIRST_DIGEST, read_index, seal_segment, verify_segment
-from journal.segment import HEADER_BYTES, TRAILER_BYTES, Seal
+from journal.segment import HEADER_BYTES, TRAILER_BYTES, Seal, pack_seal
 from replicator.base.errors import DamageError, ReplicatorError
 from replicator.base.storage import read_whole
 from tests.journal.logs import STREAM, Inbox, Log, payloads_of
@@ -147,6 +149,9 @@ def test_a_log_whose_last_segment_is_sealed_reads_on_and_goes_on_in_a_new_one() 
     seal_all(log)
     log.sim.kill()
     assert log.read_all() == log.payloads
+    reader = LogReader(log.storage, log.directories, STREAM)
+    assert reader.verified_end(*log.ends[0]) == (*log.ends[-1], "")
+    reader.close()
     found = reopen(log.storage, log.directories, STREAM, RECORDS)
     assert (found.verdict.label, found.newest) == ("sealed", None)
     segments = len(log.segments)
@@ -215,3 +220,30 @@ def test_an_unsealed_segment_and_garbage_are_said_to_be_unsealed() -> None:
     with pytest.raises(ReplicatorError):
         verify_segment(log.storage, Path("/spool/garbage"))
     file.close()
+
+
+def test_an_editor_who_mends_every_other_sum_is_found_by_the_digest() -> None:
+    log = log_of(3)
+    (seal,) = seal_all(log)
+    path = log.segments[0].path
+    forged = Log(SimStorage())
+    forged.append(b"forged".ljust(300, b"!"), *log.payloads[1:])
+    body = content(forged, path)
+    honest = content(log, path)
+    assert len(body) == len(honest) - TRAILER_BYTES
+    mended = replace(seal, chain=forged.writer.chain)
+    file = log.storage.open(path, writable=True)
+    file.pwritev([body + pack_seal(mended)], 0)
+    file.close()
+    with pytest.raises(DamageError, match="the digest of the seal is wrong"):
+        verify_segment(log.storage, path)
+
+
+def test_whatever_stands_behind_the_last_entry_makes_way_for_the_seal() -> None:
+    log = log_of(5, segment_bytes=1000)
+    file = log.storage.open(log.segments[0].path, writable=True)
+    file.pwritev([b"left over from an attempt" * 40], file.size())
+    file.close()
+    seal_all(log)
+    verify_segment(log.storage, log.segments[0].path)
+    assert log.read_all() == log.payloads

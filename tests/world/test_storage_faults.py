@@ -142,6 +142,23 @@ def test_after_a_failed_sync_a_good_one_proves_nothing() -> None:
     assert 0 < lost < ROUNDS
 
 
+def test_after_a_failed_sync_only_what_is_written_again_becomes_durable() -> None:
+    for seed in range(ROUNDS):
+        storage = disk()
+        file = storage.create(FILE)
+        file.truncate(512)
+        file.datasync()
+        storage.sync_directory(FILE.parent)
+        file.pwritev([b"x" * 512], 0)
+        storage.plan(Failure(frozenset({"datasync"}), 1, errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            file.datasync()
+        file.pwritev([b"x" * 512], 0)
+        file.datasync()
+        storage.power_cut(Random(seed))
+        assert content(storage) == b"x" * 512
+
+
 def test_planned_failures_strike_the_nth_call_below_their_path() -> None:
     storage = disk()
     storage.make_directory(Path("/other"))
