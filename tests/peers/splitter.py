@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.peers.process import running, wait_for_unix
+
+FREE_SECONDS = 0.05
 
 CONFIG = """
 [agent]
@@ -58,7 +61,8 @@ class Splitter:
 def splitter(
     directory: Path, memory: Path, *, disk_bytes: int, memory_bytes: int
 ) -> Iterator[Splitter]:
-    """`memory` is a directory on tmpfs; nobody frees the spool, so `memory_bytes` bounds it."""
+    """`memory` is a directory on tmpfs. Segments that are full are freed as an agent frees them
+    whose receiver acknowledges at once, so the spool stays small and its memory is used again."""
     config = directory / "agent.toml"
     config.write_text(
         CONFIG.format(
@@ -69,4 +73,23 @@ def splitter(
     command: list[str | Path] = [sys.executable, "-m", "agent.splitter", "--config", config]
     with running(command, log) as child:
         wait_for_unix(directory / "nbd.sock", child, log)
-        yield Splitter(directory / "nbd.sock", "bench/disk", child.pid)
+        with _freeing(memory / "bench"):
+            yield Splitter(directory / "nbd.sock", "bench/disk", child.pid)
+
+
+@contextlib.contextmanager
+def _freeing(group: Path) -> Iterator[None]:
+    ended = threading.Event()
+
+    def free() -> None:
+        while not ended.wait(FREE_SECONDS):
+            for segment in sorted(group.glob("*/*.seg"))[:-1]:
+                segment.unlink()
+
+    thread = threading.Thread(target=free)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
