@@ -31,6 +31,7 @@ from replicator.base.units import format_size
 
 WALK_BYTES = 4 << 20
 _TEXT_CHARS = 120
+_DEPTH = 6
 _WITH_CONTENT = frozenset((RecordType.WRITE, RecordType.ZERO, RecordType.SAME))
 
 
@@ -83,18 +84,26 @@ def _body(payload: bytes) -> str:
     return _plain(value)
 
 
-def _plain(value: object) -> str:
-    """A value on one line, quoted where it is text, shortened where it is long."""
+def _plain(value: object, depth: int = 0) -> str:
+    """A value on one line, quoted where it is text, shortened where it is long or deep."""
+    if depth > _DEPTH:
+        return "…"
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, str):
         shown = value if value.isidentifier() else repr(value)
     elif isinstance(value, list | tuple):
-        shown = "[" + ", ".join(_plain(each) for each in value[:8]) + "]"
+        shown = "[" + ", ".join(_plain(each, depth + 1) for each in value[:8]) + "]"
         shown += f" of {len(value)}" if len(value) > 8 else ""
         return shown
     elif isinstance(value, dict):
-        return "{" + ", ".join(f"{_plain(k)}: {_plain(v)}" for k, v in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{_plain(name)}: {_plain(each, depth + 1)}" for name, each in value.items()
+            )
+            + "}"
+        )
     else:
         shown = repr(value)
     return shown if len(shown) <= _TEXT_CHARS else f"{shown[:_TEXT_CHARS]}… ({len(shown)})"

@@ -8,8 +8,8 @@ behind that an entry may be half written. Of a log whose writer is dead nobody p
 Every byte that leaves here has passed scan(): header by the chain, payload by its sum. An entry
 that fails is DamageError with file and offset. A segment that is missing in the middle is too.
 
-Concurrency: one caller at a time. The writer may append, and others may free segments below the
-position that is read, meanwhile.
+Concurrency: one caller at a time. Meanwhile the writer may append, and others may seal or move
+segments that it has left, and free those below the position that is read.
 """
 
 from __future__ import annotations
@@ -91,8 +91,17 @@ class _Reader(Generic[E]):
             data = opened.pread(start_lsn, min(self._form.stated_bytes(data), room))
             found = self._form.scan(data, start_lsn, chain, where=str(opened.path))
         if found.problem and not (found.torn and found.records and len(data) < room):
+            if opened.next_lsn is None and self._was_left(opened, start_lsn):
+                return self.read(start_lsn, chain, end_lsn, max_bytes)
             raise DamageError(_locate(opened, found.problem, found.end_lsn))
         return Run(data[: found.end_lsn - start_lsn], found.records, found.end_lsn, found.chain)
+
+    def _was_left(self, opened: OpenSegment, lsn: int) -> bool:
+        """Whether the newest segment is that no more: then it ends where the next one begins,
+        and a seal may stand behind that."""
+        self._files.refresh()
+        again = self._files.at(lsn)
+        return again.next_lsn is not None or again.segment.first_lsn != opened.segment.first_lsn
 
     def chain_at(self, lsn: int) -> int:
         """The chain at an LSN that is an entry's boundary, found by walking its segment.

@@ -72,11 +72,16 @@ class RecordType(IntEnum):
 
 
 _TYPES = frozenset(RecordType)
-# Where a record may begin, for a search behind a bad one: a known type, and upper bytes of
-# payload_bytes, offset and length that are in bounds.
+# Where a record may begin, for a search behind a bad one: what `_well_formed` demands, as far as a
+# pattern can say it. The stricter, the sooner a search through a guest's data ends.
+_BODIES = _TYPES - {RecordType.WRITE, RecordType.ZERO, RecordType.SAME}
 LOOKS_LIKE_RECORD = re.compile(
-    b"(?=[" + bytes(_TYPES) + rb"].{6}[\x00-\x02].{7}[\x00-\x7f].{7}[\x00-\x7f])", re.DOTALL
+    rb"(?=\x01.{3}(.{3}[\x00-\x02]).{7}[\x00-\x7f]\1\x00{4}"  # write: payload_bytes == length
+    rb"|[\x02\x06].{3}\x00{4}.{7}[\x00-\x7f].{7}[\x00-\x7f]"  # zero, same: no payload
+    rb"|[" + bytes(_BODIES) + rb"].{6}[\x00-\x02]\x00{16})",  # a body: no offset, no length
+    re.DOTALL,
 )
+assert (RecordType.WRITE, RecordType.ZERO, RecordType.SAME) == (1, 2, 6)
 # Plain integers: these are looked up for each record.
 _WRITE = int(RecordType.WRITE)
 _RANGES = frozenset((int(RecordType.ZERO), int(RecordType.SAME)))

@@ -196,6 +196,10 @@ class _Walk(Generic[E]):
 
     def _entries(self, file: File, segment: SegmentFile) -> None:
         bound = self._bound(file, segment)
+        if bound < self.lsn:  # the place to start from, known to be good, is no longer there
+            self.lsn = bound
+            self._fail(Fault.TORN, f"{segment.path}: ends before LSN {self.known_durable}")
+            return
         want = WALK_BYTES
         while self.lsn < bound:
             size = min(want, bound - self.lsn)

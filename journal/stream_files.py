@@ -6,7 +6,7 @@ a seal). The newest ends where its file does, and may still grow; if it is seale
 behind its last entry, where the run of entries breaks off, and only there is it believed: a guest
 may well have written bytes that look like one.
 
-Concurrency: one caller at a time. A writer may append, and others may free or seal segments,
+Concurrency: one caller at a time. A writer may append, and others may free, seal or move segments,
 meanwhile.
 """
 
@@ -26,7 +26,7 @@ from journal.segment import (
     parse_seal,
 )
 from journal.spool import SegmentFile, StreamName, list_segments
-from replicator.base.errors import DamageError, NotFoundError
+from replicator.base.errors import DamageError, NotFoundError, ReplicatorError
 from replicator.base.storage import File, Storage
 
 
@@ -92,21 +92,18 @@ class StreamFiles:
         whose header is not what its place says.
         """
         found = self._search(lsn)
-        if found is None or (found == self._segments[-1] and not self._is_inside(lsn)):
-            self.refresh()  # there may be a newer one by now
-            found = self._search(lsn)
-        if found is None:
+        if found is not None and found == self._segments[-1] and not self._is_inside(lsn):
+            found = None  # there may be a newer one by now
+        opened = self._opened(found)
+        if opened is None:  # or it has been moved to another directory
+            self.refresh()
+            opened = self._opened(self._search(lsn))
+        if opened is None:
             raise NotFoundError(f"LSN {lsn} of {self._stream.directory} is no longer there")
-        next_lsn = self._next_lsn(found)
-        opened = self._open
-        if opened is None or opened.segment != found:
-            self.close()
-            opened = self._open = self._open_segment(found, next_lsn)
-        elif opened.next_lsn != next_lsn:
-            opened = self._open = OpenSegment(found, opened.file, opened.header, next_lsn)
-        if next_lsn is not None and lsn >= opened.data_end():
+        if opened.next_lsn is not None and lsn >= opened.data_end():
+            end = opened.data_end()
             raise DamageError(
-                f"{found.path}: ends at LSN {opened.data_end()}, the next begins at {next_lsn}"
+                f"{opened.path}: ends at LSN {end}, the next begins at {opened.next_lsn}"
             )
         return opened
 
@@ -131,17 +128,26 @@ class StreamFiles:
         behind = self._segments.index(segment) + 1
         return self._segments[behind].first_lsn if behind < len(self._segments) else None
 
-    def _open_segment(self, segment: SegmentFile, next_lsn: int | None) -> OpenSegment:
-        try:
-            file = self._storage.open(segment.path)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{segment.path} has been freed") from error
-        try:
-            header = read_header(file, segment, self._stream)
-            return OpenSegment(segment, file, header, next_lsn)
-        except (DamageError, OSError):
-            file.close()
-            raise
+    def _opened(self, segment: SegmentFile | None) -> OpenSegment | None:
+        """Makes it the open one; None if it is not there."""
+        if segment is None:
+            return None
+        opened = self._open
+        if opened is None or opened.segment != segment:
+            self.close()
+            try:
+                file = self._storage.open(segment.path)
+            except FileNotFoundError:
+                return None
+            try:
+                header = read_header(file, segment, self._stream)
+            except (ReplicatorError, OSError):
+                file.close()
+                raise
+        else:
+            file, header = opened.file, opened.header
+        self._open = OpenSegment(segment, file, header, self._next_lsn(segment))
+        return self._open
 
 
 def read_header(file: File, segment: SegmentFile, stream: StreamName) -> SegmentHeader:

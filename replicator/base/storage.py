@@ -137,7 +137,9 @@ class SystemFile:
         code = ctypes.get_errno()
         if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise OSError(code, os.strerror(code), str(self.path))
-        write_all(self, [bytes(min(length, 1 << 20))], offset, repeat_to=length)
+        length = min(length, self.size() - offset)
+        if length > 0:
+            write_all(self, [bytes(min(length, 1 << 20))], offset, repeat_to=length)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)

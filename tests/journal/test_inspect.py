@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal.inspect import inspect_path
-from journal.record import NO_DISK, RecordType, encode_header
+from journal.inspect import describe, inspect_path
+from journal.record import NO_DISK, Record, RecordType, encode_header
 from replicator.base.errors import NotFoundError
 from replicator.base.storage import SystemStorage
 from tests.journal import golden
@@ -95,6 +95,13 @@ def test_what_is_not_there_or_holds_nothing(tmp_path: Path) -> None:
     assert dump(tmp_path) == f"{tmp_path}: no segments"
     (tmp_path / "empty.seg").write_bytes(b"")
     assert "cut short" in dump(tmp_path)
+
+
+@pytest.mark.parametrize("nest", [b"\x91", b"\x81\xa1a"])
+@pytest.mark.parametrize("depth", [7, 300, 450, 700, 5000])
+def test_a_body_of_any_depth_is_shown(nest: bytes, depth: int) -> None:
+    body = nest * depth + b"\xc0"
+    assert len(describe(Record(RecordType.CUT, NO_DISK, 0, 0, 1, 1, body))) < 200
 
 
 @settings(max_examples=200, deadline=None)

@@ -65,6 +65,24 @@ def log_of(items: list[Record], chain: int) -> bytes:
     return data
 
 
+@given(st.one_of(writes, zeroes, others), u64)
+def test_the_search_behind_a_bad_entry_knows_every_record_by_its_look(
+    record: Record, chain: int
+) -> None:
+    header, _ = encode(record, chain)
+    assert next(RECORDS.candidates(header, 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0", b"\1", b"\2" + bytes(7), b"\1\2\3\0", b"\3" + bytes(11), b"text, text. "]
+)
+def test_the_search_through_a_guests_data_takes_no_second_look_at_most_of_it(
+    content: bytes,
+) -> None:
+    data = content * ((1 << 20) // len(content))
+    assert sum(1 for _ in RECORDS.candidates(data, 0)) <= len(data) // 8
+
+
 @given(records, u64, st.integers(0, 1 << 60))
 def test_records_come_back_as_they_were(items: list[Record], chain: int, start_lsn: int) -> None:
     data = log_of(items, chain)

@@ -413,3 +413,23 @@ def test_going_on_in_a_segment_syncs_it_even_if_nothing_is_appended() -> None:
     assert not log.sim.is_synced(segment.path)
     assert writer.sync() == log.ends[-1][0]
     assert log.sim.is_synced(segment.path)
+
+
+def test_a_known_place_behind_the_end_of_its_file_is_damage(kind: type[Log]) -> None:
+    """Else the log would go on there, behind a hole."""
+    log = kind(SimStorage())
+    log.append(*payloads_of([100] * 5))
+    log.sync()
+    start, chain = log.ends[4]
+    path = log.segments[0].path
+    file = log.storage.open(path, writable=True)
+    for end_lsn in (start, start - 1, log.ends[2][0], 0):
+        file.truncate(SEGMENT_HEADER_BYTES + end_lsn)
+        place = (log.storage, log.directories, STREAM)
+        if end_lsn == start:
+            assert reopen(*place, RECORDS, start_lsn=start, chain=chain).end_lsn == start
+            continue
+        with pytest.raises(DamageError, match=f"ends before LSN {start}"):
+            reopen(*place, RECORDS, start_lsn=start, chain=chain)
+        assert file.size() == SEGMENT_HEADER_BYTES + end_lsn
+    file.close()
