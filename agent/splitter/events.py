@@ -35,13 +35,13 @@ class EventFormatter(logging.Formatter):
 
 
 class EventHandler(logging.Handler):
-    """`close` waits for the lines that are left, but not for ever."""
+    """`flush` and `close` wait for the lines that are left, but not for ever."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self.setFormatter(EventFormatter())
         self._stream = stream
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._lines: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
@@ -55,6 +55,13 @@ class EventHandler(logging.Handler):
             self._dropped = 0
         self._lines.put(self.format(record))
 
+    def flush(self) -> None:
+        """Waits until the lines up to now are written, FLUSH_SECONDS at most."""
+        written = threading.Event()
+        self._lines.put(written)
+        if self._thread.is_alive():
+            written.wait(FLUSH_SECONDS)
+
     def close(self) -> None:
         self._lines.put(None)
         self._thread.join(FLUSH_SECONDS)
@@ -62,6 +69,9 @@ class EventHandler(logging.Handler):
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             try:
                 self._stream.write(line + "\n")
                 self._stream.flush()

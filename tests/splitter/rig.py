@@ -247,7 +247,7 @@ class Rig:
         try:
             while position < end_lsn:
                 chunk = reader.read(position, chain, end_lsn, MIB)
-                records += [_kept(record) for _, record in chunk.records]
+                records += [kept(record) for _, record in chunk.records]
                 position, chain = chunk.end_lsn, chunk.chain
         finally:
             reader.close()
@@ -326,6 +326,6 @@ def image(records: Iterable[Record], disk: int, size: int) -> bytes:
     return bytes(content)
 
 
-def _kept(record: Record) -> Record:
+def kept(record: Record) -> Record:
     """With a payload of its own, since the chunk's buffer goes."""
     return msgspec.structs.replace(record, payload=bytes(record.payload))
