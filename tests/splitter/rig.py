@@ -93,6 +93,7 @@ class Client:
     answers: list[bool] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     dropped: bool = False
+    sent: int = 0  # batches, for who counts them
 
     def settled(self, kept: bool) -> None:
         self.answers.append(kept)

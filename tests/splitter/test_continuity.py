@@ -287,6 +287,13 @@ class TestSyncOfALibvirtDisk:
         rig.group.ready("a")
         assert rig.state() == "ready"
 
+    def test_a_connection_of_an_earlier_sync_may_end_late(self) -> None:
+        rig, old = self.begun()
+        old.write(0, DATA)
+        synced(rig, "a")
+        old.end(EndKind.EOF)
+        assert rig.state() == "ready"
+
     def test_a_mirror_that_hung_up_before_the_sync_end_voids_it(self) -> None:
         rig, mirror = self.begun()
         mirror.write(0, DATA)

@@ -42,6 +42,7 @@ from replicator.control.splitter import (
     SyncBegin,
 )
 from replicator.nbd.client import NbdClient, NbdError
+from tests.peers.process import running as process
 from tests.splitter.daemon import (
     COMMAND,
     SIZE,
@@ -324,6 +325,26 @@ class TestSpool:
             await disk.pwrite(b"x" * 512, offset=0)
             for path in place.memory.rglob("*"):
                 assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+class TestSystemd:
+    def test_it_is_told_when_we_are_up_that_we_live_and_that_we_go(self, place: Home) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(place.path / "notify"))
+            systemd.settimeout(20)
+            environment = {
+                **os.environ,
+                "NOTIFY_SOCKET": str(place.path / "notify"),
+                "WATCHDOG_USEC": "100000",
+            }
+            with process([*COMMAND, place.config], place.log, environment=environment) as child:
+                heard = [systemd.recv(4096).decode() for _ in range(4)]
+                child.terminate()
+                while "STOPPING=1" not in heard:
+                    heard.append(systemd.recv(4096).decode())
+                assert child.wait() == 0
+        assert heard[0] == f"READY=1\nSTATUS=serving {place.path}/nbd"
+        assert heard[1:4] == ["WATCHDOG=1"] * 3
 
 
 class TestSockets:

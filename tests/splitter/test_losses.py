@@ -288,7 +288,9 @@ class TestStuck:
         except Exception as error:  # noqa: BLE001
             caught = error
         second, _ = rig.lane.works[0]
+        appends = rig.sim.calls["pwritev"]
         second()  # the thread is faster than the loop
+        assert rig.sim.calls["pwritev"] == appends
         assert rig.verified_end() == end
         done(caught)
         assert rig.state() == "lost"
@@ -323,12 +325,15 @@ class TestStuck:
 
     def test_nothing_is_said_to_hold_while_a_cut_is_on_its_way(self) -> None:
         rig, client = on_disk()
+        rig.tick(SECOND // 2)
         client.write(0, BLOCK)
-        rig.tick(SECOND)
+        rig.tick(SECOND // 2)  # the cut, queued behind the write
         held = rig.group.cutter.held_until_ns
-        rig.clock.move(SECOND - 1)
-        rig.group.tick()
+        rig.tick(SECOND)
         assert rig.group.cutter.held_until_ns == held
+        rig.lane.run()
+        rig.tick(SECOND)
+        assert rig.group.cutter.held_until_ns == rig.clock.utc
 
 
 def test_the_lsn_reservation_is_extended_long_before_it_is_used_up(

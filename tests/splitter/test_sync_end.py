@@ -118,8 +118,8 @@ def test_no_split_write_is_ever_cut_off(quarters: list[int], random) -> None:  #
 class TestInAGroup:
     """The same on a group, where the end of a sync is a record, and leads to a point."""
 
-    def syncing(self) -> tuple[Rig, Client]:
-        rig = Rig("libvirt")
+    def syncing(self, *, sticky: bool = False) -> tuple[Rig, Client]:
+        rig = Rig("libvirt", memory_is_sticky=sticky)
         rig.group.begin()
         rig.group.open_stream(0, "test")
         rig.declare("a", size=GIB)
@@ -145,3 +145,14 @@ class TestInAGroup:
         assert rig.woken[-1] == rig.clock.monotonic + CONTINUATION_NS
         rig.tick(CONTINUATION_NS)
         assert rig.group.roster.find("a").state is DiskState.COMPLETE
+
+    def test_the_second_begins_when_the_reply_goes_out(self) -> None:
+        rig, mirror = self.syncing(sticky=True)
+        rig.lane.run()
+        mirror.send(zero(0, LONGEST))
+        rig.clock.move(CONTINUATION_NS // 2)
+        rig.lane.run()
+        assert mirror.answers == [True]
+        mirror.flush()
+        rig.group.ready("a")
+        assert rig.woken[-1] == rig.clock.monotonic + CONTINUATION_NS
