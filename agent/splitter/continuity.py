@@ -10,9 +10,10 @@ of that step leaves; a cut after it could hold B's write without A's earlier one
 libvirt, disk complete
     an error reply of ours    QEMU ends the job on it, and writes on unmirrored: LOSE.
     EOF without DISC          QEMU died or was killed; its source may be ahead of us: LOSE.
-    FLUSH                     QEMU sends it after READY only when the job ends.  } SUSPEND: no cuts
-    DISC                      a node or a whole VM was closed in good order.     } until the agent,
-                              which can ask libvirt, says what it was.
+    FLUSH                     the job is ending, or the VM was stopped (`virsh   } SUSPEND: no cuts
+                              suspend` flushes every node): the same to us.      } until the agent,
+    DISC                      a node or a whole VM was closed in good order.     } which can ask
+                              libvirt, says what it was.
 libvirt, disk in a sync
     The first FLUSH is QEMU's "consistent now" (see sync_end for what else is needed). Anything
     else ends the job, so the sync is void, and nothing but this disk is concerned: it is not
@@ -57,7 +58,7 @@ class Signal(Enum):
 
 MEANINGS: Final = {
     Signal.ERROR_REPLY: "a request had to be refused",
-    Signal.FLUSH: "its mirror has flushed, so the job is ending",
+    Signal.FLUSH: "its mirror has flushed: its job is ending, or the VM was stopped",
     Signal.DISC: "its mirror has disconnected",
     Signal.EOF: "its connection ended without a goodbye",
     Signal.BROKEN: "its connection broke with a request under way",
