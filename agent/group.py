@@ -203,12 +203,12 @@ class GroupAgent:
         if status.state not in ("closed", "lost"):
             log.warning("given up", group=self.name, stream=renew.stream, reason=renew.reason)
             self._marks.fail(NoPointError(f"the mark cannot become a point: {renew.reason}"))
-            self._later(self._close_stream(renew.reason))
+            self._later(self._give_up(renew))
 
-    async def _close_stream(self, reason: str) -> None:
+    async def _give_up(self, renew: Renew) -> None:
         try:
             async with self._one_order:
-                await self._orders.close_stream(reason)
+                await self._orders.give_up(renew.stream, renew.reason)
         except ReplicatorError as error:
             self._given_up = ""
             log.warning("stream not closed", group=self.name, reason=str(error))

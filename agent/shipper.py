@@ -158,9 +158,10 @@ class Shipper:
             remembered = GroupMemory(
                 max(welcome.generation, remembered.generation_seen), welcome.generation
             )
+        live = self._live()
         decided = plan(
             welcome,
-            survey(self._storage, self._directories, self._live(), welcome),
+            survey(self._storage, self._directories, live, welcome),
             generation_seen=remembered.generation_seen,
             generation_accepted=remembered.generation_accepted or 0,
         )
@@ -171,7 +172,7 @@ class Shipper:
         if isinstance(decided, Plan):
             self._connected = True
             self._legs = deque(decided.legs)
-            self._renew(decided.renew)
+            self._renew(live, decided.renew)
         return decided
 
     def disconnected(self) -> None:
@@ -244,13 +245,13 @@ class Shipper:
         else:
             self._held_until_ns = 0
 
-    def _renew(self, reason: str) -> None:
-        """The first reason stays for as long as the stream lives."""
-        status = self._status
-        if not reason or status is None or status.stream is None:
+    def _renew(self, live: Live | None, reason: str) -> None:
+        """The first reason stays for as long as the stream lives. `live` is the stream that the
+        reason was found for: the splitter may have told of another one meanwhile."""
+        if not reason or live is None:
             self.renew = None
-        elif self.renew is None or self.renew.stream != status.stream:
-            self.renew = Renew(status.stream, reason)
+        elif self.renew is None or self.renew.stream != str(live.name.stream):
+            self.renew = Renew(str(live.name.stream), reason)
 
     def _open_next(self, out: list[Message]) -> bool:
         """Says OPEN for the next leg, if there is one; frames wait for its OPENED."""
@@ -273,7 +274,7 @@ class Shipper:
         nothing = Welcome("r", 0, None, self._ordinal, 0, 0, 0, self._ordinal, 0)
         following = go_on(self._ordinal, survey(self._storage, self._directories, live, nothing))
         self._legs = deque(following.legs)
-        self._renew(following.renew)
+        self._renew(live, following.renew)
         if not self._legs:
             self._looked_for = seen
 
@@ -337,12 +338,12 @@ class Shipper:
 
     def _read(self, at: Stretch) -> Chunk | None:
         """The next chunk of the stream under way; None at its end, or where it cannot be read."""
-        if not self._is_dead(at):
-            assert self._status is not None
+        live = self._live()  # once: the next status may come while this runs
+        if live is not None and live.name == at.name:
             try:
-                return at.read_live(self._status.end_lsn, self._frame_bytes)
+                return at.read_live(live.end_lsn, self._frame_bytes)
             except (DamageError, NotFoundError) as error:
-                self._renew(error.message)
+                self._renew(live, error.message)
                 return None
         return at.read_dead(self._frame_bytes)
 

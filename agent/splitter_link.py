@@ -202,6 +202,12 @@ class GroupOrders:
             lambda n: CloseStream(id=n, group=self._group, reason=reason, final_cut=final_cut)
         )
 
+    async def give_up(self, stream: str, reason: str) -> None:
+        """Closes that stream; one that was opened since stays."""
+        await self._link.ask(
+            lambda n: CloseStream(id=n, group=self._group, reason=reason, stream=stream)
+        )
+
     async def drop_connections(self) -> None:
         await self._link.ask(lambda n: DropConnections(id=n, group=self._group))
 

@@ -237,6 +237,8 @@ class LibvirtDriver:
                 await self._orders.declare_disk(disk.name, disk.size, str(disk.instance))
             case BeginSync(disk):
                 await self._orders.sync_begin(disk.name, look.group.reason or "sync")
+                # READY of a copy before says nothing of this sync.
+                self._told = replace(self._told, ready=self._told.ready - {disk.name})
             case RecordXml(domain):
                 await self._orders.append_domain_xml(domain, facts.domains[domain].definition)
                 self._tell(look, domain=domain)

@@ -173,6 +173,8 @@ def _in_stream(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: T
         if status is None:
             return Declare(disk)
         if status.size != disk.size or status.instance != str(disk.instance):
+            if status.state == "idle" and not status.connected:
+                return Declare(disk)
             return Close(f"{disk.name} is another disk than before", final_cut=False)
     for disk in disks:
         if declared[disk.name].state == "idle":

@@ -300,6 +300,12 @@ class GroupLog:
             self._begin_syncs(reason, from_zero=True)
         self._changed()
 
+    @property
+    def stream_id(self) -> str | None:
+        """The UUID of the newest stream, as the status says it."""
+        stream = self.writer.stream
+        return None if stream is None else str(stream.name.stream)
+
     def resync_needs_stream(self, above_ordinal: int = 0) -> bool:
         """Whether `resync` takes a new stream: a stream that was written to is never gone on with
         after a loss, and one of too low an ordinal is closed at the receiver."""

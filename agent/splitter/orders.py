@@ -80,7 +80,8 @@ class Orders:
             case AppendDomainXml():
                 group.append_domain_xml(request.domain, request.xml)
             case CloseStream():
-                group.close_stream(request.reason, final_cut=request.final_cut)
+                if request.stream in (None, group.stream_id):
+                    group.close_stream(request.reason, final_cut=request.final_cut)
             case DropConnections():
                 group.drop_connections()
             case _:

@@ -143,11 +143,13 @@ class Resync(Request, frozen=True, kw_only=True, tag="resync"):
 
 
 class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream"):
-    """`final_cut`: the source is known to have stopped here, so the end is a cut as well."""
+    """`final_cut`: the source is known to have stopped here, so the end is a cut as well. With
+    `stream`, nothing is done if another one is open by now."""
 
     group: str
     reason: str
     final_cut: bool = False
+    stream: str | None = None
 
 
 class DropConnections(Request, frozen=True, kw_only=True, tag="drop_connections"):
