@@ -40,9 +40,8 @@ class GroupFigures:
     inbox_syncs: Durations = field(default_factory=Durations)
     batches: int = 0
     sessions: int = 0
-    fenced_sessions: int = 0
     checksum_failures: Counter[str] = field(default_factory=Counter)
-    """By where they were found: wire, inbox, history, replica."""
+    """By where they were found: wire, recovery, apply, view."""
     points_made: int = 0
     points_dropped: int = 0
     digest_bytes: int = 0

@@ -27,22 +27,24 @@ STATES = ("idle", "syncing", "protected", "disconnected", "rolled-back", "paused
 NS = 1e9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSnapshot:
     """A group as it is now. None: not known, or there is none."""
 
     name: str
     state: str
     figures: GroupFigures
-    rpo_seconds: float | None
-    durable_lsn: int | None
-    applied_lsn: int | None
-    points: int
-    oldest_point_ns: int | None
-    newest_point_ns: int | None
-    history_bytes: int | None
-    inbox_bytes: int | None
     views: int
+    reconnects: int
+    points: int = 0
+    rpo_seconds: float | None = None
+    durable_lsn: int | None = None
+    applied_lsn: int | None = None
+    lag_bytes: int | None = None
+    oldest_point_ns: int | None = None
+    newest_point_ns: int | None = None
+    history_bytes: int | None = None
+    inbox_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,6 @@ Gauge = Callable[[GroupSnapshot], float | None]
 Counter = Callable[[GroupFigures], float]
 
 
-def _lag_bytes(group: GroupSnapshot) -> float | None:
-    if group.durable_lsn is None or group.applied_lsn is None:
-        return None
-    return group.durable_lsn - group.applied_lsn
-
-
 def _seconds(time_ns: int | None) -> float | None:
     return None if time_ns is None else time_ns / NS
 
@@ -138,7 +134,11 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
         "RPO now: age of the newest durable point.",
         lambda group: group.rpo_seconds,
     ),
-    ("replicator_replication_lag_bytes", "Log that is durable and not yet applied.", _lag_bytes),
+    (
+        "replicator_replication_lag_bytes",
+        "Log that is durable and not yet applied.",
+        lambda group: group.lag_bytes,
+    ),
     ("replicator_acked_lsn", "Log position that is durable here.", lambda g: g.durable_lsn),
     ("replicator_applied_lsn", "Log position of the replica.", lambda g: g.applied_lsn),
     ("replicator_points", "Recovery points that can be reached.", lambda g: g.points),
@@ -166,11 +166,6 @@ _COUNTERS: tuple[tuple[str, str, Counter], ...] = (
     ("replicator_points_dropped", "Points that retention removed.", lambda f: f.points_dropped),
     ("replicator_compared_bytes", "Replica content compared in syncs.", lambda f: f.digest_bytes),
     ("replicator_connects", "Sessions with an agent.", lambda f: f.sessions),
-    (
-        "replicator_reconnects",
-        "Sessions that replaced a live one of the same agent.",
-        lambda f: f.fenced_sessions,
-    ),
 )
 
 
@@ -201,6 +196,11 @@ def _counter(name: str, text: str, groups: Sequence[GroupSnapshot], value: Count
 
 
 def _labelled_counters(groups: Sequence[GroupSnapshot]) -> Iterator[Metric]:
+    reconnects = CounterMetricFamily(
+        "replicator_reconnects",
+        "Sessions that replaced a live one of the same agent.",
+        labels=["group"],
+    )
     received = CounterMetricFamily(
         "replicator_received_bytes", "Frames by stage of their bytes.", labels=["group", "stage"]
     )
@@ -210,10 +210,12 @@ def _labelled_counters(groups: Sequence[GroupSnapshot]) -> Iterator[Metric]:
         labels=["group", "where"],
     )
     for group in groups:
+        reconnects.add_metric([group.name], group.reconnects)
         received.add_metric([group.name, "raw"], group.figures.received_raw_bytes)
         received.add_metric([group.name, "compressed"], group.figures.received_bytes)
         for where, count in sorted(group.figures.checksum_failures.items()):
             failures.add_metric([group.name, where], count)
+    yield reconnects
     yield received
     yield failures
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
-from replicator.base.errors import OwnedError, UnreachableError
+from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
 
 
 class Sitter(Protocol):
@@ -32,6 +32,10 @@ class Sitter(Protocol):
 
     async def fence(self) -> None:
         """Ends it; returns when nothing of it can reach the group any more."""
+        ...
+
+    def close(self, reason: ReplicatorError) -> None:
+        """Ends it soon, and tells the peer why."""
         ...
 
 

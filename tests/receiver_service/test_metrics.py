@@ -25,7 +25,17 @@ def test_figures_of_a_group_at_work() -> None:
     figures.checksum_failures["wire"] = 2
     lines = lines_of(
         GroupSnapshot(
-            "web", "protected", figures, 1.5, 900, 700, 3, 10_000_000_000, 14_500_000_000, 42, 7, 1
+            name="web",
+            state="protected",
+            figures=figures,
+            views=1,
+            reconnects=5,
+            points=3,
+            rpo_seconds=1.5,
+            lag_bytes=200,
+            oldest_point_ns=10_000_000_000,
+            newest_point_ns=14_500_000_000,
+            history_bytes=42,
         )
     )
     for wanted in (
@@ -34,6 +44,7 @@ def test_figures_of_a_group_at_work() -> None:
         'replicator_journal_window_seconds{group="web"} 4.5',
         'replicator_last_point_timestamp_seconds{group="web"} 14.5',
         'replicator_journal_bytes{group="web"} 42.0',
+        'replicator_reconnects_total{group="web"} 5.0',
         'replicator_received_bytes_total{group="web",stage="raw"} 700.0',
         'replicator_received_bytes_total{group="web",stage="compressed"} 100.0',
         'replicator_checksum_failures_total{group="web",where="wire"} 2.0',
@@ -50,9 +61,7 @@ def test_figures_of_a_group_at_work() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     lines = lines_of(
-        GroupSnapshot(
-            "web", "damaged", GroupFigures(), None, None, None, 0, None, None, None, None, 0
-        )
+        GroupSnapshot(name="web", state="damaged", figures=GroupFigures(), views=0, reconnects=0)
     )
     assert 'replicator_points{group="web"} 0.0' in lines
     for absent in ("lag_seconds", "lag_bytes", "window", "last_point", "journal_bytes"):

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from receiver.seat import Seat
-from replicator.base.errors import OwnedError, UnreachableError
+from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
 
 
 class Sitter:
@@ -23,6 +23,9 @@ class Sitter:
     async def fence(self) -> None:
         self.asked_to_end.set()
         await self.may_end.wait()
+
+    def close(self, reason: ReplicatorError) -> None:
+        self.may_end.set()
 
 
 async def sit(seat: Seat, sitter: Sitter, seated: asyncio.Event) -> None:

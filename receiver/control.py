@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The orders of the control API, carried out on the groups' workers.
+
+Nothing is decided here that the core or the seat does not decide: this finds the group, asks
+pointspec which point is meant, waits for what has to be waited for, and says it in the API's types.
+The audit of each changing order is written by the API's server, through `audit`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from receiver import pointspec
+from receiver.catalog import Catalog
+from receiver.describe import group_status, point_of
+from receiver.point_view import PointView
+from receiver.values import Point as CorePoint
+from receiver.views import ViewDisk, Views
+from receiver.worker import GroupWorker
+from replicator import __version__
+from replicator.base.clock import NS_PER_S, Clock
+from replicator.base.errors import NotFoundError, ReplicatorError
+from replicator.control.server import AuditEntry
+from replicator.control.service import Report
+from replicator.control.types import (
+    Choice,
+    Chosen,
+    Point,
+    RestoreRequest,
+    RestoreResult,
+    RollbackPlan,
+    RollbackResult,
+    Status,
+    View,
+    ViewRequest,
+)
+
+
+class ReceiverService:
+    """What replicator.control serves (ReceiverControl)."""
+
+    def __init__(
+        self,
+        name: str,
+        workers: Mapping[str, GroupWorker],
+        views: Views,
+        catalog: Catalog,
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._workers = workers
+        self._views = views
+        self._catalog = catalog
+        self._clock = clock
+
+    # Looking.
+
+    async def status(self) -> Status:
+        now_ns = self._clock.utc_ns()
+        groups = [group_status(worker, now_ns) for worker in self._workers.values()]
+        return Status(role="receiver", name=self._name, version=__version__, groups=groups)
+
+    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+        found = self._worker(group).points()
+        since_ns = None if since is None else self._moment(since, found)
+        until_ns = None if until is None else self._moment(until, found)
+        return [
+            point_of(point)
+            for point in found
+            if (since_ns is None or point.until_ns >= since_ns)
+            and (until_ns is None or point.time_ns <= until_ns)
+        ]
+
+    async def views(self) -> list[View]:
+        return self._views.listed()
+
+    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+        worker = self._worker(group)
+        choice, point = self._choose(worker, to)
+        plan = await worker.plan_rollback(point)
+        result = RollbackPlan(
+            **_fields(choice.point),
+            changed_bytes=plan.changed_bytes,
+            disks=plan.disks,
+            points_after=plan.points_after,
+        )
+        return Chosen(choice=choice, result=result)
+
+    # Changing.
+
+    async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
+        worker = self._worker(request.group)
+        self._views.check_room(request.group)
+        choice, point = self._choose(worker, request.at)
+        shown = await worker.open_view(point, report)
+        disks = [ViewDisk(name, size, _DiskOf(shown, name)) for name, size in shown.disks]
+        view = await self._views.open(request.group, choice.point, disks, shown.close)
+        return Chosen(choice=choice, result=view)
+
+    async def close_view(self, view_id: str) -> None:
+        await self._views.close(view_id)
+
+    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]:
+        worker = self._worker(group)
+        with worker.seat.kept_empty_for("rollback"):
+            choice, point = self._choose(worker, to)
+            done = await worker.rollback(point, report)
+        result = RollbackResult(**_fields(point_of(done.point)), before=point_of(done.before))
+        return Chosen(choice=choice, result=result)
+
+    async def restore(
+        self, group: str, request: RestoreRequest, report: Report
+    ) -> Chosen[RestoreResult]:
+        worker = self._worker(group)
+        choice, point = self._choose(worker, request.at)
+        files = await worker.restore(point, Path(request.to), report)
+        result = RestoreResult(point=choice.point, files=[str(path) for path in files])
+        return Chosen(choice=choice, result=result)
+
+    def audit(self, entry: AuditEntry) -> None:
+        """An order that cannot be recorded is not carried out: raises ReplicatorError."""
+        try:
+            self._catalog.audit(
+                order=entry.order,
+                object=entry.object,
+                argument=entry.argument,
+                uid=entry.uid,
+                pid=entry.pid,
+                outcome=entry.outcome,
+                message=entry.message,
+                time_ns=self._clock.utc_ns(),
+            )
+        except sqlite3.Error as error:
+            raise ReplicatorError(
+                f"the order cannot be recorded in the audit: {error}",
+                hint="look after catalog.db in the receiver's data_dir (disk full, permissions)",
+            ) from error
+
+    # Inside.
+
+    def _worker(self, group: str) -> GroupWorker:
+        worker = self._workers.get(group)
+        if worker is None:
+            raise NotFoundError(
+                f"this receiver has no group {group!r}", hint="`replicator status` lists its groups"
+            )
+        return worker
+
+    def _choose(self, worker: GroupWorker, text: str) -> tuple[Choice, CorePoint]:
+        spec = pointspec.parse(text, self._clock.utc_ns())
+        chosen = pointspec.resolve(spec, worker.points())
+        distance = None if chosen.distance_ns is None else chosen.distance_ns / NS_PER_S
+        choice = Choice(asked=text, point=point_of(chosen.point), distance_seconds=distance)
+        return choice, chosen.point
+
+    def _moment(self, text: str, points: list[CorePoint]) -> int:
+        """A time, or that of the point which the text names."""
+        spec = pointspec.parse(text, self._clock.utc_ns())
+        if spec.time_ns is not None:
+            return spec.time_ns
+        return pointspec.resolve(spec, points).point.time_ns
+
+
+class _DiskOf:
+    """One disk of a point, as an export reads it."""
+
+    def __init__(self, view: PointView, disk: str) -> None:
+        self._view = view
+        self._disk = disk
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._view.read(self._disk, offset, length)
+
+
+def _fields(point: Point) -> dict[str, Any]:
+    """To build an answer that is a point and more."""
+    return msgspec.structs.asdict(point)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiver's directory: what lies where, its format, and whether there is room to start.
+
+    DATA_DIR/lock          held by the one receiver that works here
+    DATA_DIR/format        the number of the layout below
+    DATA_DIR/catalog.db    index and audit
+    DATA_DIR/groups/GROUP/{disks,inbox,history,views}/
+
+The format number rises when a release writes what an older one would misread. An older release
+then refuses to start here, before it has touched anything. Each file of the layout has its own
+version besides; this number is about the whole.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from replicator.base.errors import DamageError, NoSpaceError, VersionError
+from replicator.base.storage import Storage, read_whole, write_durably
+from replicator.base.units import MIB, format_size
+
+FORMAT = 1
+FORMAT_FILE_BYTES_MAX = 64
+START_FREE_BYTES = 16 * MIB
+"""What a start itself may write: catalog, headers of new segments, the end of a torn batch."""
+
+
+def catalog_path(data_dir: Path) -> Path:
+    return data_dir / "catalog.db"
+
+
+def groups_dir(data_dir: Path) -> Path:
+    return data_dir / "groups"
+
+
+def check_room(storage: Storage, data_dir: Path) -> None:
+    """Raises NoSpaceError where a start would stop half-way."""
+    free = storage.free_bytes(data_dir)
+    if free < START_FREE_BYTES:
+        raise NoSpaceError(
+            f"the disk of {data_dir} is full: {format_size(free)} are free, and a start needs"
+            f" {format_size(START_FREE_BYTES)}",
+            hint="free some space there, or give the receiver a larger disk; nothing was changed",
+        )
+
+
+def check_format(storage: Storage, data_dir: Path) -> None:
+    """Writes the format of a new directory. Raises VersionError for a newer one, DamageError for
+    a file that is none."""
+    path = data_dir / "format"
+    if not storage.exists(path):
+        write_durably(storage, path, b"%d\n" % FORMAT)
+        return
+    try:
+        content = read_whole(storage, path, FORMAT_FILE_BYTES_MAX).strip()
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        content = b""
+    if not content.isdigit():
+        raise DamageError(
+            f"{path} does not hold a format number",
+            hint=f"this release writes {FORMAT} there; restore the file if you know better",
+        )
+    if int(content) != FORMAT:
+        raise VersionError(
+            f"{data_dir} has format {int(content)}, this receiver knows format {FORMAT}",
+            hint="it was written by another release: install that one",
+        )

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group as it is now, in the words of the control API and of /metrics. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from receiver.group_status import GroupFacts, GroupState, rpo_seconds, state_of
+from receiver.metrics import GroupSnapshot
+from receiver.values import Point as CorePoint
+from receiver.worker import GroupWorker
+from replicator.base.clock import rfc3339
+from replicator.control.types import DiskStatus, GroupStatus, Point
+
+
+def point_of(point: CorePoint) -> Point:
+    """A point in the API's words."""
+    return Point(
+        sequence=point.sequence,
+        time=rfc3339(point.time_ns),
+        until=rfc3339(point.until_ns),
+        kind=point.kind,
+        label=point.label,
+    )
+
+
+def group_state(worker: GroupWorker) -> GroupState:
+    condition = worker.replica.condition if worker.is_recovered else "idle"
+    facts = GroupFacts(
+        is_stopped=worker.stopped is not None,
+        is_paused=worker.paused is not None,
+        is_connected=worker.seat.sitter is not None,
+        has_stream=worker.is_recovered and worker.facts().stream is not None,
+        is_syncing=condition == "syncing",
+        is_rolled_back=condition in ("rolled-back", "rolling-back"),
+    )
+    return state_of(facts)
+
+
+def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
+    sitter, trouble = worker.seat.sitter, worker.stopped or worker.paused
+    state = group_state(worker)
+    reason = "" if trouble is None else trouble.message
+    peer = None if sitter is None else sitter.peer
+    if not worker.is_recovered:
+        return GroupStatus(name=worker.name, state=state, disks=[], reason=reason, peer=peer)
+    replica, facts = worker.replica, worker.facts()
+    newest = replica.newest_point
+    has_stream = facts.stream is not None
+    return GroupStatus(
+        name=worker.name,
+        state=state,
+        rpo_seconds=rpo_seconds(None if newest is None else newest.until_ns, now_ns),
+        durable_lsn=facts.durable_lsn if has_stream else None,
+        applied_lsn=facts.applied_lsn if has_stream else None,
+        points=replica.point_count,
+        newest_point=None if newest is None else point_of(newest),
+        disks=[
+            DiskStatus(name=name, size=size) for name, size in sorted(replica.disk_sizes().items())
+        ],
+        reason=reason,
+        peer=peer,
+        lag_bytes=replica.unapplied_bytes,
+        history_bytes=replica.history_bytes,
+    )
+
+
+def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnapshot:
+    blank = GroupSnapshot(
+        name=worker.name,
+        state=group_state(worker),
+        figures=worker.figures,
+        views=views,
+        reconnects=worker.seat.fenced,
+    )
+    if not worker.is_recovered:
+        return blank
+    replica, facts, points = worker.replica, worker.facts(), worker.points()
+    has_stream = facts.stream is not None
+    return replace(
+        blank,
+        points=len(points),
+        rpo_seconds=rpo_seconds(points[-1].until_ns if points else None, now_ns),
+        durable_lsn=facts.durable_lsn if has_stream else None,
+        applied_lsn=facts.applied_lsn if has_stream else None,
+        lag_bytes=replica.unapplied_bytes,
+        oldest_point_ns=points[0].time_ns if points else None,
+        newest_point_ns=points[-1].time_ns if points else None,
+        history_bytes=replica.history_bytes,
+        inbox_bytes=replica.inbox_bytes,
+    )

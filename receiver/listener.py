@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents' hellos: who comes, whether it may, and which group it feeds from here on.
+
+Before a hello is accepted a peer costs one TLS connection and one body of at most 16 KiB, for at
+most ten seconds, and only so many of them may wait at a time (replicator.wire has these bounds).
+What it says is checked in this order, and nothing of a group is touched before the last step:
+protocol version (by the wire), name against certificate, group, the group's agents, that the group
+is not damaged, the disks' sizes, the seat.
+
+Every refusal is logged with the peer's address, counted by its reason, and told to the peer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+
+import structlog
+
+from receiver.admission import check_disks, check_hello
+from receiver.session import Session
+from receiver.worker import GroupWorker
+from replicator.base.errors import ReplicatorError
+from replicator.wire.link import Link
+from replicator.wire.messages import Hello
+
+_log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """`serve` is the session of replicator.wire's server."""
+
+    def __init__(
+        self, workers: Mapping[str, GroupWorker], agents_of: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._workers = workers
+        self._agents_of = agents_of
+        self.refused: Counter[str] = Counter()
+
+    async def serve(self, link: Link) -> None:
+        """Until the connection ends. Raises what the peer is to be told."""
+        async with AsyncExitStack() as held:
+            try:
+                session, worker = await self._admit(link, held)
+            except ReplicatorError as error:
+                self.refused[error.name] += 1
+                _log.warning(
+                    "agent.refused",
+                    peer=link.peer.address,
+                    reason=error.name,
+                    message=error.message,
+                )
+                raise
+            await self._run(session, worker)
+
+    async def _admit(self, link: Link, held: AsyncExitStack) -> tuple[Session, GroupWorker]:
+        """The seat is taken when this returns, and left when `held` ends."""
+        hello = await link.receive()
+        assert isinstance(hello, Hello), "the wire lets nothing else come first"
+        check_hello(hello, link.peer.names, self._agents_of)
+        worker = self._workers[hello.group]
+        worker.check_alive()
+        check_disks(hello.group, hello.disks, worker.disk_sizes())
+        session = Session(link, hello, worker)
+        held.callback(worker.changed.told)  # that the seat is free again
+        await held.enter_async_context(worker.seat.taken_by(session))
+        return session, worker
+
+    async def _run(self, session: Session, worker: GroupWorker) -> None:
+        log = _log.bind(group=session.hello.group, peer=session.peer)
+        worker.figures.sessions += 1
+        log.info("session.began", driver=session.hello.driver, version=session.hello.version)
+        worker.changed.told()
+        try:
+            await session.run()
+        except ReplicatorError as error:
+            log.warning("session.failed", reason=error.name, message=error.message)
+            raise
+        finally:
+            log.info("session.ended", durable_lsn=worker.facts().durable_lsn)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applies a group's batches one after the other, for as long as the group lives.
+
+It pauses while the disk is full, and tries again by itself: nothing is lost meanwhile, the inbox
+goes on as long as it can, and after that the source's spool. It stops for good at damage or a
+failing disk, because what comes next would stand on it; a person has to look, and start anew.
+
+Concurrency: one task of the event loop; the steps run in the group's apply lane, where other
+steps (a view, digests, a rollback) find their turn between two batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from receiver.lane import Lane
+from replicator.base.errors import NoSpaceError, ReplicatorError
+
+SPACE_RETRY_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ApplyPump:
+    """`step` applies one batch, and says whether there was one; `moved` is called on the loop
+    whenever something has changed: a batch, a pause, the end."""
+
+    def __init__(
+        self, group: str, lane: Lane, step: Callable[[], bool], moved: Callable[[], None]
+    ) -> None:
+        self._group = group
+        self._lane = lane
+        self._step = step
+        self._moved = moved
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.paused: ReplicatorError | None = None
+        """Why nothing is applied for now."""
+        self.stopped: ReplicatorError | None = None
+        """Why nothing is applied any more, until the receiver is started anew."""
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def wake(self) -> None:
+        """There is something to apply."""
+        self._work.set()
+
+    async def close(self) -> None:
+        """No step begins after this; one may still be under way in the lane."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def stop_for(self, error: ReplicatorError) -> None:
+        _log.error("apply.stopped", group=self._group, reason=error.message, hint=error.hint)
+        self.stopped = error
+        self._moved()
+
+    async def _run(self) -> None:
+        while self.stopped is None:
+            self._work.clear()
+            try:
+                is_more = await self._lane.run(self._step)
+            except NoSpaceError as error:
+                self._pause_for(error)
+                await self._until_work(SPACE_RETRY_SECONDS)
+            except ReplicatorError as error:
+                self.stop_for(error)
+            else:
+                self._go_on()
+                if is_more:
+                    self._moved()
+                else:
+                    await self._until_work(None)
+
+    async def _until_work(self, timeout_seconds: float | None) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._work.wait(), timeout_seconds)
+
+    def _pause_for(self, error: NoSpaceError) -> None:
+        if self.paused is None:
+            _log.error("apply.paused", group=self._group, reason=error.message, hint=error.hint)
+        self.paused = error
+        self._moved()
+
+    def _go_on(self) -> None:
+        if self.paused is not None:
+            self.paused = None
+            _log.info("apply.goes_on", group=self._group)
+            self._moved()

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group at work: its core in two lanes, and what the event loop may ask of it.
+
+    intake lane   accept, fdatasync, open a stream, hold          the inbox
+    apply lane    batches, retention, digests, views, rollback    history and replica
+
+The lanes run side by side: a slow replica does not hold up acknowledgements, and a burst from the
+link does not hold up a view. Each is one thread, so the inbox has one writer and the replica has
+one writer, whatever the daemon does around them: `GroupReplica` is reachable through this object
+alone. What the loop asks without a lane (facts, points) never blocks.
+
+A group that cannot be recovered, or that has met damage while applying, is shown as damaged, with
+file and offset, and takes nothing in; the other groups do not notice. In the second case its
+points that are whole go on being served.
+
+Failure: a kill at any moment leaves what the core's recovery is made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from receiver.change import Change
+from receiver.digest_stream import SyncStart
+from receiver.figures import GroupFigures
+from receiver.group import GroupReplica
+from receiver.lane import Lane
+from receiver.point_view import PointView
+from receiver.pump import ApplyPump
+from receiver.restore import restore_view
+from receiver.seat import Seat
+from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
+from replicator import __version__
+from replicator.base.errors import DamageError, ReplicatorError, UnreachableError
+from replicator.control.service import Report
+from replicator.control.types import Progress
+from replicator.wire import messages as wire
+from replicator.wire.frames import Frame
+from replicator.wire.limits import DIGEST_BLOCK_BYTES
+
+RESENT_POINTS = 64
+"""Points told again when a stream is resumed: their ACK may have been lost with the connection."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What became durable with a group of frames, in the wire's words."""
+
+    points: list[wire.Point]
+    syncs: list[SyncStart]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTaken:
+    """The answer to an OPEN, and what follows from it."""
+
+    message: wire.Opened
+    points: list[wire.Point]
+    syncs: list[SyncStart]
+
+
+class GroupWorker:
+    """See the head of this file. `recover`, then `start`; `close` at the end."""
+
+    def __init__(self, replica: GroupReplica, *, receiver: str, max_bytes: int) -> None:
+        self.name = replica.name
+        self.seat = Seat(replica.name)
+        self.figures = GroupFigures()
+        self.changed = Change()
+        self._replica = replica
+        self._receiver = receiver
+        self._max_bytes = max_bytes
+        self._intake = Lane(f"{self.name}.intake")
+        self._apply = Lane(f"{self.name}.apply")
+        self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
+        self._closing = False
+        self.is_recovered = False
+
+    # Life.
+
+    async def recover(self) -> None:
+        """Reads back what the last life left. Damage is kept and shown, not raised."""
+        try:
+            await self._apply.run(self._replica.recover)
+        except DamageError as error:
+            self.figures.checksum_failures["recovery"] += 1
+            self._pump.stop_for(error)
+        else:
+            self.is_recovered = True
+
+    def start(self) -> None:
+        if self.is_recovered:
+            self._pump.start()
+
+    def begin_closing(self) -> None:
+        """Orders that can be given up are given up at their next step."""
+        self._closing = True
+
+    async def close(self) -> None:
+        """Waits for the steps under way. No session and no view is left by now."""
+        self.begin_closing()
+        await self._pump.close()
+        await self._intake.close()
+        await self._apply.close()
+        await asyncio.to_thread(self._replica.close)
+
+    # What the loop may ask at any time.
+
+    @property
+    def stopped(self) -> ReplicatorError | None:
+        """Why nothing is applied any more, until the receiver is started anew."""
+        return self._pump.stopped
+
+    @property
+    def paused(self) -> ReplicatorError | None:
+        """Why nothing is applied for now."""
+        return self._pump.paused
+
+    @property
+    def replica(self) -> GroupReplica:
+        """For reading what any thread may read. Only of use if `is_recovered`."""
+        return self._replica
+
+    def facts(self) -> WelcomeFacts:
+        return self._replica.facts()
+
+    def points(self) -> list[Point]:
+        """Oldest first; those that are durable and not yet applied are among them."""
+        self.check_recovered()
+        return self._replica.points()
+
+    def check_recovered(self) -> None:
+        """Raises what kept the group from being recovered."""
+        if not self.is_recovered:
+            assert self.stopped is not None, "asked before recovery"
+            raise self.stopped
+
+    def check_alive(self) -> None:
+        """Raises what keeps the group from taking anything in."""
+        if self.stopped is not None:
+            raise self.stopped
+
+    def welcome(self) -> wire.Welcome:
+        facts = self._replica.facts()
+        newest = self._replica.newest_point
+        return wire.Welcome(
+            receiver=self._receiver,
+            generation=facts.generation,
+            stream=None if facts.stream is None else str(facts.stream),
+            ordinal=facts.ordinal,
+            durable_lsn=facts.durable_lsn,
+            chain=facts.chain,
+            applied_lsn=facts.applied_lsn,
+            closed_ordinal=facts.closed_ordinal,
+            next_point=facts.next_point,
+            points=self._replica.point_count,
+            newest_point=None if newest is None else _on_wire(newest),
+            version=__version__,
+        )
+
+    def disk_sizes(self) -> dict[str, int]:
+        return self._replica.disk_sizes()
+
+    def is_label_taken(self, label: str) -> bool:
+        return self._replica.is_label_taken(label)
+
+    # Taking in: the intake lane.
+
+    async def take_in(self, frames: Sequence[Frame]) -> TakenIn:
+        """Appends the frames and makes them durable. Raises what the agent is to be told; then
+        those before the bad one are durable all the same."""
+        try:
+            return await self._intake.run(self._take_in, frames)
+        finally:
+            self._pump.wake()
+
+    async def open_stream(self, message: wire.Open) -> StreamTaken:
+        opened = await self._intake.run(
+            self._replica.open_stream,
+            UUID(message.stream),
+            message.ordinal,
+            message.start_lsn,
+            message.chain,
+        )
+        self._pump.wake()
+        self.changed.told()
+        syncing = [wire.SyncingDisk(s.disk, s.name, s.size_bytes, s.sync_lsn) for s in opened.syncs]
+        again = [point for point in self._replica.points() if point.ordinal == message.ordinal]
+        return StreamTaken(
+            wire.Opened(opened.durable_lsn, syncing),
+            [_on_wire(point) for point in again[-RESENT_POINTS:]],
+            [_sync_start(sync) for sync in opened.syncs],
+        )
+
+    async def hold(self, lsn: int, until_ns: int) -> None:
+        await self._intake.run(self._replica.hold, lsn, until_ns)
+
+    async def quiet(self) -> None:
+        """Returns when no step of a session is under way in the intake lane."""
+        await self._intake.quiet()
+
+    def _take_in(self, frames: Sequence[Frame]) -> TakenIn:
+        """In the intake lane."""
+        accepted: list[Frame] = []
+        taken = TakenIn([], [])
+        try:
+            for frame in frames:
+                self._replica.accept(frame)
+                accepted.append(frame)
+        except DamageError:
+            self.figures.checksum_failures["wire"] += 1
+            raise
+        except OSError as error:
+            raise _mishap(error) from error
+        finally:
+            if accepted:
+                taken = self._make_durable(accepted)
+        return taken
+
+    def _make_durable(self, accepted: Sequence[Frame]) -> TakenIn:
+        began = time.monotonic()
+        try:
+            durable = self._replica.sync_inbox()
+        except OSError as error:
+            raise _mishap(error) from error
+        figures = self.figures
+        figures.inbox_syncs.add(time.monotonic() - began)
+        figures.points_made += len(durable.points)
+        figures.received_frames += len(accepted)
+        figures.received_bytes += sum(frame.size for frame in accepted)
+        figures.received_raw_bytes += sum(frame.header.raw_bytes for frame in accepted)
+        return TakenIn(
+            [_on_wire(point) for point in durable.points],
+            [_sync_start(sync) for sync in durable.syncs],
+        )
+
+    # Applying: the apply lane.
+
+    async def until_applied(self, lsn: int) -> None:
+        """See DigestSource. `lsn` is one of the stream that is open now."""
+        ordinal = self._replica.facts().ordinal
+        while not self._replica.is_applied(ordinal, lsn):
+            self.check_alive()
+            await self.changed.wait()
+
+    async def digests(
+        self, sync: SyncStart, first_block: int, count: int, key: bytes
+    ) -> list[wire.Digests] | None:
+        """See DigestSource."""
+        chunk = await self._apply.run(
+            self._replica.digests, sync.disk, sync.sync_lsn, first_block, count, key
+        )
+        if chunk is None:
+            return None
+        self.figures.digest_bytes += count * DIGEST_BLOCK_BYTES
+        return [
+            wire.Digests(
+                sync.disk, sync.sync_lsn, run.first_block, chunk.lsn, run.digests, run.zero_blocks
+            )
+            for run in chunk.runs
+        ]
+
+    async def open_view(self, point: Point, report: Report) -> PointView:
+        """Waits until the point is applied. Whoever gets it closes it."""
+        self.check_recovered()
+        while not self._replica.is_point_applied(point.sequence):
+            self.check_alive()
+            report(Progress(done=0, total=0, what=f"waiting until {point} is applied"))
+            await self.changed.wait()
+        opening = asyncio.ensure_future(self._apply.run(self._replica.view, point.sequence))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
+
+    async def plan_rollback(self, point: Point) -> RollbackPlan:
+        self.check_recovered()
+        with _mishaps():
+            return await self._apply.run(self._replica.plan_rollback, point.sequence)
+
+    async def rollback(self, point: Point, report: Report) -> RollbackDone:
+        """The caller keeps the seat empty. What a shutdown or a crash interrupts is gone on with
+        at the next start; what a full disk interrupts, by the pump."""
+        self.check_alive()
+        progress = _progress(report, f"rolling {self.name} back to {point}")
+        try:
+            with _mishaps():
+                return await self._apply.run(self._replica.rollback, point.sequence, progress)
+        finally:
+            self._pump.wake()
+            self.changed.told()
+
+    async def restore(self, point: Point, directory: Path, report: Report) -> list[Path]:
+        """Outside of the lanes, from a view: replication goes on meanwhile."""
+        view = await self.open_view(point, report)
+        told = _progress(report, f"restoring {point} of {self.name}")
+
+        def progress(done: int, total: int) -> None:
+            if self._closing:
+                raise UnreachableError("the receiver is shutting down", hint="restore it again")
+            told(done, total)
+
+        try:
+            with _mishaps():
+                return await asyncio.to_thread(restore_view, view, directory, progress)
+        finally:
+            await asyncio.to_thread(view.close)
+
+    def _apply_one(self) -> bool:
+        """In the apply lane: one batch, and what it makes of the budget."""
+        before = self._replica.applied_lsn
+        try:
+            if not self._replica.apply_next():
+                return False
+            self.figures.batches += 1
+            self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
+            retained = self._replica.retain(self._max_bytes)
+        except DamageError:
+            self.figures.checksum_failures["apply"] += 1
+            raise
+        except OSError as error:
+            raise _mishap(error) from error
+        self.figures.points_dropped += len(retained.dropped)
+        return True
+
+    def _moved(self) -> None:
+        self.changed.told()
+        sitter = self.seat.sitter
+        if self.stopped is not None and sitter is not None:
+            sitter.close(self.stopped)
+
+
+def _on_wire(point: Point) -> wire.Point:
+    return wire.Point(
+        point.sequence, point.time_ns, point.kind, point.lsn, point.label, point.until_ns
+    )
+
+
+def _sync_start(sync: SyncNotice) -> SyncStart:
+    return SyncStart(sync.disk, sync.sync_lsn, sync.size_bytes, sync.begun_lsn)
+
+
+def _progress(report: Report, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(Progress(done=done, total=total, what=what))
+
+
+def _close_unwanted(opening: asyncio.Future[PointView]) -> None:
+    """Who asked for the view has gone away."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+@contextmanager
+def _mishaps() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _mishap(error) from error
+
+
+def _mishap(error: OSError) -> ReplicatorError:
+    """A failing disk, in words. A full one the core has told apart already."""
+    what = error.strerror or os.strerror(error.errno or 0)
+    where = f"{error.filename}: " if error.filename else ""
+    return ReplicatorError(
+        f"{where}{what}", hint="look at the disk and the kernel's log of the receiver's machine"
+    )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A receiver in this process, on real sockets and a real directory; and one as a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from receiver.service import Receiver, started
+from replicator.base.clock import SystemClock
+from replicator.base.notify import Notifier
+from replicator.base.storage import Storage, SystemStorage
+from replicator.config.receiver import load_receiver
+from replicator.control.client import ControlClient
+from replicator.wire.identity import server_context
+from tests.receiver_service.fake_agent import FakeAgent, Pki
+
+READY_SECONDS = 30
+
+
+class DrSite:
+    """Config, certificates and directory of a receiver; the receiver itself comes and goes."""
+
+    def __init__(
+        self, folder: Path, *, groups: dict[str, list[str]] | None = None, max_bytes: str = "1GiB"
+    ) -> None:
+        self.folder = folder
+        self.pki = Pki(folder)
+        self.data_dir = folder / "data"
+        self.socket = folder / "ctl.sock"
+        self.config_file = folder / "receiver.toml"
+        self.config_file.write_text(self._config(groups or {"web": ["kvm1"]}, max_bytes))
+        self.control = ControlClient(self.socket)
+        self.port = 0
+
+    def replica(self, disk: str, group: str = "web") -> Path:
+        return self.data_dir / "groups" / group / "disks" / f"{disk}.raw"
+
+    @asynccontextmanager
+    async def running(self, storage: Storage | None = None) -> AsyncIterator[Receiver]:
+        """In this process."""
+        config = load_receiver(self.config_file)
+        section = config.receiver
+        tls = server_context(section.ca, section.certificate, section.key)
+        self.data_dir.mkdir(exist_ok=True)
+        async with started(
+            config, tls, storage or SystemStorage(), SystemClock(), Notifier()
+        ) as receiver:
+            self.port = receiver.port
+            yield receiver
+
+    async def agent(self, name: str = "kvm1") -> FakeAgent:
+        return await FakeAgent.connect(self.port, self.pki.client(name))
+
+    def _config(self, groups: dict[str, list[str]], max_bytes: str) -> str:
+        lines = [
+            "[receiver]",
+            'name = "dr"',
+            'listen = "127.0.0.1:0"',
+            f'data_dir = "{self.data_dir}"',
+            f'control = "{self.socket}"',
+            f'ca = "{self.pki.ca}"',
+            f'certificate = "{self.pki.certificate}"',
+            f'key = "{self.pki.key}"',
+            "[history]",
+            f'max_bytes = "{max_bytes}"',
+        ]
+        for name, agents in groups.items():
+            quoted = ", ".join(f'"{agent}"' for agent in agents)
+            lines += ["[[group]]", f'name = "{name}"', f"agents = [{quoted}]"]
+        return "\n".join(lines) + "\n"
+
+
+class ReceiverProcess:
+    """`replicator-receiver` as a process of its own. Use `launched`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[str] = []
+        self.port = 0
+
+    async def until_ready(self) -> None:
+        """Reads its log up to the line that says it is up, and takes the port from it."""
+        async with asyncio.timeout(READY_SECONDS):
+            while "event=receiver.ready" not in (line := await self._line()):
+                pass
+        (port,) = (word for word in line.split() if word.startswith("port="))
+        self.port = int(port.removeprefix("port="))
+
+    async def _line(self) -> str:
+        assert self.process.stderr is not None
+        line = (await self.process.stderr.readline()).decode()
+        if not line:
+            raise AssertionError("the receiver ended:\n" + "".join(self.log))
+        self.log.append(line)
+        return line
+
+    async def end(self, how: signal.Signals) -> int:
+        """Its exit code, with the rest of its log read."""
+        assert self.process.stderr is not None
+        self.process.send_signal(how)
+        self.log.append((await self.process.stderr.read()).decode())
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def launched(site: DrSite) -> AsyncIterator[ReceiverProcess]:
+    """A receiver process that is up; killed at the end of the block if it still lives."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "receiver",
+        "--config",
+        str(site.config_file),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    receiver = ReceiverProcess(process)
+    try:
+        await receiver.until_ready()
+        site.port = receiver.port
+        yield receiver
+    finally:
+        if process.returncode is None:
+            await receiver.end(signal.SIGKILL)
+
+
+async def refused_start(site: DrSite) -> tuple[int, str]:
+    """Exit code and stderr of a receiver that does not come up."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "receiver",
+        "--config",
+        str(site.config_file),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(READY_SECONDS):
+        _, stderr = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, stderr.decode()
