@@ -292,8 +292,10 @@ class Shipper:
                 remove_stream(self._storage, self._directories, name)
 
     def _is_dead(self, at: Stretch) -> bool:
+        """Its splitter is gone, or has gone on. One above the splitter's last word is not: it was
+        opened a moment ago, and its status is on the way."""
         live = self._live()
-        return live is None or live.name != at.name
+        return live is None or live.name.ordinal > at.name.ordinal
 
     def _leave_dead_stream(self) -> bool:
         """True if the stream under way is over and the next may be opened."""
@@ -339,6 +341,8 @@ class Shipper:
     def _read(self, at: Stretch) -> Chunk | None:
         """The next chunk of the stream under way; None at its end, or where it cannot be read."""
         live = self._live()  # once: the next status may come while this runs
+        if live is not None and live.name.ordinal < at.name.ordinal:
+            return None
         if live is not None and live.name == at.name:
             try:
                 return at.read_live(live.end_lsn, self._frame_bytes)
@@ -369,7 +373,9 @@ class Shipper:
 
     def _say_hold(self, out: list[Message]) -> None:
         at, status = self._at, self._status
-        if at is None or not at.opened or status is None or self._is_dead(at):
+        if at is None or not at.opened or status is None:
+            return
+        if status.stream != str(at.name.stream):
             return
         hold = Hold(status.end_lsn, status.held_until_ns)
         is_news = self._hold is None or hold.until_ns > self._hold.until_ns

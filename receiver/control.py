@@ -107,6 +107,7 @@ class ReceiverService:
 
     async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]:
         worker = self._worker(group)
+        self._choose(worker, to)  # that a point is unknown is said before who feeds the group
         with worker.seat.kept_empty_for("rollback"):
             choice, point = self._choose(worker, to)
             done = await worker.rollback(point, report)

@@ -41,4 +41,6 @@ def make_site() -> Iterator[MakeSite]:
     finally:
         for site in sites:
             site.__exit__()
+            for program in ("receiver", "splitter", "agent"):  # shown where a test fails
+                print(f"--- {program}\n{site.said(program)}")
         shutil.rmtree(home)

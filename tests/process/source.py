@@ -39,6 +39,12 @@ class Source:
             await client.disconnect()
         self.clients.clear()
 
+    def abandon(self) -> None:
+        """Lets go of connections whose far end is dead."""
+        for client in self.clients.values():
+            client.abort()
+        self.clients.clear()
+
     async def write(self, count: int) -> None:
         """`count` writes, each answered before the next. What was answered is remembered."""
         for _ in range(count):

@@ -21,7 +21,7 @@ from tests.process.test_main_path import (
     source_of,
     view_images,
 )
-from tests.process.waiting import wait_until
+from tests.process.waiting import until_served, wait_until
 
 KILLS = 3
 
@@ -65,6 +65,7 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     await source.write(100)
     points = len(site.receiver.points("g"))
     await asyncio.to_thread(site.kill, "splitter")
+    source.abandon()
     answered = source.image()
     site.start("splitter")
     await wait_until(lambda: group_at_agent(site).state == "lost", "the loss is known")
@@ -72,6 +73,7 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     await wait_until(
         lambda: site.replica("g", "a").read_bytes() == answered["a"], "the rest has arrived"
     )
+    await until_served(site.nbd_socket)
     fresh = await NbdClient.connect(site.export("g", "a"))
     await fresh.pwrite(b"\xaa" * 4096, offset=0)  # answered, and not protected: that is known
     assert site.replica("g", "a").read_bytes() == answered["a"]
@@ -112,7 +114,7 @@ async def test_a_receiver_that_is_away_is_caught_up_with(make_site: MakeSite) ->
     site = make_site()
     site.start("splitter", "agent")
     source = source_of(site, seed=9)
-    await wait_until(site.nbd_socket.exists, "the splitter serves")
+    await until_served(site.nbd_socket)
     await source.connect()
     await source.write(200)
     assert group_at_agent(site).state != "lost"

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from replicator.base.errors import ReplicatorError
 
@@ -25,4 +27,14 @@ async def wait_until(holds: Callable[[], bool], what: str, *, limit_seconds: flo
         except ReplicatorError as error:
             last = error
         await asyncio.sleep(LOOK_SECONDS)
-    raise AssertionError(f"waited {limit_seconds} s in vain until {what}; {last or ''}")
+    raise AssertionError(f"waited {limit_seconds} s in vain until {what}: {last or 'no'}")
+
+
+async def until_served(path: Path) -> None:
+    """Somebody listens on the unix socket: its file alone may be left over from a dead process."""
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(path)) == 0
+
+    await wait_until(listens, f"{path} is served")
