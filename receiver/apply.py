@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applying: batches into the replica, each undoable before it touches a byte.
+
+One step is one batch, and its order is the promise:
+
+    1  draft: which records, which blocks change, their old content      (nothing written)
+    2  state.json says "not consistent"                                  durable
+    3  header, before-images, commit, in the history                     durable
+    4  published in the index                                            views see it
+    5  the replica is overwritten                                        durable
+    6  "applied", in the history                                         durable with the next 3
+    7  the inbox below it may go                                         after that
+
+A crash before 3 is durable leaves a replica that was not touched; after it, the batch is done again
+from exactly the range and blocks that its header says (`_redo`), which is idempotent. An error at
+any step leaves the group where it was before that step; the next call goes on there. A disk that
+is full never lets 5 happen without 3.
+
+Kinds of batches: "log" (records), "zero" (part of a very large zero, ahead of its record), "mark"
+(a point without content: the state before a rollback), "rollback" (part of one).
+
+Concurrency: the group's apply thread. `applied`, `is_point_applied` are read by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from receiver.apply_batch import BatchBuilder, early_zeroes, units_of
+from receiver.apply_content import DiskChange, Operation, change_of, write_changes
+from receiver.extents import ExtentSet
+from receiver.history.batches import Batch
+from receiver.history.bodies import BatchKind, GroupBody, Held
+from receiver.history.log import HistoryLog
+from receiver.history.opening import Tail
+from receiver.history.writer import BeforeImages, Draft
+from receiver.inbox import Inbox
+from receiver.points import PointList
+from receiver.replica import Replica
+from receiver.rollback import RollbackWork
+from receiver.sync_state import Disk, GroupState
+from receiver.values import Point
+from replicator.base.errors import DamageError
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch that is in the history, durable and published, and not yet known as applied.
+    `changes` is None after a restart: they are found again. `before` is the state in front of
+    it, `state` the one behind it. `written`: the replica has it, durably."""
+
+    batch: Batch
+    before: GroupState
+    state: GroupState
+    changes: list[DiskChange] | None = None
+    written: bool = False
+
+
+class Applier:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        history: HistoryLog,
+        replica: Replica,
+        inbox: Inbox,
+        points: PointList,
+        utc_ns: Callable[[], int],
+        batch_bytes: int,
+    ) -> None:
+        self.applied = GroupState()
+        self.applied_batches = 0
+        self._history = history
+        self._replica = replica
+        self._inbox = inbox
+        self._points = points
+        self._utc_ns = utc_ns
+        self._batch_bytes = batch_bytes
+        self._pending: _Pending | None = None
+        self._applied_point = 0
+        self._early: tuple[int, dict[str, int]] = (-1, {})
+        self._rollback: RollbackWork | None = None
+        self._idle = False
+
+    # -- opening
+
+    def start(self, before: GroupState, state: GroupState) -> None:
+        """`state` is behind the last batch of the history, `before` in front of it if that one
+        is not known as applied."""
+        batch = self._history.unapplied
+        if batch is not None:
+            self._pending = _Pending(batch, before, state)
+            self.applied = before
+        else:
+            self.applied = state
+        done = [
+            each.point.sequence
+            for each in self._history.batches
+            if each.point is not None and each is not batch
+        ]
+        self._applied_point = done[-1] if done else 0
+
+    def check_replica(self, state: GroupState, tail: Tail | None) -> None:
+        """The images must be there; and if the history ends in an incomplete batch, each whole
+        before-image of it must still be what the replica holds: else it had been complete, the
+        replica was overwritten, and the history is damaged. Raises DamageError."""
+        by_slot = {disk.slot: disk for disk in state.disks.values()}
+        for disk in state.disks.values():
+            self._replica.check(disk.name, disk.size_bytes)
+        for image in tail.images if tail is not None else ():
+            owner = by_slot.get(image.slot)
+            if owner is None:
+                continue  # a disk that only this batch would have introduced
+            length = min(image.length, owner.size_bytes - image.offset)
+            content = image.content if image.content is not None else bytes(length)
+            if self._replica.read(owner.name, image.offset, length) != content:
+                assert tail is not None
+                raise DamageError(
+                    f"{tail.where}: this batch looks incomplete, but"
+                    f" {self._replica.path(owner.name)} no longer holds at offset {image.offset}"
+                    " what the batch found there: the batch was complete once, and is damaged",
+                    hint="points older than it cannot be reproduced; set the group aside and let"
+                    " it sync anew",
+                )
+
+    # -- what others ask
+
+    @property
+    def newest_state(self) -> GroupState:
+        """Behind everything that is in the history."""
+        return self._pending.state if self._pending is not None else self.applied
+
+    @property
+    def is_rolling_back(self) -> bool:
+        """From the mark to the moment when the last part is applied."""
+        return self.applied.rollback is not None or self.newest_state.rollback is not None
+
+    @property
+    def has_pending(self) -> bool:
+        return self._pending is not None
+
+    def is_point_applied(self, sequence: int) -> bool:
+        return sequence <= self._applied_point
+
+    @property
+    def applied_point(self) -> int:
+        """The newest point whose batch is applied."""
+        return self._applied_point
+
+    @property
+    def rollback_progress(self) -> tuple[int, int]:
+        """(blocks looked at, blocks in all) of the rollback under way."""
+        work = self._rollback
+        return (work.done_blocks, work.total_blocks) if work is not None else (0, 0)
+
+    def last_point(self) -> Point | None:
+        """The point of the newest batch."""
+        batches = self._history.batches
+        return batches[-1].point if batches else None
+
+    def changed_bytes(self, operations: dict[str, list[Operation]]) -> int:
+        """How much of the replica these would change, in whole blocks."""
+        return sum(change.changed_bytes for change in self._changes(self.applied, operations))
+
+    # -- steps
+
+    def step(self) -> bool:
+        """One batch. False if there is nothing to do. Raises OSError (go on with the next call),
+        DamageError."""
+        if self._pending is not None:
+            self._finish(self._pending)
+        elif self.applied.rollback is not None:
+            self._roll_back()
+        elif not self._apply_log():
+            self._rest()
+            return False
+        self._idle = False
+        return True
+
+    def _apply_log(self) -> bool:
+        state = self.applied.copy()
+        frames = self._inbox.frames_from(state.ordinal, state.lsn)
+        if not frames:
+            following = self._inbox.stream_after(state.ordinal)
+            if following is None:
+                return False
+            name, start_lsn = following
+            state.begin_stream(name.stream, name.ordinal, start_lsn)
+            frames = self._inbox.frames_from(state.ordinal, start_lsn)
+        builder = BatchBuilder(state, self._batch_bytes)
+        for frame in frames:
+            opened = self._inbox.read(state.ordinal, frame)
+            for unit in units_of(opened, state.lsn):
+                early = early_zeroes(
+                    state, unit, self._replica.file, self._batch_bytes, self._early_of(unit.end_lsn)
+                )
+                if builder.is_empty and early is not None:
+                    self._zero_early(unit.end_lsn, *early)
+                    return True
+                if early is not None or not builder.has_room(unit):
+                    return self._apply_built(builder)
+                ends = builder.feed(unit)
+                self._create(builder.created)
+                if ends:
+                    return self._apply_built(builder)
+        return self._apply_built(builder)
+
+    def _apply_built(self, builder: BatchBuilder) -> bool:
+        self._history.texts.update(builder.texts)
+        point = builder.point
+        if point is not None:
+            announced = self._points.find(point.sequence)
+            assert announced is None or announced.time_ns == point.time_ns, (announced, point)
+        changes = self._changes(builder.state, builder.operations)
+        body = builder.state.body(builder.disk_bodies())
+        draft = self._draft("log", builder.start_lsn, changes, body=body, point=point)
+        self._commit(draft, changes, builder.state)
+        if builder.held_until_ns:
+            self._points.hold(self.applied.last_point, builder.held_until_ns)
+        return True
+
+    def _zero_early(self, end_lsn: int, name: str, part: ExtentSet) -> None:
+        """Zeroes some of what the record that ends at `end_lsn` will zero."""
+        state = self.applied.copy()
+        disk = state.disks[name]
+        operations = {name: [Operation(low, high - low, None) for low, high in part]}
+        changes = self._changes(state, operations)
+        self._early_of(end_lsn)[name] = max(high for _, high in part)
+        if not changes:
+            return
+        body = state.body([each.body() for each in state.disks.values()])
+        draft = self._draft("zero", state.lsn, changes, body=body)
+        self._commit(replace(draft, zeroes={disk.slot: part.pack()}), changes, state)
+
+    def _early_of(self, end_lsn: int) -> dict[str, int]:
+        if self._early[0] != end_lsn:
+            self._early = end_lsn, {}
+        return self._early[1]
+
+    def mark(self, state: GroupState, point: Point) -> None:
+        """A point without content; `state` has it already."""
+        assert self._pending is None
+        body = state.body([each.body() for each in state.disks.values()])
+        self._commit(self._draft("mark", state.lsn, [], body=body, point=point), [], state)
+
+    def _roll_back(self) -> None:
+        """The next part of the rollback under way; the last one makes its point."""
+        work = self._rollback
+        if work is None:
+            work = self._rollback = RollbackWork.of(self._history, self.applied)
+        while not work.is_done:
+            part = work.next_part(self._batch_bytes)
+            changes = self._changes(self.applied, part.operations)
+            if not changes:
+                work.advance(part)
+                continue
+            state = self.applied.copy()
+            body = state.body([each.body() for each in state.disks.values()])
+            self._commit(self._draft("rollback", state.lsn, changes, body=body), changes, state)
+            work.advance(part)
+            return
+        state = self.applied.copy()
+        point = work.end(state, self._utc_ns())
+        body = state.body([each.body() for each in state.disks.values()])
+        self._commit(self._draft("rollback", state.lsn, [], body=body, point=point), [], state)
+        self._rollback = None
+
+    # -- a batch
+
+    def _changes(
+        self, state: GroupState, operations: dict[str, list[Operation]]
+    ) -> list[DiskChange]:
+        changes = []
+        for disk in sorted(state.disks.values(), key=lambda each: each.slot):
+            if disk.name in operations:
+                change = change_of(
+                    self._replica.file(disk.name),
+                    disk.name,
+                    disk.slot,
+                    disk.size_bytes,
+                    operations[disk.name],
+                )
+                if len(change.keys):
+                    changes.append(change)
+        return changes
+
+    def _draft(
+        self,
+        kind: BatchKind,
+        start_lsn: int,
+        changes: Sequence[DiskChange],
+        *,
+        body: GroupBody,
+        point: Point | None = None,
+    ) -> Draft:
+        empty = np.empty(0, dtype=np.uint64)
+        images = BeforeImages(
+            np.concatenate([empty, *(change.starts for change in changes)]),
+            np.concatenate([empty, *(change.blocks for change in changes)]),
+            [content for change in changes for content in change.old],
+        )
+        held = None
+        last = self._points.find(self.applied.last_point)
+        if last is not None and last.until_ns > last.time_ns:
+            held = Held(last.sequence, last.until_ns)
+        return Draft(self._history.next_batch, kind, start_lsn, images, body, point, held)
+
+    def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:
+        """Steps 2 to 6."""
+        if changes or state.rollback is not None:
+            self._replica.say_inconsistent(_reason(state, draft.kind))
+        batch = self._history.append(draft, self.applied)
+        self._history.sync()
+        self._history.publish(batch)
+        self._pending = _Pending(batch, self.applied, state, changes)
+        self._finish(self._pending)
+
+    def _finish(self, pending: _Pending) -> None:
+        """Steps 5 and 6, for a batch that has come that far."""
+        self._free_inbox(pending.before)
+        if not pending.written:
+            if pending.changes is None:
+                pending.changes = self._redo(pending)
+            for change in pending.changes:
+                write_changes(self._replica.file(change.name), change.writes)
+            self._replica.sync(change.name for change in pending.changes)
+            pending.written = True
+            pending.changes = []
+        self._history.applied(pending.batch)
+        self._pending = None
+        self.applied = pending.state
+        self.applied_batches += 1
+        if pending.batch.point is not None:
+            self._applied_point = pending.batch.point.sequence
+
+    def _redo(self, pending: _Pending) -> list[DiskChange]:
+        """What is left to do of a batch, after a restart. Exactly its records, exactly its blocks:
+        whatever came into the inbox since then belongs to the next one."""
+        batch, before = pending.batch, pending.before
+        self._replica.say_inconsistent(_reason(pending.state, batch.kind))
+        operations: dict[str, list[Operation]] = {}
+        if batch.kind == "log":
+            operations = self._operations_again(pending)
+        elif batch.kind == "zero":
+            operations = self._zeroes_again(batch, pending.state)
+        elif batch.kind == "rollback":
+            work = RollbackWork.of(self._history, before)
+            operations = work.operations_of(batch)
+        changes = self._changes(pending.state, operations)
+        for change in changes:
+            if not batch.images.covers(change.keys):
+                raise DamageError(
+                    f"{self._replica.path(change.name)}: batch {batch.number} would overwrite"
+                    " blocks that it has no before-image of: replica, inbox and history do not"
+                    " belong together",
+                    hint="set the group aside and let it sync anew",
+                )
+        return changes
+
+    def _operations_again(self, pending: _Pending) -> dict[str, list[Operation]]:
+        batch = pending.batch
+        state = pending.before.copy()
+        if state.ordinal != batch.ordinal:
+            state.begin_stream(pending.state.stream, batch.ordinal, batch.start_lsn)
+        builder = BatchBuilder(state, self._batch_bytes)
+        for frame in self._inbox.frames_from(batch.ordinal, batch.start_lsn):
+            if frame.start_lsn >= batch.end_lsn:
+                break
+            for unit in units_of(self._inbox.read(batch.ordinal, frame), batch.start_lsn):
+                if unit.end_lsn > batch.end_lsn:
+                    break
+                builder.feed(unit)
+                self._create(builder.created)
+        if state.lsn != batch.end_lsn:
+            raise DamageError(
+                f"the inbox ends at LSN {state.lsn} of stream {batch.ordinal}, but a batch up to"
+                f" LSN {batch.end_lsn} was begun from it",
+                hint="restore the inbox from a copy, or set the group aside and let it sync anew",
+            )
+        return builder.operations
+
+    def _zeroes_again(self, batch: Batch, state: GroupState) -> dict[str, list[Operation]]:
+        begin = self._history.read_begin(batch)
+        by_slot: dict[int, Disk] = {disk.slot: disk for disk in state.disks.values()}
+        return {
+            by_slot[slot].name: [
+                Operation(low, high - low, None) for low, high in ExtentSet.unpack(packed)
+            ]
+            for slot, packed in begin.zeroes.items()
+        }
+
+    def _create(self, disks: list[Disk]) -> None:
+        """Images of disks that the stream has just declared."""
+        while disks:
+            self._replica.create(disks[-1].name, disks[-1].size_bytes)
+            disks.pop()
+
+    # -- when there is nothing to do
+
+    def _rest(self) -> None:
+        """Makes the last "applied" durable, lets the inbox go, says how the replica stands."""
+        if self._idle:
+            return
+        if not self._history.is_durable:
+            self._history.sync()
+        self._free_inbox(self.applied)
+        state = self.applied
+        point = self._points.find(state.last_point)
+        if point is not None and point.consistent and state.point_holds and not state.is_syncing:
+            self._replica.say_consistent(point)
+        elif state.disks:
+            self._replica.say_inconsistent(_reason(state, "log"))
+        self._idle = True
+
+    def _free_inbox(self, state: GroupState) -> None:
+        """Everything up to `state` is applied, and durably so."""
+        self._inbox.free(state.ordinal, state.lsn)
+
+
+def _reason(state: GroupState, kind: BatchKind) -> str:
+    if state.rollback is not None or kind == "rollback":
+        return "a rollback is under way"
+    if state.is_syncing:
+        return "a sync is under way"
+    return "records are being applied"

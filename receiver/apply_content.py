@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the records of a batch to what has to be written, and what that replaces.
+
+For each disk: which blocks do the operations touch; read their old content; lay the operations over
+a copy of it, in order, byte by byte exact (two writes may share a block without sharing a
+sector: "the last write of a block wins" would be wrong); compare old and new. A block that comes
+out the same needs neither an image nor a write, so what is written is the smallest set of blocks,
+and a batch that is applied a second time finds what is left to do.
+
+Zeroes are looked at only where the replica holds data: a terabyte of zeroes over a hole is free.
+
+All blocks of a disk lie side by side in one arena, so comparing, finding runs and recognising
+zeroes are a few numpy calls for the whole batch; per record there is one slice assignment.
+
+Reads the replica, writes nothing. Limits: the caller bounds what a batch touches (apply_plan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, block_key
+from replicator.base.storage import Buffer, File
+
+_WORDS = BLOCK_BYTES // 8
+Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+
+class Operation(NamedTuple):
+    """Bytes to be written at `offset`; `content` is None for zeroes."""
+
+    offset: int
+    length: int
+    content: Buffer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Neighbouring blocks that change. `new` is empty where they become zeroes."""
+
+    offset: int
+    length: int
+    new: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class DiskChange:
+    """What a batch does to one disk. `starts`, `blocks`, `old` are its before-images (extents of
+    at most EXTENT_BLOCKS, `old` empty for zeroes); `keys` all blocks that change; `writes` what
+    to do. Everything sorted by offset. `old` and `writes` are views of the arena."""
+
+    slot: int
+    name: str
+    keys: U64
+    starts: U64
+    blocks: U64
+    old: list[memoryview]
+    writes: list[Extent]
+
+    @property
+    def changed_bytes(self) -> int:
+        return len(self.keys) * BLOCK_BYTES
+
+
+def change_of(
+    file: File, name: str, slot: int, size_bytes: int, operations: Sequence[Operation]
+) -> DiskChange:
+    """`operations` in order, each within the disk."""
+    starts, ends = _touched_runs(file, size_bytes, operations)
+    if not len(starts):
+        return _nothing(slot, name)
+    counts = ends - starts
+    bases = np.cumsum(counts) - counts  # of each run in the arena, in blocks
+    total = int(counts.sum())
+    old = _read_old(file, starts, counts, bases, total)
+    new = old.copy()
+    _lay_over(new.data, starts, ends, bases, operations)
+    numbers = np.repeat(starts - bases, counts) + np.arange(total, dtype=np.int64)
+    return _compare(name, slot, size_bytes, numbers, old, new)
+
+
+def _nothing(slot: int, name: str) -> DiskChange:
+    empty = np.empty(0, dtype=np.uint64)
+    return DiskChange(slot, name, empty, empty, empty, [], [])
+
+
+def _touched_runs(file: File, size_bytes: int, operations: Sequence[Operation]) -> tuple[I64, I64]:
+    """Disjoint runs of blocks [start, end) that may change, sorted."""
+    offsets = [each.offset for each in operations if each.content is not None]
+    lengths = [each.length for each in operations if each.content is not None]
+    for each in operations:
+        if each.content is None:
+            end = min(-(-(each.offset + each.length) // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
+            start = each.offset // BLOCK_BYTES * BLOCK_BYTES
+            for data_start, data_end in file.data_ranges(start, end):
+                offsets.append(data_start)
+                lengths.append(data_end - data_start)
+    first = np.array(offsets, dtype=np.int64) // BLOCK_BYTES
+    last = -(
+        -(np.array(offsets, dtype=np.int64) + np.array(lengths, dtype=np.int64)) // BLOCK_BYTES
+    )
+    return merge_runs(first, last)
+
+
+def merge_runs(first: I64, last: I64) -> tuple[I64, I64]:
+    """The union of the ranges [first, last), sorted, merged where they touch."""
+    if not len(first):
+        return first, last
+    order = np.argsort(first, kind="stable")
+    first, last = first[order], np.maximum.accumulate(last[order])
+    opens = np.empty(len(first), dtype=bool)
+    opens[0] = True
+    opens[1:] = first[1:] > last[:-1]
+    at = np.flatnonzero(opens)
+    return first[at], last[np.append(at[1:], len(first)) - 1]
+
+
+def _read_old(file: File, starts: I64, counts: I64, bases: I64, total: int) -> Bytes:
+    old = np.zeros(total * BLOCK_BYTES, dtype=np.uint8)
+    arena = old.data
+    pread = file.pread
+    places = (bases * BLOCK_BYTES).tolist()
+    sizes = (counts * BLOCK_BYTES).tolist()
+    for offset, size, place in zip((starts * BLOCK_BYTES).tolist(), sizes, places, strict=True):
+        data = pread(size, offset)  # short at the end of a disk that ends inside a block
+        arena[place : place + len(data)] = data
+    return old
+
+
+def _lay_over(
+    arena: memoryview, starts: I64, ends: I64, bases: I64, operations: Sequence[Operation]
+) -> None:
+    """The operations, in order, over the content of the runs."""
+    offsets = np.fromiter((each.offset for each in operations), np.int64, len(operations))
+    runs = np.searchsorted(starts, offsets // BLOCK_BYTES, "right") - 1
+    shifts = (bases - starts) * BLOCK_BYTES
+    places = (offsets + shifts[np.maximum(runs, 0)]).tolist()
+    for each, place, run in zip(operations, places, runs.tolist(), strict=True):
+        if each.content is not None:
+            arena[place : place + each.length] = each.content
+        else:
+            _lay_zeroes(arena, starts, ends, shifts, each, max(run, 0))
+
+
+def _lay_zeroes(
+    arena: memoryview, starts: I64, ends: I64, shifts: I64, zeroes: Operation, run: int
+) -> None:
+    """Zeroes may span many runs, and lie partly in none."""
+    end = zeroes.offset + zeroes.length
+    while run < len(starts):
+        low = max(int(starts[run]) * BLOCK_BYTES, zeroes.offset)
+        if low >= end:
+            return
+        high = min(int(ends[run]) * BLOCK_BYTES, end)
+        if low < high:
+            shift = int(shifts[run])
+            arena[low + shift : high + shift] = bytes(high - low)
+        run += 1
+
+
+def _compare(
+    name: str, slot: int, size_bytes: int, numbers: I64, old: Bytes, new: Bytes
+) -> DiskChange:
+    """`numbers` are the block numbers of the arena's blocks."""
+    old_words = old.view(np.uint64).reshape(-1, _WORDS)
+    new_words = new.view(np.uint64).reshape(-1, _WORDS)
+    changed = np.flatnonzero((old_words != new_words).any(axis=1))
+    if not len(changed):
+        return _nothing(slot, name)
+    changed_numbers = numbers[changed]
+    was_zero: Bools = np.logical_not(old_words[changed].any(axis=1))
+    is_zero: Bools = np.logical_not(new_words[changed].any(axis=1))
+    old_view, new_view = old.data, new.data
+
+    image_at, image_blocks = _extents(changed_numbers, was_zero, limit=EXTENT_BLOCKS)
+    images: list[memoryview] = []
+    for at, count in zip(image_at.tolist(), image_blocks.tolist(), strict=True):
+        length = _length(int(changed_numbers[at]), count, size_bytes)
+        place = int(changed[at]) * BLOCK_BYTES
+        images.append(old_view[place : place + (0 if was_zero[at] else length)])
+
+    writes: list[Extent] = []
+    write_at, write_blocks = _extents(changed_numbers, is_zero, limit=None)
+    for at, count in zip(write_at.tolist(), write_blocks.tolist(), strict=True):
+        number = int(changed_numbers[at])
+        length = _length(number, count, size_bytes)
+        place = int(changed[at]) * BLOCK_BYTES
+        content = new_view[place : place + (0 if is_zero[at] else length)]
+        writes.append(Extent(number * BLOCK_BYTES, length, content))
+
+    first_key = np.uint64(block_key(slot, 0))
+    return DiskChange(
+        slot,
+        name,
+        changed_numbers.astype(np.uint64) + first_key,
+        changed_numbers[image_at].astype(np.uint64) + first_key,
+        image_blocks.astype(np.uint64),
+        images,
+        writes,
+    )
+
+
+def _extents(numbers: I64, flags: Bools, *, limit: int | None) -> tuple[I64, I64]:
+    """(index of each extent's first block, its blocks): neighbours with the same flag.
+
+    Neighbouring block numbers are neighbours in the arena too, for touching runs were merged.
+    """
+    opens = np.empty(len(numbers), dtype=bool)
+    opens[0] = True
+    opens[1:] = (np.diff(numbers) != 1) | (flags[1:] != flags[:-1])
+    if limit is not None:
+        indexes = np.arange(len(numbers), dtype=np.int64)
+        since = indexes - np.maximum.accumulate(np.where(opens, indexes, 0))
+        opens |= since % limit == 0
+    at = np.flatnonzero(opens)
+    return at, np.diff(np.append(at, len(numbers)))
+
+
+def _length(number: int, count: int, size_bytes: int) -> int:
+    return min(count * BLOCK_BYTES, size_bytes - number * BLOCK_BYTES)
+
+
+def write_changes(file: File, writes: Iterable[Extent]) -> None:
+    """Does what a DiskChange says. Zeroes punch holes. Not durable yet; OSError leaves a part
+    written, and the whole can be done again."""
+    pwritev, punch = file.pwritev, file.punch
+    for extent in writes:
+        if not len(extent.new):
+            punch(extent.offset, extent.length)
+            continue
+        done = pwritev([extent.new], extent.offset)
+        while done < extent.length:
+            more = pwritev([extent.new[done:]], extent.offset + done)
+            if more <= 0:
+                raise OSError(5, "write made no progress", str(file.path))
+            done += more

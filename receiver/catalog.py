@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalog: an index for queries, and the audit of orders. SQLite in WAL mode.
+
+It is never the only place of a fact, with two exceptions: the audit, and up to when an idle group's
+newest point has held (the history learns that with its next batch). Everything else is written here
+after the history has it, and is written anew from the history when a group is opened
+(`rebuild`), so a lost or lagging catalog costs nothing. A database that cannot be read is set aside
+under another name, and a new one begun.
+
+Failures of SQLite never stop replication: `GroupCatalog` methods raise sqlite3.Error, and the
+group, which calls them, reports it and goes on.
+
+Concurrency: any thread; one connection under one lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from receiver.values import Point
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
+CREATE TABLE points (
+    group_name TEXT NOT NULL, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL, kind TEXT NOT NULL, label TEXT, ordinal INTEGER NOT NULL,
+    lsn INTEGER NOT NULL, consistent INTEGER NOT NULL, disks TEXT NOT NULL,
+    PRIMARY KEY (group_name, sequence)) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX labels ON points (group_name, label) WHERE label IS NOT NULL;
+CREATE INDEX times ON points (group_name, time_ns);
+CREATE TABLE segments (
+    group_name TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    digest BLOB NOT NULL, PRIMARY KEY (group_name, first)) STRICT, WITHOUT ROWID;
+CREATE TABLE generations (
+    group_name TEXT NOT NULL, generation INTEGER NOT NULL, time_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL, PRIMARY KEY (group_name, generation)) STRICT, WITHOUT ROWID;
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, order_name TEXT NOT NULL,
+    object TEXT NOT NULL, argument TEXT NOT NULL, uid INTEGER, pid INTEGER,
+    outcome TEXT NOT NULL, message TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFact:
+    """A sealed segment of the history."""
+
+    first: int
+    end: int
+    size_bytes: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An order that somebody gave, and what came of it."""
+
+    time_ns: int
+    order: str
+    object: str
+    argument: str
+    uid: int | None
+    pid: int | None
+    outcome: str
+    message: str
+
+
+class GroupCatalog(Protocol):
+    """One group's part. Errors are sqlite3.Error."""
+
+    def rebuild(
+        self, points: Sequence[Point], segments: Sequence[SegmentFact], generation: int
+    ) -> None:
+        """Replaces all that is known of the group. How long points held is kept where longer."""
+        ...
+
+    def add_points(self, points: Sequence[Point]) -> None: ...
+
+    def hold(self, sequence: int, until_ns: int) -> None: ...
+
+    def held(self, sequence: int) -> int:
+        """Up to when that point is known to have held; 0 if unknown."""
+        ...
+
+    def drop_points(self, sequences: Iterable[int]) -> None: ...
+
+    def set_segments(self, segments: Sequence[SegmentFact]) -> None: ...
+
+    def set_generation(self, generation: int, time_ns: int, reason: str) -> None: ...
+
+
+class Catalog:
+    """The receiver's catalog.db."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Catalog:
+        """Opens or makes it. Raises sqlite3.Error, OSError."""
+        try:
+            return cls(_connect(path))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) or not path.exists():
+                raise
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.replace(_free_name(path))
+            return cls(_connect(path))
+
+    def group(self, name: str) -> GroupCatalog:
+        return _SqliteGroup(self, name)
+
+    def audit(
+        self,
+        *,
+        order: str,
+        object: str,
+        argument: str,
+        uid: int | None,
+        pid: int | None,
+        outcome: str,
+        message: str,
+        time_ns: int,
+    ) -> None:
+        self.run(
+            "INSERT INTO audit (time_ns, order_name, object, argument, uid, pid, outcome, message)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(time_ns, order, object, argument, uid, pid, outcome, message)],
+        )
+
+    def audits(self, limit: int) -> list[AuditEntry]:
+        """The newest, oldest of them first."""
+        rows = self.query(
+            "SELECT time_ns, order_name, object, argument, uid, pid, outcome, message FROM audit"
+            " ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return [AuditEntry(*row) for row in reversed(rows)]  # type: ignore[arg-type]
+
+    def run(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """One transaction."""
+        with self._lock, self._connection:
+            self._connection.executemany(statement, rows)
+
+    def run_all(self, statements: Sequence[tuple[str, Iterable[tuple[object, ...]]]]) -> None:
+        """Several statements in one transaction."""
+        with self._lock, self._connection:
+            for statement, rows in statements:
+                self._connection.executemany(statement, rows)
+
+    def query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"schema {version}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (free := path.with_name(f"{path.name}.unreadable-{number}")).exists():
+        number += 1
+    return free
+
+
+_ADD_POINT = "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_SEGMENT = "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)"
+
+
+class _SqliteGroup:
+    """GroupCatalog in SQLite."""
+
+    def __init__(self, catalog: Catalog, name: str) -> None:
+        self._catalog = catalog
+        self._name = name
+
+    def rebuild(
+        self, points: Sequence[Point], segments: Sequence[SegmentFact], generation: int
+    ) -> None:
+        name = self._name
+        self._catalog.run_all(
+            [
+                ("DELETE FROM points WHERE group_name = ?", [(name,)]),
+                ("DELETE FROM segments WHERE group_name = ?", [(name,)]),
+                ("INSERT OR REPLACE INTO groups VALUES (?, ?)", [(name, generation)]),
+                (_ADD_POINT, [self._row(point) for point in points]),
+                (_ADD_SEGMENT, [self._segment_row(each) for each in segments]),
+            ]
+        )
+
+    def add_points(self, points: Sequence[Point]) -> None:
+        self._catalog.run(_ADD_POINT, [self._row(point) for point in points])
+
+    def hold(self, sequence: int, until_ns: int) -> None:
+        self._catalog.run(
+            "UPDATE points SET until_ns = max(until_ns, ?) WHERE group_name = ? AND sequence = ?",
+            [(until_ns, self._name, sequence)],
+        )
+
+    def held(self, sequence: int) -> int:
+        rows = self._catalog.query(
+            "SELECT until_ns FROM points WHERE group_name = ? AND sequence = ?",
+            (self._name, sequence),
+        )
+        value = rows[0][0] if rows else 0
+        return value if isinstance(value, int) else 0
+
+    def drop_points(self, sequences: Iterable[int]) -> None:
+        self._catalog.run(
+            "DELETE FROM points WHERE group_name = ? AND sequence = ?",
+            [(self._name, sequence) for sequence in sequences],
+        )
+
+    def set_segments(self, segments: Sequence[SegmentFact]) -> None:
+        self._catalog.run_all(
+            [
+                ("DELETE FROM segments WHERE group_name = ?", [(self._name,)]),
+                (_ADD_SEGMENT, [self._segment_row(each) for each in segments]),
+            ]
+        )
+
+    def set_generation(self, generation: int, time_ns: int, reason: str) -> None:
+        self._catalog.run_all(
+            [
+                ("INSERT OR REPLACE INTO groups VALUES (?, ?)", [(self._name, generation)]),
+                (
+                    "INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?)",
+                    [(self._name, generation, time_ns, reason)],
+                ),
+            ]
+        )
+
+    def _row(self, point: Point) -> tuple[object, ...]:
+        return (
+            self._name,
+            point.sequence,
+            point.time_ns,
+            point.until_ns,
+            point.kind,
+            point.label,
+            point.ordinal,
+            point.lsn,
+            int(point.consistent),
+            " ".join(disk.name for disk in point.members),
+        )
+
+    def _segment_row(self, segment: SegmentFact) -> tuple[object, ...]:
+        return self._name, segment.first, segment.end, segment.size_bytes, segment.digest
+
+
+class MemoryCatalog:
+    """GroupCatalog in memory: for a simulation, and where nobody queries."""
+
+    def __init__(self) -> None:
+        self.points: dict[int, Point] = {}
+        self.untils: dict[int, int] = {}
+        self.segments: list[SegmentFact] = []
+        self.generation = 0
+
+    def rebuild(
+        self, points: Sequence[Point], segments: Sequence[SegmentFact], generation: int
+    ) -> None:
+        self.points = {point.sequence: point for point in points}
+        for point in points:
+            self.hold(point.sequence, point.until_ns)
+        self.segments, self.generation = list(segments), generation
+
+    def add_points(self, points: Sequence[Point]) -> None:
+        self.points.update((point.sequence, point) for point in points)
+
+    def hold(self, sequence: int, until_ns: int) -> None:
+        self.untils[sequence] = max(self.untils.get(sequence, 0), until_ns)
+
+    def held(self, sequence: int) -> int:
+        return self.untils.get(sequence, 0)
+
+    def drop_points(self, sequences: Iterable[int]) -> None:
+        for sequence in sequences:
+            self.points.pop(sequence, None)
+            self.untils.pop(sequence, None)
+
+    def set_segments(self, segments: Sequence[SegmentFact]) -> None:
+        self.segments = list(segments)
+
+    def set_generation(self, generation: int, time_ns: int, reason: str) -> None:
+        self.generation = generation

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of the history as it is known in memory, and a segment of it. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from receiver.history.bodies import BatchBegin, BatchKind, Held, MemberBody, PointBody
+from receiver.history.images import ImageTable
+from receiver.values import Point, PointDisk
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch that is whole in the history. It lies at history positions [begin, end);
+    `ordinal` and `end_lsn` say which stream position the replica has behind it. `size_bytes`
+    is what its records take."""
+
+    number: int
+    kind: BatchKind
+    begin: int
+    end: int
+    ordinal: int
+    start_lsn: int
+    end_lsn: int
+    images: ImageTable
+    point: Point | None
+    held: Held | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the history, holding positions [first, end). A compacted one holds less than
+    that, and `data_end` says how far its records go. `chain` and `digest` are those that the next
+    segment continues; an unsealed one (the newest) has no digest yet."""
+
+    first: int
+    end: int
+    data_end: int
+    path: Path
+    chain: int
+    digest: bytes
+    size_bytes: int
+    sealed: bool
+
+
+def batch_of(body: BatchBegin, end: int, images: ImageTable) -> Batch:
+    return Batch(
+        body.number,
+        body.kind,
+        body.position,
+        end,
+        body.group.ordinal,
+        body.start_lsn,
+        body.group.lsn,
+        images,
+        None if body.point is None else point_of(body.point),
+        body.held,
+    )
+
+
+def point_of(body: PointBody) -> Point:
+    return Point(
+        sequence=body.sequence,
+        time_ns=body.time_ns,
+        until_ns=body.time_ns,
+        kind=body.kind,
+        label=body.label,
+        lsn=body.lsn,
+        ordinal=body.ordinal,
+        clock_step_ns=body.clock_step_ns,
+        consistent=body.consistent,
+        members=tuple(
+            PointDisk(disk.slot, disk.name, disk.instance, disk.size_bytes) for disk in body.members
+        ),
+        domains=body.domains,
+    )
+
+
+def point_body(point: Point) -> PointBody:
+    return PointBody(
+        point.sequence,
+        point.time_ns,
+        point.kind,
+        point.label,
+        point.lsn,
+        point.ordinal,
+        point.clock_step_ns,
+        point.consistent,
+        [
+            MemberBody(disk.slot, disk.name, disk.instance, disk.size_bytes)
+            for disk in point.members
+        ],
+        dict(point.domains),
+    )

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HistoryLog: the history of one group as one object.
+
+Order of use for a batch: `append` (in the file), `sync` (durable), `publish` (in the index: views
+see it), then the caller overwrites the replica, then `applied`. Between publish and applied the
+batch is `unapplied`: after a crash it is done again, from exactly what it says.
+
+Concurrency: what changes the history is called by the group's apply thread. `batches` is replaced
+as a whole, never changed, so any thread may take it and go through it; `read_image` may be called
+from any thread. Files of sealed segments are kept open for reading until they go; whoever reads
+old images (a view) pins its point, and compaction does not touch what lies behind a pin.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from xxhash import xxh3_64_intdigest
+
+from journal.record import HEADER, HEADER_BYTES, RecordType
+from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
+from journal.spool import list_segments
+from receiver.history import bodies
+from receiver.history.batches import Batch, Segment
+from receiver.history.compaction import Compacted
+from receiver.history.images import BLOCK_BYTES, Image
+from receiver.history.opening import (
+    Opened,
+    Tail,
+    clear_leftovers,
+    open_history,
+    read_body,
+)
+from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
+from receiver.sync_state import GroupState
+from receiver.values import Point
+from replicator.base.errors import DamageError
+from replicator.base.storage import File, Storage
+
+_NO_DIGEST = bytes(32)
+
+
+class HistoryLog:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Path,
+        group: str,
+        now_ns: Callable[[], int],
+        segment_bytes: int,
+    ) -> None:
+        self._storage = storage
+        self._group = group
+        self.folder = directory / history_name(group).directory
+        self._directory = directory
+        self._writer = HistoryWriter(storage, directory, group, now_ns, segment_bytes)
+        self._segments: list[Segment] = []  # sealed ones
+        self._files: dict[Path, File] = {}
+        self._files_lock = threading.Lock()
+        self._segment_texts: set[str] = set()
+        self.batches: list[Batch] = []
+        self.dropped: frozenset[int] = frozenset()
+        self.texts: dict[str, str] = {}
+        self.unapplied: Batch | None = None
+        self.next_batch = 1
+        self._opened = Opened()
+        self._garbage: list[Path] = []
+
+    # -- opening
+
+    def open(self) -> tuple[GroupState, GroupState, Tail | None]:
+        """(the state in front of the last batch, the one behind it, what has to be believed
+        before `accept_tail`). Raises DamageError, VersionError."""
+        self._storage.make_directory(self.folder)
+        name = history_name(self._group)
+        files = list_segments(self._storage, [self._directory], name)
+        files = clear_leftovers(self._storage, self.folder, files)
+        opened = open_history(self._storage, self.folder, files)
+        self.batches = opened.batches
+        self.dropped = frozenset(opened.dropped)
+        self.texts = opened.texts
+        self._opened = opened
+        before, state = self._last_states(opened)
+        if opened.tail is None:
+            self.accept_tail()
+        return before, state, opened.tail
+
+    def accept_tail(self) -> None:
+        """Cuts off what lies behind the last complete unit, and is ready to append."""
+        opened = self._opened
+        if opened.newest is not None:
+            self._segments = opened.segments[:-1]
+            digest = self._segments[-1].digest if self._segments else _NO_DIGEST
+            self._writer.continue_in(opened.newest, digest)
+        else:
+            self._segments = opened.segments
+            if self._segments:
+                last = self._segments[-1]
+                self._writer.begin_at(last.end, last.chain, last.digest)
+            else:
+                self._writer.begin_at(0, initial_chain(self._group), _NO_DIGEST)
+
+    def _last_states(self, opened: Opened) -> tuple[GroupState, GroupState]:
+        before = state = GroupState()
+        contents = opened.contents
+        if contents is not None:
+            assert contents.state is not None
+            where = str(opened.segments[-1].path)
+            before = state = state.follow(contents.state.group, where)
+            self.next_batch = contents.state.next_batch
+            self._segment_texts = set(contents.state.texts)
+            for begin, batch in contents.begins:
+                before, state = state, state.follow(begin.group, where)
+                self.next_batch = batch.number + 1
+                self._segment_texts.update(begin.texts)
+            if contents.begins and contents.begins[-1][1].number != contents.applied:
+                self.unapplied = contents.begins[-1][1]
+        labels = {point.label for point in self.points() if point.label is not None}
+        before.labels, state.labels = set(labels), set(labels)
+        if self.unapplied is not None and self.unapplied.point is not None:
+            before.labels.discard(self.unapplied.point.label or "")
+        return before, state
+
+    # -- what there is
+
+    def points(self) -> list[Point]:
+        """Of all batches in the history, those that retention has not given up. `until_ns` is as
+        far as later batches know it."""
+        points: list[Point] = []
+        for batch in self.batches:
+            held = batch.held
+            if held is not None and points and points[-1].sequence == held.sequence:
+                points[-1] = replace(points[-1], until_ns=max(points[-1].until_ns, held.until_ns))
+            if batch.point is not None and batch.point.sequence not in self.dropped:
+                points.append(batch.point)
+        return points
+
+    def batch_of_point(self, sequence: int) -> Batch | None:
+        return next(
+            (
+                batch
+                for batch in self.batches
+                if batch.point is not None
+                and batch.point.sequence == sequence
+                and sequence not in self.dropped
+            ),
+            None,
+        )
+
+    def after(self, number: int) -> list[Batch]:
+        """The batches behind the one with that number, oldest first."""
+        batches = self.batches
+        at = len(batches)
+        while at and batches[at - 1].number > number:
+            at -= 1
+        return batches[at:]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The sealed ones."""
+        return list(self._segments)
+
+    @property
+    def used_bytes(self) -> int:
+        newest = self._writer.segment()
+        return sum(segment.size_bytes for segment in self._segments) + (
+            newest.size_bytes if newest is not None else 0
+        )
+
+    @property
+    def newest_first(self) -> int:
+        """Batches from this position on lie in the segment that is being written."""
+        return self._writer.segment_first if self._writer.in_segment else self._writer.end
+
+    @property
+    def is_state_safe(self) -> bool:
+        """Whether the group's state stands, durable, in the segment being written: only then may
+        those before it be rewritten, for a rewritten one does not tell a state in full."""
+        return self._writer.in_segment and self._writer.durable_end > self._writer.segment_first
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether everything appended is."""
+        return self._writer.durable_end == self._writer.end
+
+    # -- writing
+
+    def append(self, draft: Draft, before: GroupState) -> Batch:
+        """Appends a batch; `before` is the state in front of it. OSError: nothing was appended."""
+        assert self.unapplied is None, "the batch before is not applied"
+        assert draft.number == self.next_batch
+        self._prepare_segment(before)
+        new = {
+            digest: self.texts[digest]
+            for digest in draft.group.domains.values()
+            if digest not in self._segment_texts
+        }
+        batch = self._writer.append_batch(replace(draft, texts=new))
+        self._segment_texts.update(new)
+        return batch
+
+    def sync(self) -> None:
+        """Everything appended is durable. OSError: what was not durable before is gone."""
+        self._writer.sync()
+
+    def publish(self, batch: Batch) -> None:
+        """From here on views take the batch into account. It must be durable."""
+        assert self._writer.durable_end >= batch.end, "published before it is durable"
+        self.unapplied = batch
+        self.batches = [*self.batches, batch]
+        self.next_batch = batch.number + 1
+
+    def applied(self, batch: Batch) -> None:
+        """The replica holds it, durably. That this is known becomes durable with the next sync."""
+        assert self.unapplied is batch
+        self._writer.append_applied(batch.number)
+        self.unapplied = None
+
+    def drop_points(self, sequences: list[int]) -> None:
+        """Durable when this returns. Their batches stay until reclaimed."""
+        self._writer.append_dropped(sequences)
+        self._writer.sync()
+        self.dropped |= frozenset(sequences)
+
+    def forget_points(self, sequences: Iterable[int]) -> None:
+        """As `drop_points`, without a word in the log: their batches go at once."""
+        self.dropped |= frozenset(sequences)
+
+    def seal_newest(self, state: GroupState) -> None:
+        """Seals the segment that is being written and begins another, durable, so that what is
+        in it can be reclaimed."""
+        assert self.unapplied is None
+        self._finish_segment()
+        self._prepare_segment(state)
+        self._writer.sync()
+
+    def _prepare_segment(self, state: GroupState) -> None:
+        if self._writer.is_full:
+            self._finish_segment()
+        if not self._writer.in_segment:
+            texts = {digest: self.texts[digest] for digest in state.domains.values()}
+            self._writer.start_segment(self.next_batch, state.whole_body(), texts)
+            self._segment_texts = set(texts)
+
+    def _finish_segment(self) -> None:
+        segment = self._writer.finish_segment()
+        if segment is not None:
+            self._segments = [*self._segments, segment]
+
+    # -- reading
+
+    def read_image(self, image: Image) -> bytes:
+        """The image's content, verified; whole blocks but for the last one of a disk. For
+        zeroes, an empty one. Raises DamageError."""
+        if not image.stored:
+            return b""
+        path, first = self._locate(image.position)
+        offset = SEGMENT_HEADER_BYTES + image.position - first
+        data = self._file(path).pread(HEADER_BYTES + image.stored, offset)
+        content = data[HEADER_BYTES:]
+        if len(content) == image.stored:
+            kind, _, slot, _, place, _, _, _, total, _, _ = HEADER.unpack_from(data)
+            expected = (RecordType.WRITE, image.slot, image.block * BLOCK_BYTES)
+            if (kind, slot, place) == expected and xxh3_64_intdigest(content) == total:
+                return content
+        raise DamageError(
+            f"{path}: before-image at offset {offset} fails its checksum",
+            hint="points older than it cannot be read where they need this block",
+        )
+
+    def read_begin(self, batch: Batch) -> bodies.BatchBegin:
+        """The batch's header, read again."""
+        path, first = self._locate(batch.begin)
+        return read_body(self._file(path), first, batch.begin, bodies.BatchBegin, str(path))
+
+    def _locate(self, position: int) -> tuple[Path, int]:
+        newest = self._writer.segment()
+        if newest is not None and position >= newest.first:
+            return newest.path, newest.first
+        for segment in reversed(self._segments):
+            if segment.first <= position:
+                return segment.path, segment.first
+        raise DamageError(f"{self.folder}: no segment holds LSN {position}")
+
+    def _file(self, path: Path) -> File:
+        with self._files_lock:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = self._storage.open(path)
+            return file
+
+    def _forget_file(self, path: Path) -> None:
+        with self._files_lock:
+            file = self._files.pop(path, None)
+        if file is not None:
+            file.close()
+
+    # -- shrinking
+
+    def remove_oldest(self, count: int) -> int:
+        """Removes the `count` oldest sealed segments, oldest first; bytes freed. The caller has
+        seen to it that no kept point needs them."""
+        self._clear_garbage()
+        removed = self._segments[:count]
+        if not removed:
+            return 0
+        self._segments = self._segments[count:]
+        self.batches = [batch for batch in self.batches if batch.begin >= removed[-1].end]
+        self._garbage += [segment.path for segment in removed]
+        self._clear_garbage()
+        return sum(segment.size_bytes for segment in removed)
+
+    def replace_run(self, first: int, last: int, compacted: Compacted) -> None:
+        """Takes over a compaction of the sealed segments [first, last] that is in place."""
+        run = self._segments[first : last + 1]
+        self._forget_file(run[0].path)
+        self._garbage += [segment.path for segment in run[1:]]
+        self._segments = [
+            *self._segments[:first],
+            compacted.segment,
+            *self._segments[last + 1 :],
+        ]
+        low, high = run[0].first, run[-1].end
+        self.batches = [
+            *(batch for batch in self.batches if batch.begin < low),
+            *compacted.batches,
+            *(batch for batch in self.batches if batch.begin >= high),
+        ]
+        self._storage.sync_directory(self.folder)
+        self._clear_garbage()
+
+    def _clear_garbage(self) -> None:
+        """Removes segments that nothing refers to, oldest first, each for good before the next:
+        so whatever a crash leaves has no gap. What an error leaves is removed the next time."""
+        if self._garbage:
+            self._storage.sync_directory(self.folder)  # what replaces them must be there for good
+        while self._garbage:
+            self._forget_file(self._garbage[0])
+            with suppress(FileNotFoundError):
+                self._storage.unlink(self._garbage[0])
+            self._storage.sync_directory(self.folder)
+            self._garbage.pop(0)
+
+    def close(self) -> None:
+        self._writer.close()
+        with self._files_lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
+
+def no_space(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

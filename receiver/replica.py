@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replica: `disks/DISK.raw`, plain sparse images, and `disks/state.json` beside them.
+
+A raw image can be read with nothing of ours installed; state.json says whether that is wise: it
+is consistent, and at which point, or it is not (in a sync, an unfinished apply or rollback). It
+says "not" durably before the first byte of a batch is written, and "consistent" again when there
+is nothing more to apply; under a steady load it stays at "not", which is the truth most of the
+time, and costs nothing.
+
+Only the group's apply thread writes here. Views read from other threads, through the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from receiver.values import Point
+from replicator.base.clock import rfc3339
+from replicator.base.errors import DamageError, UsageError
+from replicator.base.storage import File, Storage, write_durably
+
+_STATE_NAME = "state.json"
+
+
+class Replica:
+    """The images of one group, by disk name."""
+
+    def __init__(self, storage: Storage, directory: Path) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._files: dict[str, File] = {}
+        self._lock = threading.Lock()
+        self._said: int | None = None  # the point it is consistent at; 0: it is not
+
+    def path(self, name: str) -> Path:
+        return self._directory / f"{name}.raw"
+
+    def prepare(self) -> None:
+        self._storage.make_directory(self._directory)
+
+    def check(self, name: str, size_bytes: int) -> None:
+        """The image must be there, with this size. Raises DamageError."""
+        path = self.path(name)
+        if not self._storage.exists(path):
+            raise DamageError(
+                f"{path}: the replica of disk {name!r} is missing",
+                hint="put it back, or set the whole group aside and let it sync anew",
+            )
+        found = self.file(name).size()
+        if found != size_bytes:
+            raise DamageError(f"{path}: has {found} bytes, its history says {size_bytes}")
+
+    def create(self, name: str, size_bytes: int) -> None:
+        """Makes a sparse image, durable. One that is there already is taken as it is, if its size
+        fits: what it holds counts as old content. Raises UsageError."""
+        path = self.path(name)
+        if self._storage.exists(path):
+            found = self.file(name).size()
+            if found != size_bytes:
+                raise UsageError(
+                    f"{path} is there already, with {found} bytes instead of {size_bytes}",
+                    hint="move it away",
+                )
+            self._storage.sync_directory(self._directory)  # its name may be in the cache alone
+            return
+        fresh = path.with_name(path.name + ".new")  # a size is not written at once
+        if self._storage.exists(fresh):
+            self._storage.unlink(fresh)
+        file = self._storage.create(fresh)
+        try:
+            file.truncate(size_bytes)
+            file.datasync()
+        finally:
+            file.close()
+        self._storage.replace(fresh, path)
+        self._storage.sync_directory(self._directory)
+
+    def file(self, name: str) -> File:
+        """The image, writable; open for as long as the replica is."""
+        with self._lock:
+            file = self._files.get(name)
+            if file is None:
+                file = self._files[name] = self._storage.open(self.path(name), writable=True)
+            return file
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises DamageError where the file ends too early."""
+        data = self.file(name).pread(length, offset)
+        if len(data) != length:
+            raise DamageError(f"{self.path(name)}: ends before offset {offset + length}")
+        return data
+
+    def sync(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.file(name).datasync()
+
+    def say_inconsistent(self, reason: str) -> None:
+        """Durable when this returns. Cheap when it is said already."""
+        if self._said != 0:
+            self._say({"consistent": False, "reason": reason, "point": None})
+            self._said = 0
+
+    def say_consistent(self, point: Point) -> None:
+        if self._said != point.sequence:
+            about = {
+                "sequence": point.sequence,
+                "time": rfc3339(point.time_ns),
+                "kind": point.kind,
+                "label": point.label,
+            }
+            disks = [disk.name for disk in point.members]
+            self._say({"consistent": True, "reason": "", "point": about, "disks": disks})
+            self._said = point.sequence
+
+    def _say(self, state: dict[str, object]) -> None:
+        text = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
+        write_durably(self._storage, self._directory / _STATE_NAME, text.encode())
+
+    def close(self) -> None:
+        for name in list(self._files):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            file = self._files.pop(name, None)
+        if file is not None:
+            file.close()

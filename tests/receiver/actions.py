@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can happen to a group, each as a function of the world and of a source of choices."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from random import Random
+
+from replicator.base.errors import NoSpaceError, ReplicatorError
+from tests.receiver.world import World
+from tests.world.faults import CHANGING_CALLS, Failure
+from tests.world.storage import Stopped
+
+Draw = Callable[[int], int]
+"""A number below the given one."""
+Action = Callable[[World, Draw], None]
+
+
+def rng_draw(rng: Random) -> Draw:
+    return rng.randrange
+
+
+def start(world: World, draw: Draw) -> None:
+    if not world.sources:
+        world.begin_stream(from_zero=bool(draw(2)))
+        if world.is_syncing:
+            finish_sync(world, draw)
+
+
+def guest_write(world: World, draw: Draw) -> None:
+    name, size = world.disks[draw(len(world.disks))]
+    offset = draw(size // 512) * 512
+    length = (1 + draw(16)) * 512
+    if draw(4) == 0:
+        offset, length = offset // 4096 * 4096, 4096 * (1 + draw(3))
+    content = bytes([1 + draw(3)]) * length  # few values, so that much comes out unchanged
+    if draw(3) == 0:
+        content = bytes(512) + content[512:]
+    world.write(name, offset, content)
+
+
+def guest_zero(world: World, draw: Draw) -> None:
+    name, size = world.disks[draw(len(world.disks))]
+    offset = draw(size // 512) * 512
+    world.zero(name, offset, (1 + draw(40)) * 512)
+
+
+def cut(world: World, draw: Draw) -> None:
+    label = f"label {len(world.labels)}.{draw(1 << 30)}" if draw(4) == 0 else None
+    world.cut(label)
+
+
+def guest_writes(world: World, draw: Draw) -> None:
+    for _ in range(1 + draw(5)):
+        guest_write(world, draw) if draw(4) else guest_zero(world, draw)
+    if draw(2) and not world.is_syncing:
+        cut(world, draw)
+
+
+def ship(world: World, draw: Draw) -> None:
+    world.ship(1 + draw(9), frame_records=1 + draw(4))
+
+
+def acknowledge(world: World, draw: Draw) -> None:
+    world.acknowledge()
+
+
+def apply(world: World, draw: Draw) -> None:
+    world.apply(1 + draw(4))
+
+
+def settle(world: World, draw: Draw) -> None:
+    world.settle()
+
+
+def new_stream(world: World, draw: Draw) -> None:
+    """Continuity is lost: the guest wrote what the source did not see."""
+    if draw(2) and not world.is_source_dead:
+        world.ship(len(world.source.records))
+    world.begin_stream(from_zero=False)
+    for name, size in world.disks:
+        at = draw(size // 4096) * 4096
+        world.guest[name][at : at + 4096] = bytes([draw(3)]) * min(4096, size - at)
+
+
+def sync_some(world: World, draw: Draw) -> None:
+    for name, disk in world.plain.disks.items():
+        if disk.syncing:
+            size = len(world.guest[name])
+            at = draw(size // 4096) * 4096
+            world.sync_range(name, at, min(4096 * (1 + draw(3)), size - at))
+
+
+def finish_sync(world: World, draw: Draw) -> None:
+    for name, disk in list(world.plain.disks.items()):
+        if disk.syncing:
+            for _ in range(draw(4)):
+                guest_write(world, draw) if draw(3) else guest_zero(world, draw)
+            world.sync_all(name)
+    world.cut("synced" if draw(5) == 0 and "synced" not in world.labels else None)
+
+
+def roll_back(world: World, draw: Draw) -> None:
+    if not world.announced:
+        return
+    sequences = sorted(world.announced)
+    world.rollback(sequences[draw(len(sequences))])
+    after_rollback(world, draw)
+
+
+def after_rollback(world: World, draw: Draw) -> None:
+    """The source comes back, to a group whose stream is closed: a sync of everything."""
+    if draw(2):
+        world.begin_stream(from_zero=False)
+        finish_sync(world, draw)
+
+
+def retain(world: World, draw: Draw) -> None:
+    world.retain(1 + draw(60_000))
+
+
+ACTIONS: dict[str, tuple[int, Action]] = {
+    "guest_writes": (8, guest_writes),
+    "cut": (4, cut),
+    "ship": (6, ship),
+    "acknowledge": (4, acknowledge),
+    "apply": (7, apply),
+    "settle": (2, settle),
+    "new_stream": (1, new_stream),
+    "sync_some": (2, sync_some),
+    "finish_sync": (2, finish_sync),
+    "roll_back": (1, roll_back),
+    "retain": (1, retain),
+}
+"""How often, and what. Each may raise Stopped at any storage call."""
+
+
+def is_possible(world: World, name: str) -> bool:
+    """A source whose stream was closed has nothing to say until it has begun a new one."""
+    closed = world.is_source_dead
+    if name in ("guest_writes", "cut", "ship", "settle"):
+        return not closed and (name != "cut" or not world.is_syncing)
+    if name == "new_stream":
+        return True
+    if name in ("sync_some", "finish_sync"):
+        return not closed and world.is_syncing
+    return True
+
+
+def perform(world: World, name: str, draw: Draw) -> None:
+    if is_possible(world, name):
+        ACTIONS[name][1](world, draw)
+
+
+def crash_in(world: World, name: str, draw: Draw) -> None:
+    """The process dies before one of the next storage calls, wherever that is."""
+    world.storage.stop_at(1 + draw(40))
+    try:
+        perform(world, name, draw)
+    except Stopped:
+        pass
+    else:
+        world.storage.heal()
+    crash(world, draw)
+
+
+def crash(world: World, draw: Draw) -> None:
+    again = 1 + draw(30) if draw(2) else 0
+    world.crash(power=bool(draw(2)), recover_stop=again)
+    if world.rolling_to is not None:
+        world.finish_rollback()
+
+
+def fail_in(world: World, name: str, draw: Draw) -> None:
+    """One of the next storage calls fails; afterwards all is well again and the work goes on."""
+    calls = [sorted(CHANGING_CALLS), ["pwritev"], ["datasync"], ["sync_directory"]][draw(4)]
+    code = errno.ENOSPC if draw(2) else errno.EIO
+    nth = 1 + draw(25)
+    world.storage.plan(Failure(frozenset(calls), nth, code))
+    try:
+        perform(world, name, draw)
+    except (OSError, NoSpaceError):
+        world.storage.heal()
+        world.after_mishap()
+    except ReplicatorError as error:
+        raise AssertionError(f"a fault of the disk was taken for {error!r}") from error
+    finally:
+        world.storage.heal()

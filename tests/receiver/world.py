@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source, a link that loses nothing, a receiver on a simulated disk, and what must be true.
+
+The world does what an agent does after each crash: it asks how far the receiver is and sends the
+rest again. It knows which points were announced, what each must hold, and what was acknowledged.
+`check` compares everything there is: every point, byte for byte, through its view.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from journal.bodies import SyncBegin, SyncEnd
+from journal.record import RecordType
+from receiver.catalog import MemoryCatalog
+from receiver.group import GroupReplica, Limits
+from receiver.values import GroupEvent, Point
+from tests.receiver.plain import Contents, PlainReplica
+from tests.receiver.source import START_NS, Logged, Source
+from tests.world.storage import SimStorage, Stopped
+
+GROUP_DIRECTORY = Path("/data/groups/g")
+DISKS = [("a", 9 * 4096 + 512), ("b", 6 * 4096)]
+SMALL = Limits(
+    history_segment_bytes=24_000,
+    inbox_segment_bytes=6_000,
+    batch_bytes=5 * 4096,
+    cache_bytes=8_000,
+)
+Factory = Callable[..., GroupReplica]
+
+
+class WorldClock:
+    """Time that moves a little whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.now_ns = START_NS
+
+    def utc_ns(self) -> int:
+        self.now_ns += 1_000
+        return self.now_ns
+
+    def monotonic_ns(self) -> int:
+        return self.utc_ns()
+
+
+class World:
+    """See the head of this file. `rng` decides only what a power cut leaves."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        limits: Limits = SMALL,
+        factory: Factory = GroupReplica,
+        disks: list[tuple[str, int]] | None = None,
+        storage: SimStorage | None = None,
+    ) -> None:
+        self.rng = Random(seed)
+        self.storage = storage or SimStorage()
+        self.clock = WorldClock()
+        self.limits = limits
+        self.factory = factory
+        self.events: list[GroupEvent] = []
+        self.catalog = MemoryCatalog()
+        self.plain = PlainReplica()
+        self.sources: list[Source] = []
+        self.disks = disks or DISKS
+        self.guest: dict[str, bytearray] = {name: bytearray(size) for name, size in self.disks}
+        self.expected: dict[int, Contents] = {}
+        self.announced: dict[int, Point] = {}
+        self.labels: dict[str, int] = {}
+        self.may_be_gone: set[int] = set()
+        self.acknowledged = (0, 0)
+        self.pieces: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self.rolling_to: Contents | None = None
+        self.dead_ordinal = 0
+        self.before_rolling: Contents = {}
+        self.storage.make_directory(GROUP_DIRECTORY)
+        self.group = self._new_group()
+        self.group.recover()
+
+    def _new_group(self) -> GroupReplica:
+        return self.factory(
+            self.storage,
+            self.clock,
+            GROUP_DIRECTORY,
+            "g",
+            self.catalog,
+            notify=self.events.append,
+            limits=self.limits,
+        )
+
+    # -- the source
+
+    @property
+    def source(self) -> Source:
+        return self.sources[-1]
+
+    def log(self, record: Logged) -> Logged:
+        """A record that the source has just written: what a replica does with it."""
+        body: object = None
+        if record.kind in (RecordType.SYNC_BEGIN, RecordType.SYNC_END):
+            kind = SyncBegin if record.kind == RecordType.SYNC_BEGIN else SyncEnd
+            body = msgspec.msgpack.decode(record.payload, type=kind)
+        self.plain.take(self.source, record, body)
+        return record
+
+    def begin_stream(self, *, from_zero: bool) -> None:
+        """A new stream of the source. Not from zero: a whole sync of what the guest's disks hold,
+        up to its end."""
+        before = self.sources[-1] if self.sources else None
+        first_lsn = before.end_lsn + 1000 if before is not None else 0
+        time_ns = before.time_ns if before is not None else START_NS
+        ordinal = before.ordinal + 1 if before is not None else 1
+        self.sources.append(
+            Source(self.disks, ordinal=ordinal, first_lsn=first_lsn, time_ns=time_ns)
+        )
+        self.plain.end_stream()
+        self.plain.remember(ordinal, first_lsn)
+        for name, _ in self.disks:
+            self.log(self.source.sync_begin(name, from_zero=from_zero))
+            if from_zero:
+                self.guest[name] = bytearray(len(self.guest[name]))
+                self.log(self.source.sync_end(name))
+
+    def sync_range(self, name: str, offset: int, length: int) -> None:
+        """The background copy reaches a range. It ships a `same` where the replica holds that
+        already (an agent knows it from digests), a zero for zeroes, else the content."""
+        span = slice(offset, offset + length)
+        content = bytes(self.guest[name][span])
+        disk = self.plain.disks[name]
+        if bytes(disk.content[span]) == content:
+            self.log(self.source.same(name, offset, length))
+        elif not any(content):
+            self.log(self.source.zero(name, offset, length))
+        else:
+            self.log(self.source.write(name, offset, content))
+
+    def sync_all(self, name: str) -> None:
+        """Copies what is left, and ends the sync."""
+        size = len(self.guest[name])
+        for offset in range(0, size, 4096):
+            self.sync_range(name, offset, min(4096, size - offset))
+        self.log(self.source.sync_end(name))
+        assert bytes(self.plain.disks[name].content) == bytes(self.guest[name])
+
+    def write(self, name: str, offset: int, content: bytes) -> None:
+        content = content[: len(self.guest[name]) - offset]
+        self.guest[name][offset : offset + len(content)] = content
+        self.log(self.source.write(name, offset, content))
+
+    def zero(self, name: str, offset: int, length: int) -> None:
+        length = min(length, len(self.guest[name]) - offset)
+        self.guest[name][offset : offset + length] = bytes(length)
+        self.log(self.source.zero(name, offset, length))
+
+    def cut(self, label: str | None = None) -> None:
+        self.log(self.source.cut(label))
+
+    @property
+    def is_source_dead(self) -> bool:
+        """A rollback was ordered because of that; only a new stream helps."""
+        return self.source.ordinal <= self.dead_ordinal
+
+    @property
+    def is_syncing(self) -> bool:
+        return any(disk.syncing for disk in self.plain.disks.values())
+
+    # -- the link
+
+    def connect(self) -> None:
+        """What a hello and the plan of a resume come to: the rest of an older stream, then the
+        newer ones."""
+        facts = self.group.facts()
+        for source in self.sources:
+            if source.ordinal <= self.dead_ordinal:
+                continue
+            if facts.stream == source.stream:
+                self.group.open_stream(
+                    source.stream,
+                    source.ordinal,
+                    facts.durable_lsn,
+                    source.chain_at(facts.durable_lsn),
+                )
+            elif source.ordinal > max(facts.ordinal, facts.closed_ordinal):
+                self._finish_older(source)
+                opened = self.group.open_stream(
+                    source.stream, source.ordinal, source.first_lsn, source.first_chain
+                )
+                self._announce(opened.points)
+
+    def _is_open(self, source: Source) -> bool:
+        return self.group.facts().stream == source.stream
+
+    def _finish_older(self, newer: Source) -> None:
+        """The verified rest of the stream before goes first."""
+        for source in self.sources:
+            if self.dead_ordinal < source.ordinal < newer.ordinal and self._is_open(source):
+                self._send(source, len(source.records))
+
+    def ship(self, count: int, *, frame_records: int = 3) -> None:
+        """Sends up to `count` records of the newest stream, in frames."""
+        if not self._is_open(self.source):
+            self.connect()
+        if self._is_open(self.source):
+            self._send(self.source, count, frame_records)
+
+    def _send(self, source: Source, count: int, frame_records: int = 3) -> None:
+        stream = self.group._inbox.newest
+        assert stream is not None
+        records = source.from_lsn(stream.received_lsn)[:count]
+        for at in range(0, len(records), frame_records):
+            self.group.accept(source.frame(records[at : at + frame_records]))
+
+    def acknowledge(self) -> None:
+        """Makes what was sent durable, and remembers what was promised by that."""
+        durable = self.group.sync_inbox()
+        facts = self.group.facts()
+        if facts.stream is not None and self.group._inbox.find(facts.ordinal).frames:
+            self.acknowledged = max(self.acknowledged, (facts.ordinal, durable.durable_lsn))
+        self._announce(durable.points)
+
+    def _announce(self, points: list[Point]) -> None:
+        for point in points:
+            assert point.sequence not in self.announced, point
+            self.announced[point.sequence] = point
+            self.expected[point.sequence] = self.plain.at[point.ordinal, point.lsn]
+            if point.label is not None:
+                self.labels[point.label] = point.sequence
+
+    # -- the receiver
+
+    def apply(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            if not self.group.apply_next():
+                return
+
+    def apply_all(self) -> None:
+        while self.group.apply_next():
+            pass
+
+    def ship_all(self) -> None:
+        self.ship(len(self.source.records))
+        self.acknowledge()
+
+    def settle(self) -> None:
+        self.ship_all()
+        self.apply_all()
+
+    def rollback(self, sequence: int) -> None:
+        """The source is gone; its stream ends here."""
+        self.acknowledge()
+        self.before_rolling = self._received_contents()
+        self.rolling_to = self.expected[sequence]
+        self.dead_ordinal = self.source.ordinal
+        done = self.group.rollback(sequence)
+        self._rolled(done.before, done.point)
+
+    def _received_contents(self) -> Contents:
+        state = self.group._front.state
+        return self.plain.at[state.ordinal, state.lsn]
+
+    def _rolled(self, before: Point, point: Point) -> None:
+        assert self.rolling_to is not None
+        assert before.kind == "before-rollback"
+        assert point.kind == "rollback"
+        self.announced[before.sequence] = before
+        self.announced[point.sequence] = point
+        self.expected[before.sequence] = self.before_rolling
+        self.expected[point.sequence] = self.rolling_to
+        self._replica_is({**self.before_rolling, **self.rolling_to})
+        self.rolling_to = None
+
+    def _replica_is(self, contents: Contents) -> None:
+        """From here on, whatever the source had in mind."""
+        self.plain.end_stream()
+        self.plain.put(contents)
+        state = self.group._front.state
+        self.plain.remember(state.ordinal, state.lsn)
+
+    def retain(self, max_bytes: int) -> None:
+        droppable = {point.sequence for point in self.group.points()[:-1] if point.label is None}
+        self.may_be_gone |= droppable
+        retained = self.group.retain(max_bytes)
+        for point in retained.dropped:
+            assert point.sequence in droppable
+            self.forget(point.sequence)
+        self.may_be_gone.clear()
+
+    def forget(self, sequence: int) -> None:
+        self.announced.pop(sequence, None)
+        self.expected.pop(sequence, None)
+
+    # -- crashes
+
+    def crash(self, *, power: bool, recover_stop: int = 0) -> None:
+        """The receiver dies; a new one takes up what is there, and may die once more meanwhile."""
+        self._die(power=power)
+        if recover_stop:
+            self.storage.stop_at(recover_stop)
+            try:
+                self.group = self._new_group()
+                self.group.recover()
+            except Stopped:
+                self._die(power=bool(self.rng.getrandbits(1)))
+            else:
+                self.storage.heal()
+                self._die(power=bool(self.rng.getrandbits(1)))
+        self.group = self._new_group()
+        self.group.recover()
+        self._take_stock()
+
+    def _die(self, *, power: bool) -> None:
+        if power:
+            self.storage.power_cut(self.rng)
+        else:
+            self.storage.kill()
+
+    def _take_stock(self) -> None:
+        """What survived must hold what was promised, and may hold more."""
+        facts = self.group.facts()
+        if facts.stream is not None:
+            held = (facts.ordinal, facts.durable_lsn)
+            assert held >= self.acknowledged, "acknowledged frames are lost"
+        known = {point.sequence: point for point in self.group.points()}
+        for sequence in [each for each in self.announced if each not in known]:
+            assert sequence in self.may_be_gone, f"point #{sequence} is lost"
+            self.forget(sequence)
+        self.may_be_gone.clear()
+        for point in known.values():
+            if point.sequence not in self.announced:
+                self._found(point)
+        self._finish_rollback()
+
+    def _found(self, point: Point) -> None:
+        """A point that was not announced before the crash."""
+        assert point.sequence > max(self.announced, default=0)
+        if point.kind in ("crash", "application"):
+            self._announce([point])
+        elif point.kind == "before-rollback":
+            assert self.rolling_to is not None
+            self.announced[point.sequence] = point
+            self.expected[point.sequence] = self.before_rolling
+        else:
+            assert self.rolling_to is not None
+            self.announced[point.sequence] = point
+            self.expected[point.sequence] = self.rolling_to
+            self._replica_is({**self.before_rolling, **self.rolling_to})
+            self.rolling_to = None
+
+    def _finish_rollback(self) -> None:
+        """One that was begun durably is gone on with; one that was not, never happened."""
+        if self.rolling_to is None:
+            return
+        if self.group.condition != "rolling-back":
+            self.rolling_to = None
+            self._replica_is(self.before_rolling)
+            return
+        assert self.group.facts().stream is None
+
+    def finish_rollback(self) -> None:
+        """Lets a resumed rollback run to its end."""
+        while self.group.condition == "rolling-back":
+            self.group.apply_next()
+        if self.rolling_to is not None:
+            point = self.group.newest_point
+            assert point is not None
+            self._found(point)
+
+    def after_mishap(self) -> None:
+        """A call failed, and the process lives: what was not durable is asked for again."""
+        points = [point.sequence for point in self.group.points()]
+        for sequence in [each for each in self.announced if each not in points]:
+            assert sequence in self.may_be_gone, f"point #{sequence} is lost"
+            self.forget(sequence)
+        self.may_be_gone.clear()
+        for point in self.group.points():
+            if point.sequence not in self.announced:
+                self._found(point)
+        self._finish_rollback()
+        self.finish_rollback()
+
+    # -- what must be true
+
+    def check(self) -> None:
+        """Every point that is applied, byte for byte; numbers, times, labels; the raw replica."""
+        points = self.group.points()
+        assert [point.sequence for point in points] == sorted(self.announced)
+        times = [point.time_ns for point in points]
+        assert times == sorted(times)
+        labels = [point.label for point in points if point.label is not None]
+        assert len(labels) == len(set(labels))
+        for point in points:
+            known = self.announced[point.sequence]
+            assert (point.time_ns, point.kind, point.label, point.lsn) == (
+                known.time_ns,
+                known.kind,
+                known.label,
+                known.lsn,
+            )
+            if self.group.is_point_applied(point.sequence):
+                self.check_point(point)
+        self.check_state_file()
+
+    def check_point(self, point: Point) -> None:
+        view = self.group.view(point.sequence)
+        try:
+            assert {name for name, _ in view.disks} <= set(self.expected[point.sequence])
+            for name, size in view.disks:
+                found = view.read(name, 0, size)
+                assert found == self.expected[point.sequence][name], (point, name)
+        finally:
+            view.close()
+
+    def check_state_file(self) -> None:
+        path = GROUP_DIRECTORY / "disks" / "state.json"
+        if not self.storage.exists(path):
+            return
+        state = json.loads(self._read(path))
+        if not state["consistent"]:
+            return
+        expected = self.expected.get(state["point"]["sequence"])
+        if expected is None:
+            return  # given up meanwhile
+        for name in state["disks"]:
+            assert self.raw(name) == expected[name], f"{name} is not at {state['point']}"
+
+    def raw(self, name: str) -> bytes:
+        return self._read(GROUP_DIRECTORY / "disks" / f"{name}.raw")
+
+    def _read(self, path: Path) -> bytes:
+        file = self.storage.open(path)
+        try:
+            return file.pread(file.size(), 0)
+        finally:
+            file.close()
