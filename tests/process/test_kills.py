@@ -69,7 +69,7 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     answered = source.image()
     site.start("splitter")
     await wait_until(lambda: group_at_agent(site).state == "lost", "the loss is known")
-    # What it had answered is still shipped and applied, as far as it was cut or not.
+    # What it had answered is still shipped and applied, behind its last cut too.
     await wait_until(
         lambda: site.replica("g", "a").read_bytes() == answered["a"], "the rest has arrived"
     )
@@ -80,6 +80,7 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     assert len(site.receiver.points("g")) <= points + 2
     for point in site.receiver.points("g"):
         assert source.prefix_of(await view_images(site, f"#{point.sequence}")) is not None
+    await wait_until(lambda: "anew" in group_at_agent(site).reason, "the agent has heard of it")
     await asyncio.to_thread(site.agent.resync, "g")
     whole = bytearray(answered["a"])
     whole[:4096] = b"\xaa" * 4096
