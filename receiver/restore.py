@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a point into new images: DIR/DISK.raw for each disk, DIR/DOMAIN.xml for each domain.
+
+Reads through a view, so replication goes on and the replica is not touched. The images are sparse:
+what is zero in whole 64-KiB steps is left a hole. Everything is durable when it returns.
+
+Nothing is overwritten: a file that is there already refuses the whole restore before anything is
+written. If it fails later, what it has written is removed again, the directory too if it was made
+here.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from receiver.digests import any_byte
+from receiver.point_view import PointView
+from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
+from replicator.base.storage import File, Storage, SystemStorage, write_all
+from replicator.base.units import KIB, MIB
+
+READ_BYTES = 4 * MIB
+HOLE_BYTES = 64 * KIB
+assert READ_BYTES % HOLE_BYTES == 0
+
+Progress = Callable[[int, int], None]
+
+
+def restore_view(view: PointView, directory: Path, progress: Progress) -> list[Path]:
+    """The files written, disks first. `progress(done, total)` counts bytes of disk.
+
+    Raises UsageError for files that exist, NoSpaceError, DamageError; whatever `progress` raises
+    ends the restore as any other failure does.
+    """
+    storage = SystemStorage()
+    images = {name: directory / f"{name}.raw" for name, _ in view.disks}
+    texts = {directory / f"{domain}.xml": xml for domain, xml in view.domains.items()}
+    _refuse_existing([*images.values(), *texts])
+    made_directory = not directory.exists()
+    written: list[Path] = []
+    try:
+        storage.make_directory(directory)
+        total = sum(size for _, size in view.disks)
+        done = 0
+        for name, size in view.disks:
+            written.append(images[name])
+            done = _write_image(storage, view, name, size, images[name], done, total, progress)
+        for path, xml in texts.items():
+            written.append(path)
+            _write_text(storage, path, xml)
+        storage.sync_directory(directory)
+    except (OSError, ReplicatorError) as error:
+        _remove(written, directory if made_directory else None)
+        if isinstance(error, OSError):
+            raise _mishap(error, directory) from error
+        raise
+    return written
+
+
+def _refuse_existing(paths: list[Path]) -> None:
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise UsageError(
+                f"{path} exists already", hint="a restore overwrites nothing; name another folder"
+            )
+
+
+def _write_image(
+    storage: Storage,
+    view: PointView,
+    name: str,
+    size: int,
+    path: Path,
+    done: int,
+    total: int,
+    progress: Progress,
+) -> int:
+    file = storage.create(path)
+    try:
+        file.truncate(size)
+        for offset in range(0, size, READ_BYTES):
+            length = min(READ_BYTES, size - offset)
+            _write_data(file, view.read(name, offset, length), offset)
+            done += length
+            progress(done, total)
+        file.datasync()
+    finally:
+        file.close()
+    return done
+
+
+def _write_data(file: File, content: bytes, offset: int) -> None:
+    """Writes what is not zero, in as few calls as the holes allow."""
+    view = memoryview(content)
+    start = None
+    for at in range(0, len(view), HOLE_BYTES):
+        if any_byte(view[at : at + HOLE_BYTES]):
+            start = at if start is None else start
+        elif start is not None:
+            write_all(file, [view[start:at]], offset + start)
+            start = None
+    if start is not None:
+        write_all(file, [view[start:]], offset + start)
+
+
+def _write_text(storage: Storage, path: Path, text: str) -> None:
+    file = storage.create(path)
+    try:
+        write_all(file, [text.encode()], 0)
+        file.datasync()
+    finally:
+        file.close()
+
+
+def _remove(written: list[Path], directory: Path | None) -> None:
+    for path in written:
+        path.unlink(missing_ok=True)
+    if directory is not None and directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def _mishap(error: OSError, directory: Path) -> ReplicatorError:
+    text = f"restoring into {directory}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(text)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UsageError(
+            text, hint="the receiver itself writes there: its user and its unit must allow it"
+        )
+    return ReplicatorError(text)
