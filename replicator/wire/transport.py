@@ -8,7 +8,8 @@ waits. A timer drives the protocol's clock once a second: PING, and the end of a
 Ends. Whatever ends the session (the peer, its silence, our `close`, the network), `receive` tells
 once everything that came before has been taken; last words get CLOSE_SECONDS to leave, then the
 connection is aborted. A peer that has not got through TLS, hello and welcome in GREETING_SECONDS
-is dropped, and only MAX_UNGREETED of these may be here at a time.
+is dropped; how many may be in TLS is the doorway's to bound, and of those that are through only
+MAX_UNGREETED may be without a welcome.
 
 Concurrency: one event loop.
 """
@@ -24,6 +25,7 @@ from typing import cast
 from replicator.base.address import Address
 from replicator.base.clock import Clock
 from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
+from replicator.wire.doorway import Doorway
 from replicator.wire.identity import closed_without_a_word, dns_names, refusal
 from replicator.wire.limits import (
     CLOSE_SECONDS,
@@ -223,7 +225,8 @@ class WireServer:
         self.port = 0
         self._session = session
         self._clock = clock
-        self._server: asyncio.Server | None = None
+        self._doorway: Doorway | None = None
+        self._closing = False
         self._sessions: dict[asyncio.Task[None], TlsLink] = {}
 
     @property
@@ -232,31 +235,28 @@ class WireServer:
 
     async def start(self, address: Address, tls: ssl.SSLContext) -> None:
         """Listens when it returns. Raises OwnedError where the port is taken."""
-        loop = asyncio.get_running_loop()
+        doorway = Doorway(
+            tls,
+            lambda: TlsLink(Role.RECEIVER, peer_name="agent", clock=self._clock, made=self._take),
+        )
         try:
-            self._server = await loop.create_server(
-                lambda: TlsLink(
-                    Role.RECEIVER, peer_name="agent", clock=self._clock, made=self._take
-                ),
-                address.host,
-                address.port,
-                ssl=tls,
-                ssl_handshake_timeout=GREETING_SECONDS,
-                ssl_shutdown_timeout=CLOSE_SECONDS,
-            )
+            await doorway.open(address)
         except OSError as error:
             raise _cannot_listen(address, error) from error
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._doorway, self.port = doorway, doorway.port
 
     def close(self, error: ReplicatorError | None = None) -> None:
         """Stops listening and ends every session; `error` is told to the agents."""
-        if self._server is not None:
-            self._server.close()
+        self._closing = True
+        if self._doorway is not None:
+            self._doorway.close()
         for link in list(self._sessions.values()):
             link.close(error)
 
     async def wait_closed(self) -> None:
         """Returns when every session has returned and every connection is gone."""
+        if self._doorway is not None:
+            await self._doorway.wait_closed()
         links = list(self._sessions.values())
         if self._sessions:
             await asyncio.gather(*self._sessions, return_exceptions=True)
@@ -264,6 +264,9 @@ class WireServer:
             await link.wait_closed()
 
     def _take(self, link: TlsLink) -> None:
+        if self._closing:
+            link.close()
+            return
         ungreeted = sum(not other.is_greeted for other in self._sessions.values())
         if ungreeted >= MAX_UNGREETED:
             link.close(UnreachableError("too many connections wait for their hello"))

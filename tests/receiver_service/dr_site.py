@@ -82,55 +82,50 @@ class ReceiverProcess:
         self.process = process
         self.log: list[str] = []
         self.port = 0
+        self._ready = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
 
     async def until_ready(self) -> None:
-        """Reads its log up to the line that says it is up, and takes the port from it."""
         async with asyncio.timeout(READY_SECONDS):
-            while "event=receiver.ready" not in (line := await self._line()):
-                pass
-        (port,) = (word for word in line.split() if word.startswith("port="))
-        self.port = int(port.removeprefix("port="))
-
-    async def _line(self) -> str:
-        assert self.process.stderr is not None
-        line = (await self.process.stderr.readline()).decode()
-        if not line:
-            raise AssertionError("the receiver ended:\n" + "".join(self.log))
-        self.log.append(line)
-        return line
+            await asyncio.wait(
+                [self._reading, waiting := asyncio.create_task(self._ready.wait())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        waiting.cancel()
+        assert self.port, "the receiver ended:\n" + "".join(self.log)
 
     async def end(self, how: signal.Signals) -> int:
         """Its exit code, with the rest of its log read."""
-        assert self.process.stderr is not None
         self.process.send_signal(how)
-        self.log.append((await self.process.stderr.read()).decode())
+        await self._reading
         return await self.process.wait()
+
+    async def _read(self) -> None:
+        """Its log to the end, always taken; the line that says it is up tells the port."""
+        assert self.process.stderr is not None
+        while line := (await self.process.stderr.readline()).decode():
+            self.log.append(line)
+            if "event=receiver.ready" in line:
+                (port,) = (word for word in line.split() if word.startswith("port="))
+                self.port = int(port.removeprefix("port="))
+                self._ready.set()
 
 
 @asynccontextmanager
 async def launched(site: DrSite) -> AsyncIterator[ReceiverProcess]:
     """A receiver process that is up; killed at the end of the block if it still lives."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "receiver",
-        "--config",
-        str(site.config_file),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    receiver = ReceiverProcess(process)
+    receiver = ReceiverProcess(await _spawn(site))
     try:
         await receiver.until_ready()
         site.port = receiver.port
         yield receiver
     finally:
-        if process.returncode is None:
+        if receiver.process.returncode is None:
             await receiver.end(signal.SIGKILL)
 
 
-async def refused_start(site: DrSite) -> tuple[int, str]:
-    """Exit code and stderr of a receiver that does not come up."""
-    process = await asyncio.create_subprocess_exec(
+async def _spawn(site: DrSite) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "receiver",
@@ -138,6 +133,11 @@ async def refused_start(site: DrSite) -> tuple[int, str]:
         str(site.config_file),
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def refused_start(site: DrSite) -> tuple[int, str]:
+    """Exit code and stderr of a receiver that does not come up."""
+    process = await _spawn(site)
     async with asyncio.timeout(READY_SECONDS):
         _, stderr = await process.communicate()
     assert process.returncode is not None

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
+from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 import trustme
 
@@ -50,6 +50,11 @@ class Pki:
         return context
 
 
+def identity_of(agent: str) -> str:
+    """That of its state directory: the same whenever it comes back."""
+    return str(uuid5(NAMESPACE_DNS, agent))
+
+
 class FakeAgent:
     """One connection. `received` holds every message that was taken, in order."""
 
@@ -73,7 +78,7 @@ class FakeAgent:
     ) -> None:
         offered = [OfferedDisk(name, size) for name, size in (disks or {}).items()]
         self.link.send(
-            Hello(agent, instance or str(uuid4()), group, "external", 0, offered, protocol)
+            Hello(agent, instance or identity_of(agent), group, "external", 0, offered, protocol)
         )
 
     async def expect(self, kind: type[T], wanted: Callable[[T], bool] = lambda _: True) -> T:

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control API's orders, through the real client, on a receiver that has been fed."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from receiver.catalog import Catalog
+from receiver.service import Receiver
+from replicator.base.errors import (
+    NoPointError,
+    NotFoundError,
+    OwnedError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.nbd.client import NbdClient
+from tests.receiver_service.dr_site import DrSite
+from tests.receiver_service.fake_agent import FakeAgent
+from tests.receiver_service.source import CutMade, Source
+from tests.receiver_service.test_views import run
+
+DISKS = {"vda": 2 << 20, "vdb": 1 << 20}
+T = TypeVar("T")
+
+
+async def order(call: Callable[..., T], *args: object, **kwargs: object) -> T:
+    """A blocking order of the client, in a thread."""
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+def story() -> Source:
+    """Good data, labelled; then rubbish over it."""
+    source = Source(DISKS)
+    source.start_from_zero()
+    for number in range(8):
+        source.write("vda", number * 65536, bytes([number + 1]) * 65536)
+        source.write("vdb", number * 65536, bytes([255 - number]) * 65536)
+        source.cut("good" if number == 5 else None)
+    source.write("vda", 0, b"rubbish!" * 40960)
+    source.zero("vdb", 0, 1 << 20)
+    source.cut()
+    return source
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> DrSite:
+    return DrSite(tmp_path)
+
+
+@pytest.fixture
+async def receiver(site: DrSite) -> AsyncIterator[Receiver]:
+    async with site.running() as receiver:
+        yield receiver
+
+
+async def feed(site: DrSite, source: Source, **hello: Any) -> FakeAgent:
+    agent = await site.agent()
+    await agent.welcomed("web", **hello)
+    await agent.open(source)
+    await agent.ship(source, source.first_lsn)
+    await agent.applied(source.end_lsn)
+    return agent
+
+
+async def leave(agent: FakeAgent, receiver: Receiver) -> None:
+    """Returns when the receiver knows that the agent is gone."""
+    await agent.close()
+    worker = receiver.workers["web"]
+    await worker.changed.until(lambda: worker.seat.sitter is None)
+
+
+def good(source: Source) -> CutMade:
+    return next(cut for cut in source.cuts if cut.label == "good")
+
+
+async def compare(site: DrSite, disks: dict[str, str], cut: CutMade) -> None:
+    """Every disk of a view equals the cut, to qemu-img and to nbdcopy."""
+    for name, uri in disks.items():
+        plain = site.folder / f"expected-{name}.raw"
+        plain.write_bytes(cut.disks[name])
+        code, output = await run("qemu-img", "compare", "-f", "raw", str(plain), uri)
+        assert code == 0, output
+        copied = site.folder / f"copied-{name}.raw"
+        copied.unlink(missing_ok=True)
+        code, output = await run("nbdcopy", uri, str(copied))
+        assert code == 0, output
+        assert copied.read_bytes() == cut.disks[name]
+
+
+async def test_status_and_points_as_tools_read_them(site: DrSite, receiver: Receiver) -> None:
+    empty = await order(site.control.points, "web")
+    assert empty == []
+    source = story()
+    agent = await feed(site, source)
+    status = await order(site.control.status)
+    (group,) = status.groups
+    assert (status.role, status.name, group.name) == ("receiver", "dr", "web")
+    assert group.state == "protected"
+    assert group.durable_lsn == group.applied_lsn == source.end_lsn
+    assert group.points == len(source.cuts)
+    assert [(disk.name, disk.size) for disk in group.disks] == sorted(DISKS.items())
+    assert group.rpo_seconds is not None
+    assert group.peer is not None
+    assert "kvm1" in group.peer
+    points = await order(site.control.points, "web")
+    assert [point.sequence for point in points] == list(range(1, len(source.cuts) + 1))
+    assert {point.kind for point in points} == {"crash"}
+    assert [point.label for point in points].count("good") == 1
+    third = points[2].time
+    since = await order(site.control.points, "web", third)
+    assert since == points[2:]
+    until = await order(site.control.points, "web", None, third)
+    assert until == points[:3]
+    assert await order(site.control.points, "web", "#3", "good") == points[2:6]
+    await leave(agent, receiver)
+    status = await order(site.control.status)
+    assert status.groups[0].state == "disconnected"
+
+
+@pytest.mark.usefixtures("receiver")
+async def test_unknown_things_are_said_to_be_unknown(site: DrSite) -> None:
+    with pytest.raises(NotFoundError, match="no group 'mail'"):
+        await order(site.control.points, "mail")
+    with pytest.raises(NoPointError):
+        await order(site.control.open_view, "web", "latest")
+    with pytest.raises(NotFoundError):
+        await order(site.control.rollback, "web", "#7")
+    with pytest.raises(NotFoundError):
+        await order(site.control.close_view, "nothing")
+    with pytest.raises(UsageError, match="mark is served by the agent; this is the receiver dr"):
+        await order(site.control.mark, "web", "label", wait=False)
+
+
+@pytest.mark.usefixtures("receiver")
+async def test_a_view_shows_its_point_while_replication_goes_on(site: DrSite) -> None:
+    source = story()
+    agent = await feed(site, source)
+    chosen = await order(site.control.open_view, "web", "good")
+    assert chosen.choice.point.label == "good"
+    assert chosen.result.disks.keys() == DISKS.keys()
+    assert await order(site.control.views) == [chosen.result]
+    before = source.end_lsn
+    for number in range(20):
+        source.write("vda", number * 4096, bytes([number]) * 4096)
+        source.write("vdb", number * 8192, b"later" * 100)
+        source.cut()
+    shipping = asyncio.create_task(agent.ship(source, before))
+    await compare(site, chosen.result.disks, good(source))
+    await shipping
+    await agent.applied(source.end_lsn)
+    await compare(site, chosen.result.disks, good(source))
+    newest = await order(site.control.open_view, "web", "latest")
+    await compare(site, newest.result.disks, source.cuts[-1])
+    for view in (chosen.result, newest.result):
+        await order(site.control.close_view, view.id)
+    assert await order(site.control.views) == []
+    await agent.close()
+
+
+@pytest.mark.usefixtures("receiver")
+async def test_a_throw_away_overlay_on_a_view_can_be_written(site: DrSite) -> None:
+    source = story()
+    agent = await feed(site, source)
+    chosen = await order(site.control.open_view, "web", "good")
+    overlay, uri = site.folder / "overlay.qcow2", chosen.result.disks["vda"]
+    code, output = await run(
+        "qemu-img", "create", "-f", "qcow2", "-b", uri, "-F", "raw", str(overlay)
+    )
+    assert code == 0, output
+    code, output = await run(
+        "qemu-io", "-c", "write -P 0x77 0 64k", "-c", "read -P 0x77 0 64k", str(overlay)
+    )
+    assert code == 0, output
+    assert "Pattern verification failed" not in output
+    await compare(site, {"vda": uri}, good(source))
+    await agent.close()
+
+
+async def test_a_rollback_is_refused_while_a_source_is_connected(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = story()
+    agent = await feed(site, source)
+    with pytest.raises(OwnedError, match="is being fed by kvm1") as refused:
+        await order(site.control.rollback, "web", "good")
+    assert refused.value.exit_code == 11
+    plan = await order(site.control.plan_rollback, "web", "good")  # looking is allowed
+    assert plan.result.label == "good"
+    assert plan.result.dry_run
+    assert plan.result.points_after == len(source.cuts) - 6
+    assert plan.result.disks == ["vda", "vdb"]
+    assert plan.result.changed_bytes > 0
+    assert len(await order(site.control.points, "web")) == len(source.cuts)
+    assert site.replica("vda").read_bytes() == source.contents["vda"]
+    await leave(agent, receiver)
+
+
+async def test_rollback_and_its_undo_with_a_view_open_all_along(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = story()
+    await leave(await feed(site, source), receiver)
+    view = await order(site.control.open_view, "web", "#3")
+    done = await order(site.control.rollback, "web", "good")
+    assert done.result.kind == "rollback"
+    assert done.result.before.kind == "before-rollback"
+    assert done.choice.point.label == "good"
+    for name, content in good(source).disks.items():
+        assert site.replica(name).read_bytes() == content
+    await compare(site, view.result.disks, source.cuts[2])
+    status = await order(site.control.status)
+    assert status.groups[0].state == "rolled-back"
+    labels = [point.label for point in await order(site.control.points, "web")]
+    assert labels.count("good") == 1
+    undone = await order(site.control.rollback, "web", f"#{done.result.before.sequence}")
+    assert undone.result.kind == "rollback"
+    for name in DISKS:
+        assert site.replica(name).read_bytes() == source.contents[name]
+    await compare(site, view.result.disks, source.cuts[2])
+
+
+async def test_after_a_rollback_the_old_stream_is_closed_and_a_new_one_may_come(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = story()
+    await leave(await feed(site, source), receiver)
+    await order(site.control.rollback, "web", "good")
+    agent = await site.agent()
+    welcome = await agent.welcomed("web")
+    assert welcome.stream is None
+    assert welcome.closed_ordinal >= source.ordinal
+    assert welcome.generation == 2
+    following = Source(DISKS, ordinal=source.ordinal + 1, first_lsn=source.end_lsn + (1 << 20))
+    following.start_from_zero()
+    following.write("vda", 512, b"n" * 512)
+    following.cut()
+    await agent.open(following)
+    await agent.ship(following, following.first_lsn)
+    await agent.applied(following.end_lsn)
+    assert site.replica("vda").read_bytes() == following.contents["vda"]
+    chosen = await order(site.control.open_view, "web", "good")
+    await compare(site, chosen.result.disks, good(source))
+    await leave(agent, receiver)
+
+
+@pytest.mark.usefixtures("receiver")
+async def test_restore_writes_new_images_and_overwrites_nothing(site: DrSite) -> None:
+    source = story()
+    agent = await feed(site, source)
+    target = site.folder / "restored" / "here"
+    restored = await order(site.control.restore, "web", "good", target)
+    assert restored.result.point.label == "good"
+    assert sorted(restored.result.files) == [str(target / "vda.raw"), str(target / "vdb.raw")]
+    for name, content in good(source).disks.items():
+        assert (target / f"{name}.raw").read_bytes() == content
+    with pytest.raises(UsageError, match="exists already"):
+        await order(site.control.restore, "web", "latest", target)
+    assert (target / "vda.raw").read_bytes() == good(source).disks["vda"]
+    await agent.close()
+
+
+async def test_every_changing_order_is_in_the_audit(site: DrSite, receiver: Receiver) -> None:
+    source = story()
+    agent = await feed(site, source)
+    with pytest.raises(OwnedError):
+        await order(site.control.rollback, "web", "good")
+    await leave(agent, receiver)
+    view = await order(site.control.open_view, "web", "#1")
+    await order(site.control.close_view, view.result.id)
+    await order(site.control.rollback, "web", "good")
+    await order(site.control.plan_rollback, "web", "good")
+    catalog = Catalog.open(site.data_dir / "catalog.db")
+    entries = [(entry.order, entry.object, entry.outcome) for entry in catalog.audits(100)]
+    catalog.close()
+    for wanted in (
+        ("rollback", "web", "started"),
+        ("rollback", "web", "owned"),
+        ("view open", "", "done"),
+        ("view close", view.result.id, "done"),
+        ("rollback", "web", "done"),
+    ):
+        assert wanted in entries
+
+
+async def test_views_end_with_the_receiver(site: DrSite) -> None:
+    source = story()
+    async with site.running():
+        agent = await feed(site, source)
+        chosen = await order(site.control.open_view, "web", "good")
+        uri = chosen.result.disks["vda"]
+        socket_file = Path(uri.split("socket=")[1])
+        assert socket_file.is_socket()
+        client = await NbdClient.connect(uri)
+        await agent.close()
+    assert not socket_file.exists()
+    with pytest.raises(UnreachableError):
+        await client.pread(offset=0, length=512)
+    client.abort()
+    async with site.running():
+        assert await order(site.control.views) == []
+
+
+async def test_metrics_are_served_when_they_are_asked_for(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    site = DrSite(tmp_path)
+    text = site.config_file.read_text()
+    site.config_file.write_text(
+        text.replace("[history]", f'metrics = "127.0.0.1:{port}"\n[history]')
+    )
+    async with site.running():
+        agent = await feed(site, story())
+        body = await order(_get, port)
+        await agent.close()
+    lines = body.splitlines()
+    assert 'replicator_points{group="web"} 9.0' in lines
+    assert 'replicator_group_state{group="web",state="protected"} 1.0' in lines
+    assert 'replicator_replication_lag_bytes{group="web"} 0.0' in lines
+    assert any(line.startswith("replicator_fsync_duration_seconds_count{") for line in lines)
+    assert any(line.startswith("replicator_tls_cert_not_after_timestamp_seconds") for line in lines)
+
+
+def _get(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    body = connection.getresponse().read().decode()
+    connection.close()
+    return body
+
+
+async def test_the_budget_drops_the_oldest_points_and_keeps_the_labelled_one(
+    tmp_path: Path,
+) -> None:
+    site = DrSite(tmp_path, max_bytes="3MiB")
+    source = Source(DISKS)
+    source.start_from_zero()
+    for number in range(40):
+        source.write("vda", (number % 8) * 131072, bytes([number + 1]) * 131072)
+        source.cut("keep me" if number == 3 else None)
+    async with site.running():
+        agent = await feed(site, source)
+        points = await order(site.control.points, "web")
+        status = await order(site.control.status)
+        assert len(points) < 40
+        assert [point.label for point in points].count("keep me") == 1
+        assert points[-1].sequence == 40
+        assert (status.groups[0].history_bytes or 0) <= 4 << 20
+        chosen = await order(site.control.open_view, "web", "keep me")
+        await compare(site, chosen.result.disks, source.cuts[3])
+        await agent.close()
