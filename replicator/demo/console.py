@@ -14,7 +14,12 @@ from pathlib import Path
 from replicator.base.errors import ReplicatorError, UnreachableError
 
 CONNECT_SECONDS = 10.0
+REPEAT_SECONDS = 3.0
 _RECORD = re.compile(r"REC (\d+)")
+
+
+class SilentGuestError(ReplicatorError):
+    """The guest lives and has not said what was waited for."""
 
 
 class Console:
@@ -61,7 +66,7 @@ class Console:
                         raise ReplicatorError(f"the guest ended and never said {pattern}")
                     await self._news.wait()
         except TimeoutError as error:
-            raise ReplicatorError(
+            raise SilentGuestError(
                 f"the guest did not say {pattern} within {limit_seconds:.0f} s",
                 hint=f"its last words: {self.lines[-3:]}",
             ) from error
@@ -72,6 +77,23 @@ class Console:
             await self._news.wait_for(lambda: self.confirmed >= number or self._ended)
         if self.confirmed < number:
             raise ReplicatorError(f"the guest ended before record {number}")
+
+    async def order(self, command: str, answer: str, limit_seconds: float) -> str:
+        """Sends a command until the guest answers it; the guest takes a repeat for the same.
+
+        Its shell reads with a time-out, and a line that arrives in pieces on a busy machine may be
+        cut by it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_seconds
+        while True:
+            await self.send(command)
+            left = deadline - loop.time()
+            try:
+                return await self.wait_for(answer, min(REPEAT_SECONDS, left))
+            except SilentGuestError:
+                if left <= REPEAT_SECONDS:
+                    raise
 
     async def send(self, command: str) -> None:
         self._writer.write(command.encode() + b"\n")

@@ -13,6 +13,7 @@ program can be started, stopped in order (SIGTERM) or killed (SIGKILL) by itself
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -37,6 +38,8 @@ _MODULES: dict[Program, str] = {
     "agent": "agent",
 }
 _END_SECONDS = 20.0
+_PORTS = (20_000, 32_000)
+_PORT_TRIES = 200
 _TMPFS = Path("/dev/shm")
 
 
@@ -273,12 +276,16 @@ keep = ["all 1h", "1min 24h"]
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports on loopback that nobody used a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """TCP ports on loopback that nobody uses, all different.
+
+    Below the range from which the kernel gives ports to outgoing connections: one of those could
+    take a port between this look and the bind.
+    """
+    found: list[int] = []
+    for port in random.sample(range(*_PORTS), _PORT_TRIES):
+        with socket.socket() as candidate, suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ReplicatorError(f"no {count} free TCP ports between {_PORTS[0]} and {_PORTS[1]}")

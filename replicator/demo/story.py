@@ -194,8 +194,7 @@ class Story:
         self.narrator.say(
             f"point #{mark.sequence}, {self.facts.confirmed_before_mark} records were confirmed"
         )
-        await console.send("rubbish")
-        await console.wait_for("RUBBISH DONE", BOOT_SECONDS)
+        await console.order("rubbish", "RUBBISH DONE", BOOT_SECONDS)
         self.narrator.say("[red]the guest overwrites its records with rubbish[/]")
         points = (await asyncio.to_thread(site.receiver.status)).groups[0].points
         with self.narrator.live() as line:

@@ -92,8 +92,7 @@ async def test_a_guest_verifies_what_it_wrote(bench: Bench, *, attacked: bool) -
         await console.wait_for("GUEST-READY", BOOT_SECONDS)
         await console.wait_confirmed(10, BOOT_SECONDS)
         if attacked:
-            await console.send("rubbish")
-            await console.wait_for("RUBBISH DONE", BOOT_SECONDS)
+            await console.order("rubbish", "RUBBISH DONE", BOOT_SECONDS)
         confirmed = console.confirmed
         await asyncio.to_thread(libvirtd.destroy, "writer")
         await console.close()
