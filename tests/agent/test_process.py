@@ -111,6 +111,7 @@ async def test_a_killed_agent_loses_nothing_and_resumes_where_the_receiver_is(
             await site.kill(site.agent)
             await writer.write(30)  # the guest does not notice
             await site.start_agent()
+            await site.until(lambda group: group.peer is not None)
     await all_there(site, house)
     starts = [frame.header.start_lsn for frame in house.group.frames]
     ends = [frame.header.end_lsn for frame in house.group.frames]
