@@ -18,13 +18,14 @@ import msgspec
 from receiver import pointspec
 from receiver.catalog import Catalog
 from receiver.describe import group_status, point_of
+from receiver.figures import GroupFigures
 from receiver.point_view import PointView
 from receiver.values import Point as CorePoint
 from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import NotFoundError, ReplicatorError
+from replicator.base.errors import DamageError, NotFoundError, ReplicatorError
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
@@ -98,7 +99,9 @@ class ReceiverService:
         self._views.check_room(request.group)
         choice, point = self._choose(worker, request.at)
         shown = await worker.open_view(point, report)
-        disks = [ViewDisk(name, size, _DiskOf(shown, name)) for name, size in shown.disks]
+        disks = [
+            ViewDisk(name, size, _DiskOf(shown, name, worker.figures)) for name, size in shown.disks
+        ]
         view = await self._views.open(request.group, choice.point, disks, shown.close)
         return Chosen(choice=choice, result=view)
 
@@ -170,12 +173,17 @@ class ReceiverService:
 class _DiskOf:
     """One disk of a point, as an export reads it."""
 
-    def __init__(self, view: PointView, disk: str) -> None:
+    def __init__(self, view: PointView, disk: str, figures: GroupFigures) -> None:
         self._view = view
         self._disk = disk
+        self._figures = figures
 
     def read(self, offset: int, length: int) -> bytes:
-        return self._view.read(self._disk, offset, length)
+        try:
+            return self._view.read(self._disk, offset, length)
+        except DamageError:
+            self._figures.found_damage("view")
+            raise
 
 
 def _fields(point: Point) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 """What a group's work is counted in. No I/O.
 
 Plain integers, written by the code that does the work and read by /metrics whenever it is asked:
-a figure that is a moment old is as good as any. Each field has one writer.
+a figure that is a moment old is as good as any. Each field has one writer, but for the damage
+that is found.
 """
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
@@ -46,3 +48,9 @@ class GroupFigures:
     points_dropped: int = 0
     digest_bytes: int = 0
     """Replica content compared in syncs."""
+    _damage_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def found_damage(self, where: str) -> None:
+        """From any thread: several readers of views may find some at once."""
+        with self._damage_lock:
+            self.checksum_failures[where] += 1

@@ -60,7 +60,7 @@ class Listener:
         assert isinstance(hello, Hello), "the wire lets nothing else come first"
         check_hello(hello, link.peer.names, self._agents_of)
         worker = self._workers[hello.group]
-        worker.check_alive()
+        worker.check_feedable()
         check_disks(hello.group, hello.disks, worker.disk_sizes())
         session = Session(link, hello, worker)
         held.callback(worker.changed.told)  # that the seat is free again

@@ -94,7 +94,7 @@ class GroupWorker:
         try:
             await self._apply.run(self._replica.recover)
         except DamageError as error:
-            self.figures.checksum_failures["recovery"] += 1
+            self.figures.found_damage("recovery")
             self._pump.stop_for(error)
         else:
             self.is_recovered = True
@@ -147,9 +147,18 @@ class GroupWorker:
             raise self.stopped
 
     def check_alive(self) -> None:
-        """Raises what keeps the group from taking anything in."""
+        """Raises what has stopped the group."""
         if self.stopped is not None:
             raise self.stopped
+
+    def check_feedable(self) -> None:
+        """Raises what keeps an agent from feeding the group now."""
+        self.check_alive()
+        if self._replica.condition == "rolling-back":
+            raise UnreachableError(
+                f"a rollback of group {self.name!r} that was interrupted is being finished",
+                hint="it takes agents again when that has ended",
+            )
 
     def welcome(self) -> wire.Welcome:
         facts = self._replica.facts()
@@ -219,7 +228,7 @@ class GroupWorker:
                 self._replica.accept(frame)
                 accepted.append(frame)
         except DamageError:
-            self.figures.checksum_failures["wire"] += 1
+            self.figures.found_damage("wire")
             raise
         except OSError as error:
             raise _mishap(error) from error
@@ -328,7 +337,7 @@ class GroupWorker:
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
             retained = self._replica.retain(self._max_bytes)
         except DamageError:
-            self.figures.checksum_failures["apply"] += 1
+            self.figures.found_damage("apply")
             raise
         except OSError as error:
             raise _mishap(error) from error

@@ -21,7 +21,8 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
-from replicator.nbd.client import NbdClient
+from replicator.nbd.client import NbdClient, NbdError
+from replicator.nbd.constants import WireError
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent
 from tests.receiver_service.source import CutMade, Source
@@ -357,3 +358,22 @@ async def test_the_budget_drops_the_oldest_points_and_keeps_the_labelled_one(
         chosen = await order(site.control.open_view, "web", "keep me")
         await compare(site, chosen.result.disks, source.cuts[3])
         await agent.close()
+
+
+async def test_damage_under_a_view_is_counted_logged_and_never_served(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = story()
+    agent = await feed(site, source)
+    chosen = await order(site.control.open_view, "web", "good")
+    for segment in (site.data_dir / "groups/web/history").glob("**/*.seg"):
+        content = bytearray(segment.read_bytes())
+        for at in range(4096, len(content), 4096):
+            content[at] ^= 0xFF
+        segment.write_bytes(content)  # in place: the receiver has it open
+    async with await NbdClient.connect(chosen.result.disks["vda"]) as client:
+        with pytest.raises(NbdError) as refused:
+            await client.pread(offset=0, length=65536)
+    assert refused.value.error == WireError.EIO
+    assert receiver.workers["web"].figures.checksum_failures["view"] >= 1
+    await agent.close()

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
+import socket
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -219,6 +222,28 @@ async def test_missing_certificates_and_bad_config_are_usage_errors(site: DrSite
     assert code == 2
     assert "listen" in stderr
     assert "Traceback" not in stderr
+
+
+async def test_systemd_is_told_and_the_splitter_goes_first(
+    site: DrSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(site.folder / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(site.folder / "notify"))
+        async with launched(site) as process:
+            pid = process.process.pid
+            assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
+            assert await process.end(signal.SIGTERM) == 0
+        with suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(4096).decode())
+    messages = [line for message in told for line in message.splitlines()]
+    assert messages[0].startswith("EXTEND_TIMEOUT_USEC=")
+    ready = messages.index("READY=1")
+    assert messages[ready + 1] == "STATUS=2 groups: 2 idle"
+    assert messages[-1] == "STOPPING=1"
 
 
 class FullDisk(SystemStorage):
