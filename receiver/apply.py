@@ -30,10 +30,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from receiver.apply_batch import BatchBuilder, early_zeroes, units_of
-from receiver.apply_content import DiskChange, Operation, change_of, write_changes
+from receiver.apply_content import (
+    DiskChange,
+    Operation,
+    change_of,
+    punch_zeroes,
+    write_again,
+    write_changes,
+)
 from receiver.extents import ExtentSet
 from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, GroupBody, Held
+from receiver.history.images import U64
 from receiver.history.log import HistoryLog
 from receiver.history.opening import Tail
 from receiver.history.writer import BeforeImages, Draft
@@ -50,12 +58,14 @@ from replicator.base.errors import DamageError
 class _Pending:
     """A batch that is in the history, durable and published, and not yet known as applied.
     `changes` is None after a restart: they are found again. `before` is the state in front of
-    it, `state` the one behind it. `written`: the replica has it, durably."""
+    it, `state` the one behind it. `again`: it was tried before, so the page cache is not to be
+    believed. `written`: the replica has it, durably."""
 
     batch: Batch
     before: GroupState
     state: GroupState
     changes: list[DiskChange] | None = None
+    again: bool = False
     written: bool = False
 
 
@@ -92,7 +102,7 @@ class Applier:
         is not known as applied."""
         batch = self._history.unapplied
         if batch is not None:
-            self._pending = _Pending(batch, before, state)
+            self._pending = _Pending(batch, before, state, again=True)
             self.applied = before
         else:
             self.applied = state
@@ -137,10 +147,6 @@ class Applier:
     def is_rolling_back(self) -> bool:
         """From the mark to the moment when the last part is applied."""
         return self.applied.rollback is not None or self.newest_state.rollback is not None
-
-    @property
-    def has_pending(self) -> bool:
-        return self._pending is not None
 
     def is_point_applied(self, sequence: int) -> bool:
         return sequence <= self._applied_point
@@ -271,8 +277,12 @@ class Applier:
     # -- a batch
 
     def _changes(
-        self, state: GroupState, operations: dict[str, list[Operation]]
+        self,
+        state: GroupState,
+        operations: dict[str, list[Operation]],
+        always: U64 | None = None,
     ) -> list[DiskChange]:
+        """`always`: keys of blocks that are written even if they look as they should."""
         changes = []
         for disk in sorted(state.disks.values(), key=lambda each: each.slot):
             if disk.name in operations:
@@ -282,6 +292,7 @@ class Applier:
                     disk.slot,
                     disk.size_bytes,
                     operations[disk.name],
+                    always,
                 )
                 if len(change.keys):
                     changes.append(change)
@@ -322,13 +333,7 @@ class Applier:
         """Steps 5 and 6, for a batch that has come that far."""
         self._free_inbox(pending.before)
         if not pending.written:
-            if pending.changes is None:
-                pending.changes = self._redo(pending)
-            for change in pending.changes:
-                write_changes(self._replica.file(change.name), change.writes)
-            self._replica.sync(change.name for change in pending.changes)
-            pending.written = True
-            pending.changes = []
+            self._overwrite(pending)
         self._history.applied(pending.batch)
         self._pending = None
         self.applied = pending.state
@@ -336,9 +341,25 @@ class Applier:
         if pending.batch.point is not None:
             self._applied_point = pending.batch.point.sequence
 
+    def _overwrite(self, pending: _Pending) -> None:
+        """Step 5."""
+        if pending.changes is None:
+            pending.changes = self._redo(pending)
+        write = write_again if pending.again else write_changes
+        pending.again = True
+        for change in pending.changes:
+            write(self._replica.file(change.name), change.writes)
+        self._replica.sync(change.name for change in pending.changes)
+        pending.written = True
+        if write is write_again:
+            for change in pending.changes:
+                punch_zeroes(self._replica.file(change.name), change.writes)
+        pending.changes = []
+
     def _redo(self, pending: _Pending) -> list[DiskChange]:
-        """What is left to do of a batch, after a restart. Exactly its records, exactly its blocks:
-        whatever came into the inbox since then belongs to the next one."""
+        """A batch again, after a restart. Exactly its records, exactly its blocks: whatever came
+        into the inbox since then belongs to the next one. Blocks that look as they should are
+        written all the same: they may do so in the page cache alone, after a sync that failed."""
         batch, before = pending.batch, pending.before
         self._replica.say_inconsistent(_reason(pending.state, batch.kind))
         operations: dict[str, list[Operation]] = {}
@@ -349,7 +370,7 @@ class Applier:
         elif batch.kind == "rollback":
             work = RollbackWork.of(self._history, before)
             operations = work.operations_of(batch)
-        changes = self._changes(pending.state, operations)
+        changes = self._changes(pending.state, operations, always=batch.images.keys()[0])
         for change in changes:
             if not batch.images.covers(change.keys):
                 raise DamageError(

@@ -25,9 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, block_key
-from replicator.base.storage import Buffer, File
+from replicator.base.storage import Buffer, File, write_all
+from replicator.base.units import MIB
 
 _WORDS = BLOCK_BYTES // 8
+_ZEROES = bytes(1 * MIB)
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
@@ -69,10 +71,17 @@ class DiskChange:
 
 
 def change_of(
-    file: File, name: str, slot: int, size_bytes: int, operations: Sequence[Operation]
+    file: File,
+    name: str,
+    slot: int,
+    size_bytes: int,
+    operations: Sequence[Operation],
+    always: U64 | None = None,
 ) -> DiskChange:
-    """`operations` in order, each within the disk."""
-    starts, ends = _touched_runs(file, size_bytes, operations)
+    """`operations` in order, each within the disk. `always`: keys of blocks that count as changed
+    whatever they hold now (those of other disks do not matter)."""
+    forced = _blocks_of(slot, always)
+    starts, ends = _touched_runs(file, size_bytes, operations, forced)
     if not len(starts):
         return _nothing(slot, name)
     counts = ends - starts
@@ -82,7 +91,7 @@ def change_of(
     new = old.copy()
     _lay_over(new.data, starts, ends, bases, operations)
     numbers = np.repeat(starts - bases, counts) + np.arange(total, dtype=np.int64)
-    return _compare(name, slot, size_bytes, numbers, old, new)
+    return _compare(name, slot, size_bytes, numbers, old, new, np.isin(numbers, forced))
 
 
 def _nothing(slot: int, name: str) -> DiskChange:
@@ -90,7 +99,17 @@ def _nothing(slot: int, name: str) -> DiskChange:
     return DiskChange(slot, name, empty, empty, empty, [], [])
 
 
-def _touched_runs(file: File, size_bytes: int, operations: Sequence[Operation]) -> tuple[I64, I64]:
+def _blocks_of(slot: int, keys: U64 | None) -> I64:
+    """Block numbers of those keys that are this disk's."""
+    if keys is None:
+        return np.empty(0, dtype=np.int64)
+    low, high = np.uint64(block_key(slot, 0)), np.uint64(block_key(slot + 1, 0))
+    return (keys[(keys >= low) & (keys < high)] - low).astype(np.int64)
+
+
+def _touched_runs(
+    file: File, size_bytes: int, operations: Sequence[Operation], forced: I64
+) -> tuple[I64, I64]:
     """Disjoint runs of blocks [start, end) that may change, sorted."""
     offsets = [each.offset for each in operations if each.content is not None]
     lengths = [each.length for each in operations if each.content is not None]
@@ -105,7 +124,7 @@ def _touched_runs(file: File, size_bytes: int, operations: Sequence[Operation]) 
     last = -(
         -(np.array(offsets, dtype=np.int64) + np.array(lengths, dtype=np.int64)) // BLOCK_BYTES
     )
-    return merge_runs(first, last)
+    return merge_runs(np.concatenate([first, forced]), np.concatenate([last, forced + 1]))
 
 
 def merge_runs(first: I64, last: I64) -> tuple[I64, I64]:
@@ -165,12 +184,19 @@ def _lay_zeroes(
 
 
 def _compare(
-    name: str, slot: int, size_bytes: int, numbers: I64, old: Bytes, new: Bytes
+    name: str,
+    slot: int,
+    size_bytes: int,
+    numbers: I64,
+    old: Bytes,
+    new: Bytes,
+    forced: Bools,
 ) -> DiskChange:
-    """`numbers` are the block numbers of the arena's blocks."""
+    """`numbers` are the block numbers of the arena's blocks, `forced` those that count as changed
+    in any case."""
     old_words = old.view(np.uint64).reshape(-1, _WORDS)
     new_words = new.view(np.uint64).reshape(-1, _WORDS)
-    changed = np.flatnonzero((old_words != new_words).any(axis=1))
+    changed = np.flatnonzero((old_words != new_words).any(axis=1) | forced)
     if not len(changed):
         return _nothing(slot, name)
     changed_numbers = numbers[changed]
@@ -229,14 +255,32 @@ def _length(number: int, count: int, size_bytes: int) -> int:
 def write_changes(file: File, writes: Iterable[Extent]) -> None:
     """Does what a DiskChange says. Zeroes punch holes. Not durable yet; OSError leaves a part
     written, and the whole can be done again."""
-    pwritev, punch = file.pwritev, file.punch
+    for extent in writes:
+        if len(extent.new):
+            _write(file, extent)
+        else:
+            file.punch(extent.offset, extent.length)
+
+
+def write_again(file: File, writes: Iterable[Extent]) -> None:
+    """As write_changes, after a sync of the same that failed, or may have failed in an earlier
+    life: every byte is written, zeroes too. A hole that is there already would leave nothing to
+    sync, be it on the disk or not. `punch_zeroes` gives the room back afterwards."""
+    for extent in writes:
+        if len(extent.new):
+            _write(file, extent)
+        else:
+            write_all(file, [_ZEROES], extent.offset, repeat_to=extent.length)
+
+
+def punch_zeroes(file: File, writes: Iterable[Extent]) -> None:
+    """Once zeroes are durable as content, they may become holes, synced or not."""
     for extent in writes:
         if not len(extent.new):
-            punch(extent.offset, extent.length)
-            continue
-        done = pwritev([extent.new], extent.offset)
-        while done < extent.length:
-            more = pwritev([extent.new[done:]], extent.offset + done)
-            if more <= 0:
-                raise OSError(5, "write made no progress", str(file.path))
-            done += more
+            file.punch(extent.offset, extent.length)
+
+
+def _write(file: File, extent: Extent) -> None:
+    done = file.pwritev([extent.new], extent.offset)
+    if done < extent.length:
+        write_all(file, [extent.new[done:]], extent.offset + done)

@@ -133,6 +133,7 @@ class GroupReplica:
         self._opener = FrameOpener()
         self._intake_lock = threading.RLock()
         self._closing = False
+        self._doubtful = False
         self._pins: Counter[int] = Counter()
         self._pins_lock = threading.Lock()
         self.pause_reason = ""
@@ -240,7 +241,7 @@ class GroupReplica:
     def _open_stream(self) -> StreamInbox | None:
         """The stream that may be resumed."""
         stream = self._inbox.newest
-        if stream is None or self._closing or self._applier.newest_state.rollback is not None:
+        if stream is None or self._closing or self._applier.is_rolling_back:
             return None
         return stream if stream.name.ordinal > self._front.state.closed_ordinal else None
 
@@ -288,7 +289,7 @@ class GroupReplica:
     @property
     def condition(self) -> Condition:
         state = self._front.state
-        if self._applier.newest_state.rollback is not None:
+        if self._applier.is_rolling_back:
             return "rolling-back"
         if state.rolled_back:
             return "rolled-back"
@@ -448,7 +449,7 @@ class GroupReplica:
             return True
 
     def _check_open(self) -> None:
-        if self._closing or self._applier.newest_state.rollback is not None:
+        if self._closing or self._doubtful or self._applier.is_rolling_back:
             raise OwnedError(
                 f"group {self.name!r} is being rolled back", hint="try again when that is done"
             )
@@ -460,6 +461,9 @@ class GroupReplica:
         nothing to do for now. Raises NoSpaceError (nothing is lost; call again), DamageError,
         OSError."""
         try:
+            if self._doubtful:
+                self._history.mend()
+                self._doubtful = False
             moved = self._applier.step()
         except OSError as error:
             mishap = _mishap(error, "history and replica", self.name)
@@ -558,10 +562,10 @@ class GroupReplica:
 
         NotFoundError and OwnedError change nothing; nor does a mishap before the stream is closed."""
         self._find(sequence)
-        if self._applier.newest_state.rollback is not None:
+        if self._applier.is_rolling_back:
             raise OwnedError(f"group {self.name!r} is being rolled back already")
         before = self._begin_rollback(sequence)
-        while self._applier.newest_state.rollback is not None or self._applier.has_pending:
+        while self._applier.is_rolling_back:
             self.apply_next()
             if progress is not None:
                 progress(*self._applier.rollback_progress)
@@ -594,6 +598,8 @@ class GroupReplica:
                 self._front.reset(state.copy())
                 self._points.add([point])
         finally:
+            # what failed may have been written all the same: nothing may come in until it is gone
+            self._doubtful = not self._history.is_sound
             self._closing = False
         self._inbox.remove_closed(state.closed_ordinal)
         self._index(
@@ -609,10 +615,12 @@ class GroupReplica:
         used = self._retention.used_bytes
         if used <= max_bytes or self._applier.is_rolling_back:
             return Retained([], used)  # a rollback needs what is there until it is done
-        applied = self._applier.applied
         try:
             retained = self._retention.retain(
-                max_bytes, applied, self._applier.applied_point, self._current_pins()
+                max_bytes,
+                self._applier.newest_state,
+                self._applier.applied_point,
+                self._current_pins(),
             )
         except OSError as error:
             raise _mishap(error, "the history", self.name) from error

@@ -230,6 +230,8 @@ class Retention:
         """One attempt to free so much. False if nothing more can be done."""
         candidates = self._candidates(applied_point, pins)
         history = self._history
+        if not history.is_durable:
+            history.sync()  # a batch that may have to be done again may need what would go
         if self._reclaim(pins):
             return True
         if not candidates:
@@ -247,14 +249,14 @@ class Retention:
             and history.unapplied is None
         ):
             history.seal_newest(state)  # what is to be reclaimed must lie in sealed segments
-        self._drop(chosen)
+        self._drop(chosen, state)
         dropped += self._points.drop(chosen)
         self._reclaim(pins)
         return True
 
-    def _drop(self, sequences: list[int]) -> None:
+    def _drop(self, sequences: list[int], state: GroupState) -> None:
         try:
-            self._history.drop_points(sequences)
+            self._history.drop_points(sequences, state)
         except OSError as error:
             if not no_space(error):
                 raise

@@ -72,6 +72,8 @@ class HistoryLog:
         self.next_batch = 1
         self._opened = Opened()
         self._garbage: list[Path] = []
+        self._applied_at = -1  # where the last "applied" lies, while it is not durable
+        self._applied_lost = False
 
     # -- opening
 
@@ -188,7 +190,7 @@ class HistoryLog:
     @property
     def is_durable(self) -> bool:
         """Whether everything appended is."""
-        return self._writer.durable_end == self._writer.end
+        return self._writer.durable_end == self._writer.end and not self._applied_lost
 
     # -- writing
 
@@ -196,6 +198,7 @@ class HistoryLog:
         """Appends a batch; `before` is the state in front of it. OSError: nothing was appended."""
         assert self.unapplied is None, "the batch before is not applied"
         assert draft.number == self.next_batch
+        self._restate()
         self._prepare_segment(before)
         new = {
             digest: self.texts[digest]
@@ -207,8 +210,33 @@ class HistoryLog:
         return batch
 
     def sync(self) -> None:
-        """Everything appended is durable. OSError: what was not durable before is gone."""
-        self._writer.sync()
+        """Everything appended is durable. OSError: what was not durable before is gone, but for
+        that a batch is applied: that is said again."""
+        self._restate()
+        try:
+            self._writer.sync()
+        except OSError:
+            if self._applied_at >= self._writer.durable_end:
+                self._applied_lost = True
+            raise
+        self._applied_at = -1
+
+    def _restate(self) -> None:
+        """The last "applied" went with a sync that failed; the replica holds that batch all the
+        same."""
+        if self._applied_lost:
+            self._applied_at = self._writer.end
+            self._writer.append_applied(self.batches[-1].number)
+            self._applied_lost = False
+
+    @property
+    def is_sound(self) -> bool:
+        """False while something that failed may still lie on the disk, and come back after a
+        crash: see `mend`."""
+        return self._writer.is_sound
+
+    def mend(self) -> None:
+        self._writer.mend()
 
     def publish(self, batch: Batch) -> None:
         """From here on views take the batch into account. It must be durable."""
@@ -220,13 +248,18 @@ class HistoryLog:
     def applied(self, batch: Batch) -> None:
         """The replica holds it, durably. That this is known becomes durable with the next sync."""
         assert self.unapplied is batch
+        self._applied_at = self._writer.end
         self._writer.append_applied(batch.number)
         self.unapplied = None
 
-    def drop_points(self, sequences: list[int]) -> None:
-        """Durable when this returns. Their batches stay until reclaimed."""
+    def drop_points(self, sequences: list[int], state: GroupState) -> None:
+        """Durable when this returns. Their batches stay until reclaimed. `state` is the group's
+        behind the last batch."""
+        if not self._writer.in_segment:
+            self._prepare_segment(state)
+        self._restate()
         self._writer.append_dropped(sequences)
-        self._writer.sync()
+        self.sync()
         self.dropped |= frozenset(sequences)
 
     def forget_points(self, sequences: Iterable[int]) -> None:
@@ -237,12 +270,14 @@ class HistoryLog:
         """Seals the segment that is being written and begins another, durable, so that what is
         in it can be reclaimed."""
         assert self.unapplied is None
+        self.sync()
         self._finish_segment()
         self._prepare_segment(state)
-        self._writer.sync()
+        self.sync()
 
     def _prepare_segment(self, state: GroupState) -> None:
         if self._writer.is_full:
+            self.sync()
             self._finish_segment()
         if not self._writer.in_segment:
             texts = {digest: self.texts[digest] for digest in state.domains.values()}

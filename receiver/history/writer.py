@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -104,6 +105,7 @@ class HistoryWriter:
         self._previous_digest = _NO_DIGEST
         self._durable_chain = initial_chain(group)
         self._durable_end = 0
+        self._doubtful: Path | None = None
 
     # -- where it stands
 
@@ -142,6 +144,16 @@ class HistoryWriter:
         return Segment(
             self._segment_first, self.end, self.end, path, self._log.chain, b"", size, sealed=False
         )
+
+    @property
+    def is_sound(self) -> bool:
+        """False while something that failed may still lie on the disk: see `mend`."""
+        return self._log is not None
+
+    def mend(self) -> None:
+        """Tries to make it sound. OSError if it is not yet."""
+        if self._log is None:
+            self._cut_back()
 
     # -- taking over what is there
 
@@ -187,14 +199,14 @@ class HistoryWriter:
 
     def sync(self) -> None:
         """Everything appended is durable. OSError: what was not durable before is gone."""
-        if self._log is None:
-            return
+        log = self._open_log()
         try:
-            self._log.sync()
+            log.sync()
         except OSError:
-            self._cut_back()
+            with suppress(OSError):  # the next use will tell, if it still fails then
+                self._cut_back()
             raise
-        self._durable_end, self._durable_chain = self._log.end_lsn, self._log.chain
+        self._durable_end, self._durable_chain = log.end_lsn, log.chain
 
     def finish_segment(self) -> Segment | None:
         """Makes the segment durable and seals it; the next append must start a new one."""
@@ -211,7 +223,8 @@ class HistoryWriter:
                 previous_digest=self._previous_digest,
             )
         except OSError:
-            self._cut_back()  # takes away what there may be of a seal
+            with suppress(OSError):
+                self._cut_back()  # takes away what there may be of a seal
             raise
         self._log.close()
         self.begin_at(segment.end, segment.chain, seal.digest)
@@ -245,7 +258,8 @@ class HistoryWriter:
             log.append(buffers, total, chain)
         except AppendError as error:
             if error.broken:
-                self._cut_back()
+                with suppress(OSError):
+                    self._cut_back()
             code = error.errno or errno.EIO
             raise OSError(code, str(error), str(error.path)) from error
 
@@ -256,17 +270,26 @@ class HistoryWriter:
         return self._log
 
     def _cut_back(self) -> None:
-        """Starts over at the durable end. If even that fails, the next use tries again."""
-        first, in_segment = self._segment_first, self.in_segment
-        path = None if self._log is None else self._log.segment_path
+        """Starts over at the durable end, for good: what is cut off must not come back after a
+        power cut, for by then it may have been said that it did not happen. OSError: there is
+        nothing to append to, and the next use tries again."""
         if self._log is not None:
+            self._doubtful = self._log.segment_path
             self._log.close()
             self._log = None
         log = self._new_log(self._durable_end, self._durable_chain)
-        if in_segment and path is not None:
-            if self._durable_end > first:
-                log.continue_in(path, first, self._durable_end, self._durable_chain)
-                log.known_durable = self._durable_end
+        path = self._doubtful
+        if path is not None and self._durable_end > self._segment_first:
+            log.continue_in(path, self._segment_first, self._durable_end, self._durable_chain)
+            try:
+                log.sync()
+            except OSError:
+                log.close()
+                raise
+        elif path is not None and self._storage.exists(path):
+            self._storage.unlink(path)
+            self._storage.sync_directory(path.parent)
+        self._doubtful = None
         self._log = log
 
     def _new_log(self, end: int, chain: int) -> LogWriter:

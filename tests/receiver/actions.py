@@ -168,8 +168,7 @@ def crash_in(world: World, name: str, draw: Draw) -> None:
 def crash(world: World, draw: Draw) -> None:
     again = 1 + draw(30) if draw(2) else 0
     world.crash(power=bool(draw(2)), recover_stop=again)
-    if world.rolling_to is not None:
-        world.finish_rollback()
+    world.finish_rollback()
 
 
 def fail_in(world: World, name: str, draw: Draw) -> None:

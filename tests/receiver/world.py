@@ -375,6 +375,7 @@ class World:
 
     def after_mishap(self) -> None:
         """A call failed, and the process lives: what was not durable is asked for again."""
+        self.group.apply_next()  # whatever was left in doubt is settled with the next step
         points = [point.sequence for point in self.group.points()]
         for sequence in [each for each in self.announced if each not in points]:
             assert sequence in self.may_be_gone, f"point #{sequence} is lost"
