@@ -178,7 +178,7 @@ def _hosts(config: AgentConfig) -> dict[Driver, Host]:
 def _libvirt_host(config: AgentConfig) -> Host:
     """Imports libvirt only where it is used: it is an extra that needs a compiler to install."""
     try:
-        from agent.drivers.libvirt import LibvirtHost
+        from agent.drivers.libvirt_driver import LibvirtHost
     except ModuleNotFoundError as error:
         if error.name not in ("libvirt", "libvirtaio", "libvirtmod"):
             raise

@@ -6,5 +6,5 @@ inbox's frames), format (what both have in common), segment (a file of them), re
 after a crash concludes) and survey (the facts behind a bad entry).
 
 With I/O: spool (where segments lie), appender, stream_files and reader, reopen (after a crash),
-seal, inspect. Data goes one way: appended, read, sealed, freed. docs/formats.md has it on a page.
+seal, dump. Data goes one way: appended, read, sealed, freed. docs/formats.md has it on a page.
 """

@@ -122,7 +122,7 @@ class Catalog:
         self,
         *,
         order: str,
-        object: str,
+        subject: str,
         argument: str,
         uid: int | None,
         pid: int | None,
@@ -133,7 +133,7 @@ class Catalog:
         self.run(
             "INSERT INTO audit (time_ns, order_name, object, argument, uid, pid, outcome, message)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(time_ns, order, object, argument, uid, pid, outcome, message)],
+            [(time_ns, order, subject, argument, uid, pid, outcome, message)],
         )
 
     def audits(self, limit: int) -> list[AuditEntry]:

@@ -131,7 +131,7 @@ class ReceiverService:
         try:
             self._catalog.audit(
                 order=entry.order,
-                object=entry.object,
+                subject=entry.object,
                 argument=entry.argument,
                 uid=entry.uid,
                 pid=entry.pid,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digests of replica blocks, for a sync to compare with. Reads, never writes.
 
-Blocks are 64 KiB; the last one of a disk counts at its real length. The digest is keyed BLAKE2b with
-16 bytes: the key is secret and new for each sync, so a guest cannot prepare blocks that collide.
+Blocks are 64 KiB; the last one of a disk counts at its real length. The digest is keyed BLAKE2b
+with 16 bytes: the key is secret and new for each sync, so a guest cannot prepare colliding blocks.
 Blocks of zeroes are stated as runs, and holes are not even read: an empty replica costs nothing.
 What the zeroes waiting in a sync will do is left out: a digest is of what the image holds.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -89,6 +90,6 @@ class ExtentSet:
         same = cls()
         same._starts, same._ends = pairs[::2].tolist(), pairs[1::2].tolist()
         flat = pairs.tolist()
-        if any(low >= high for low, high in zip(flat, flat[1:], strict=False)):
+        if any(low >= high for low, high in pairwise(flat)):
             raise ValueError("ranges are not sorted, disjoint and apart")
         return same

@@ -5,16 +5,16 @@
     GROUP/history    batches: before-images, points, state     receiver.history, the authority
     GROUP/disks      the replica                               receiver.replica
 
-Two callers, which may run at once: the intake thread (open_stream, accept, sync_inbox, hold) and the
-apply thread (recover, apply_next, digests, view, rollback, retain). What both know is the inbox's
-list of frames and the list of points, each with its own short lock. Everything marked "any
+Two callers, which may run at once: the intake thread (open_stream, accept, sync_inbox, hold) and
+the apply thread (recover, apply_next, digests, view, rollback, retain). What both know is the
+inbox's list of frames and the list of points, each with its own short lock. Everything marked "any
 thread" reads values that are replaced as a whole.
 
 A rollback is the one thing that touches both sides: it is refused a stream from its first step to
 its last (`_closing`, under the intake's lock), so when it runs nothing is coming in.
 
-Failures. A mishap of the outside leaves the group where it was before the step; the same call may be
-made again. After a crash `recover` goes on from what is durable, in this order: history (and the
+Failures. A mishap of the outside leaves the group where it was before the step; the same call may
+be made again. After a crash `recover` goes on from what is durable, in this order: history (and the
 check of its tail against the replica), inbox, cross-check of both, numbering of what is not
 applied. Nothing is reported before it is synced.
 """
@@ -337,7 +337,6 @@ class GroupReplica:
                 self._check_resume(current, start_lsn, chain)
                 self._forget_unsynced(current)
                 return StreamOpened(start_lsn, self._front.syncs(), [])
-            durable = self.sync_inbox()
             state = self._front.state
             if ordinal <= max(state.ordinal, state.closed_ordinal):
                 raise FencedError(
@@ -345,6 +344,7 @@ class GroupReplica:
                     f" {max(state.ordinal, state.closed_ordinal)} came after it",
                     hint="begin a new stream, with a sync",
                 )
+            durable = self.sync_inbox()
             self._inbox.begin_stream(name, start_lsn, chain)
             self._front.begin_stream(stream, ordinal, start_lsn)
             return StreamOpened(start_lsn, [], durable.points)
@@ -560,15 +560,18 @@ class GroupReplica:
         exact state before it as the point `before`. No source may be connected: its stream is
         closed for ever. What is interrupted is gone on with by `apply_next` after a restart.
 
-        NotFoundError and OwnedError change nothing; nor does a mishap before the stream is closed."""
+        NotFoundError and OwnedError change nothing; nor does a mishap before the stream is closed.
+        """
         self._find(sequence)
         if self._applier.is_rolling_back:
             raise OwnedError(f"group {self.name!r} is being rolled back already")
         before = self._begin_rollback(sequence)
-        while self._applier.is_rolling_back:
+        while True:
             self.apply_next()
             if progress is not None:
                 progress(*self._applier.rollback_progress)
+            if not self._applier.is_rolling_back:
+                break
         point = self._points.newest
         assert point is not None
         assert point.kind == "rollback"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rolling back: which blocks go back to which content, part by part. No I/O but reading images.
 
-A rollback is three things in the history, each durable before the next: a "mark" batch, which closes
-the stream for ever, raises the generation, states the intent, and makes the point of kind
+A rollback is three things in the history, each durable before the next: a "mark" batch, which
+closes the stream for ever, raises the generation, states the intent, and makes the point of kind
 `before-rollback` (so the exact state before can be had back); parts, which are batches like any
 others, with before-images of their own; and a last batch without content, which clears the intent
 and makes the point of kind `rollback`.

@@ -109,9 +109,9 @@ def compact(
     now_ns: int,
 ) -> Compacted | None:
     """Writes the new segment and puts it in place of the run's first. That this is durable is the
-    caller's to see to, and then to unlink the rest of the run. `dropped` are given-up points of batches before the run, which must go on
-    being said. None if it would not become smaller. Raises DamageError, OSError (then nothing
-    has changed)."""
+    caller's to see to, and then to unlink the rest of the run. `dropped` are given-up points of
+    batches before the run, which must go on being said. None if it would not become smaller.
+    Raises DamageError, OSError (then nothing has changed)."""
     target = run[0].path
     header, state, previous_digest = _read_front(storage, target)
     new_path = target.with_name(target.name + NEW_SUFFIX)

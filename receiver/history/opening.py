@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening a history after whatever happened: what is there, and what its newest end means.
 
-Every segment but the newest is sealed, and read by its headers alone: STATE, each BATCH_BEGIN (which
-says where its images lie), and the small records between batches. Images are verified when they are
-read. The newest segment is read whole, by its chain. Opening 100 GiB takes seconds.
+Every segment but the newest is sealed, and read by its headers alone: STATE, each BATCH_BEGIN
+(which says where its images lie), and the small records between batches. Images are verified when
+they are read. The newest segment is read whole, by its chain. Opening 100 GiB takes seconds.
 
 What can be left at the newest end, and what is concluded (journal.recovery has the table):
 * everything up to a whole unit (a batch with its commit, an applied, a dropped): clean.
@@ -317,18 +317,24 @@ def _whole_images(data: bytes, first: int, start: int, found: Scan) -> Iterator[
             image = table.image(row)
             if image.position >= found.end_lsn:
                 yield from _image_at(data, first, image.position, image.slot, image.block)
-        return
+    else:
+        yield from _images_behind(data, first, found)
+
+
+def _images_behind(data: bytes, first: int, found: Scan) -> Iterator[TailImage]:
+    """Images that go on from the fault, if a chain leads over it."""
     at = SEGMENT_HEADER_BYTES + found.end_lsn - first
     size = RECORDS.stated_bytes(data, at)
-    if size:
-        for seed in (RECORDS.stored_chain(data, at), RECORDS.computed_chain(data, at, found.chain)):
-            if RECORDS.follows(data, at + size, seed):
-                rest = scan(memoryview(data)[at + size :], found.end_lsn + size, seed)
-                for _, record in rest.records:
-                    if record.type not in (RecordType.WRITE, RecordType.ZERO):
-                        break
-                    yield _tail_image(record)
-                return
+    if not size:
+        return
+    for seed in (RECORDS.stored_chain(data, at), RECORDS.computed_chain(data, at, found.chain)):
+        if RECORDS.follows(data, at + size, seed):
+            rest = scan(memoryview(data)[at + size :], found.end_lsn + size, seed)
+            for _, record in rest.records:
+                if record.type not in (RecordType.WRITE, RecordType.ZERO):
+                    break
+                yield _tail_image(record)
+            return
 
 
 def _image_at(data: bytes, first: int, position: int, slot: int, block: int) -> Iterator[TailImage]:

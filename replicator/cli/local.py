@@ -100,7 +100,7 @@ def journal() -> None:
 @click.argument("path", type=path_type)
 def journal_inspect(path: Path) -> None:
     """Print what the segment or folder PATH holds, one record a line."""
-    from journal.inspect import inspect_path
+    from journal.dump import inspect_path
 
     for line in inspect_path(path):
         click.echo(line)

@@ -89,9 +89,9 @@ def test_pki_where_nothing_may_be_written(
 def test_journal_inspect_prints_what_the_journal_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspect = types.ModuleType("journal.inspect")
+    inspect = types.ModuleType("journal.dump")
     inspect.inspect_path = lambda path: iter([f"segment {path}", "cut"])  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "journal.inspect", inspect)
+    monkeypatch.setitem(sys.modules, "journal.dump", inspect)
     assert run(["journal", "inspect", "/s"]) == 0
     assert capsys.readouterr().out == "segment /s\ncut\n"
 

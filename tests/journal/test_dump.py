@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal.inspect import describe, inspect_path
+from journal.dump import describe, inspect_path
 from journal.record import NO_DISK, Record, RecordType, encode_header
 from replicator.base.errors import NotFoundError
 from replicator.base.storage import SystemStorage
