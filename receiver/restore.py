@@ -1,117 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a point into new images: `DIR/DISK.raw`, sparse, and `DIR/DOMAIN.xml`.
+"""Writes a point into new images: DIR/DISK.raw for each disk, DIR/DOMAIN.xml for each domain.
 
-Reads through a view, so replication goes on meanwhile and the point cannot go. Nothing that is
-there is ever overwritten: that is found out before the first byte. What fails in the middle (a
-full disk, damage, the caller's `progress` raising) is taken away again: there is a whole restore
-or none. One that a crash cut short leaves its files; they are in the way of the next, which says so.
+Reads through a view, so replication goes on and the replica is not touched. The images are sparse:
+what is zero in whole 64-KiB steps is left a hole. Everything is durable when it returns.
+
+Nothing is overwritten: a file that is there already refuses the whole restore before anything is
+written. If it fails later, what it has written is removed again, the directory too if it was made
+here.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from receiver.history.log import no_space
+from receiver.digests import any_byte
 from receiver.point_view import PointView
-from replicator.base.errors import NoSpaceError, UsageError
+from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
 from replicator.base.storage import File, Storage, SystemStorage, write_all
-from replicator.base.units import MIB
+from replicator.base.units import KIB, MIB
 
-CHUNK_BYTES = 1 * MIB
-_HOLE_BYTES = 4096
-_ZEROES = bytes(CHUNK_BYTES)
+READ_BYTES = 4 * MIB
+HOLE_BYTES = 64 * KIB
+assert READ_BYTES % HOLE_BYTES == 0
+
+Progress = Callable[[int, int], None]
 
 
 def restore_view(
-    view: PointView,
-    directory: Path,
-    progress: Callable[[int, int], None] | None = None,
-    storage: Storage | None = None,
+    view: PointView, directory: Path, progress: Progress, storage: Storage | None = None
 ) -> list[Path]:
-    """Writes all disks of the view's point, and the XML of its domains, into `directory`, which
-    is made if need be. Durable when this returns the files. `progress(done, total)` counts bytes;
-    if it raises, the restore is undone. Raises UsageError where a file is in the way, NoSpaceError,
-    DamageError, OSError."""
+    """The files written, disks first. `progress(done, total)` counts bytes of disk.
+
+    Raises UsageError for files that exist, NoSpaceError, DamageError; whatever `progress` raises
+    ends the restore as any other failure does.
+    """
     storage = storage or SystemStorage()
-    disks = {directory / f"{name}.raw": (name, size) for name, size in view.disks}
-    texts = {directory / f"{name}.xml": text for name, text in view.domains.items()}
-    _check_clear(storage, directory, [*disks, *texts])
-    made: list[Path] = []
-    done, total = 0, sum(size for _, size in disks.values())
+    images = {name: directory / f"{name}.raw" for name, _ in view.disks}
+    texts = {directory / f"{domain}.xml": xml for domain, xml in view.domains.items()}
+    _refuse_existing(storage, [*images.values(), *texts])
+    made_directory = not storage.exists(directory)
+    written: list[Path] = []
     try:
         storage.make_directory(directory)
-        for path, (name, size) in disks.items():
-            file = storage.create(path)
-            made.append(path)
-            try:
-                for end in _copy(view, name, size, file):
-                    if progress is not None:
-                        progress(done + end, total)
-                file.datasync()
-            finally:
-                file.close()
+        total = sum(size for _, size in view.disks)
+        done = 0
+        for name, size in view.disks:
+            file = storage.create(images[name])
+            written.append(images[name])
+            with closing(file):
+                for copied in _copy(view, name, size, file):
+                    progress(done + copied, total)
             done += size
-        for path, text in texts.items():
+        for path, xml in texts.items():
             file = storage.create(path)
-            made.append(path)
-            try:
-                write_all(file, [text.encode()], 0)
+            written.append(path)
+            with closing(file):
+                write_all(file, [xml.encode()], 0)
                 file.datasync()
-            finally:
-                file.close()
         storage.sync_directory(directory)
-    except BaseException as error:
-        for path in made:
-            with suppress(OSError):
-                storage.unlink(path)
-        if isinstance(error, OSError) and no_space(error):
-            raise NoSpaceError(
-                f"the disk of {directory} is full; nothing was left there",
-                hint=f"point {view.point} needs up to {total} bytes",
-            ) from error
+    except (OSError, ReplicatorError) as error:
+        _remove(storage, written, directory if made_directory else None)
+        if isinstance(error, OSError):
+            raise _mishap(error, directory) from error
         raise
-    return made
+    return written
 
 
-def _check_clear(storage: Storage, directory: Path, paths: list[Path]) -> None:
+def _refuse_existing(storage: Storage, paths: list[Path]) -> None:
     for path in paths:
         if storage.exists(path):
             raise UsageError(
-                f"{path} is there already, and a restore overwrites nothing",
-                hint="choose another directory, or move the file away",
+                f"{path} exists already", hint="a restore overwrites nothing; name another folder"
             )
-    if storage.exists(directory):
-        try:
-            storage.names(directory)
-        except NotADirectoryError:
-            raise UsageError(f"{directory} is not a directory") from None
 
 
 def _copy(view: PointView, name: str, size: int, file: File) -> Iterator[int]:
-    """Writes a disk, chunk by chunk; yields up to where. Zeroes become holes."""
+    """Writes one disk, durable at the end; yields up to where it is written."""
     file.truncate(size)
-    for start in range(0, size, CHUNK_BYTES):
-        length = min(CHUNK_BYTES, size - start)
-        content = view.read(name, start, length)
-        if content != _ZEROES[:length]:
-            _write_data(file, start, content)
-        yield start + length
+    for offset in range(0, size, READ_BYTES):
+        length = min(READ_BYTES, size - offset)
+        _write_data(file, view.read(name, offset, length), offset)
+        yield offset + length
+    file.datasync()
 
 
-def _write_data(file: File, start: int, content: bytes) -> None:
-    """Writes what is not zero, in whole blocks, neighbours together."""
-    chunk = memoryview(content)
-    zero = memoryview(_ZEROES)
-    begin = -1
-    for at in range(0, len(chunk), _HOLE_BYTES):
-        block = chunk[at : at + _HOLE_BYTES]
-        is_zero = block == zero[: len(block)]
-        if is_zero and begin >= 0:
-            write_all(file, [chunk[begin:at]], start + begin)
-            begin = -1
-        elif not is_zero and begin < 0:
-            begin = at
-    if begin >= 0:
-        write_all(file, [chunk[begin:]], start + begin)
+def _write_data(file: File, content: bytes, offset: int) -> None:
+    """Writes what is not zero, in as few calls as the holes allow."""
+    view = memoryview(content)
+    start = None
+    for at in range(0, len(view), HOLE_BYTES):
+        if any_byte(view[at : at + HOLE_BYTES]):
+            start = at if start is None else start
+        elif start is not None:
+            write_all(file, [view[start:at]], offset + start)
+            start = None
+    if start is not None:
+        write_all(file, [view[start:]], offset + start)
+
+
+def _remove(storage: Storage, written: list[Path], directory: Path | None) -> None:
+    with suppress(OSError):  # what made the restore fail may make this fail, and counts more
+        for path in written:
+            storage.unlink(path)
+        if directory is not None and not storage.names(directory):
+            storage.remove_directory(directory)
+
+
+def _mishap(error: OSError, directory: Path) -> ReplicatorError:
+    if isinstance(error, FileExistsError):
+        return UsageError(f"{error.filename} exists already", hint="a restore overwrites nothing")
+    text = f"restoring into {directory}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(text)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UsageError(
+            text, hint="the receiver itself writes there: its user and its unit must allow it"
+        )
+    return ReplicatorError(text)

@@ -39,7 +39,7 @@ from receiver.history.opening import (
 from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
 from receiver.sync_state import GroupState
 from receiver.values import Point
-from replicator.base.errors import DamageError
+from replicator.base.errors import DamageError, NoSpaceError
 from replicator.base.storage import File, Storage
 
 _NO_DIGEST = bytes(32)
@@ -393,3 +393,13 @@ class HistoryLog:
 
 def no_space(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def as_mishap(error: OSError, what: str, group: str) -> OSError | NoSpaceError:
+    """A full disk as people know it; any other error as it is."""
+    if not no_space(error):
+        return error
+    return NoSpaceError(
+        f"the disk under {what} of group {group!r} is full",
+        hint="free some space there, or lower [history] max_bytes; nothing is lost meanwhile",
+    )

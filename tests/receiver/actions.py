@@ -79,9 +79,18 @@ def new_stream(world: World, draw: Draw) -> None:
     if draw(2) and not world.is_source_dead:
         world.ship(len(world.source.records))
     world.begin_stream(from_zero=False)
+    if draw(2):
+        zero_first(world)
     for name, size in world.disks:
         at = draw(size // 4096) * 4096
         world.guest[name][at : at + 4096] = bytes([draw(3)]) * min(4096, size - at)
+
+
+def zero_first(world: World) -> None:
+    """QEMU may zero the whole target before it copies."""
+    for name, size in world.disks:
+        if world.plain.disks[name].syncing:
+            world.log(world.source.zero(name, 0, size))
 
 
 def sync_some(world: World, draw: Draw) -> None:
@@ -113,6 +122,8 @@ def after_rollback(world: World, draw: Draw) -> None:
     """The source comes back, to a group whose stream is closed: a sync of everything."""
     if draw(2):
         world.begin_stream(from_zero=False)
+        if draw(2):
+            zero_first(world)
         finish_sync(world, draw)
 
 
@@ -140,7 +151,7 @@ def is_possible(world: World, name: str) -> bool:
     """A source whose stream was closed has nothing to say until it has begun a new one."""
     closed = world.is_source_dead
     if name in ("guest_writes", "cut", "ship", "settle"):
-        return not closed and (name != "cut" or not world.is_syncing)
+        return not closed
     if name == "new_stream":
         return True
     if name in ("sync_some", "finish_sync"):

@@ -14,12 +14,14 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+import pytest
 
 from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica, Limits
 from receiver.values import GroupEvent, Point
+from replicator.base.errors import FencedError, OwnedError
 from tests.receiver.plain import Contents, PlainReplica
 from tests.receiver.source import START_NS, Logged, Source
 from tests.world.storage import SimStorage, Stopped
@@ -80,6 +82,8 @@ class World:
         self.pieces: dict[tuple[int, int], tuple[int, bytes]] = {}
         self.rolling_to: Contents | None = None
         self.dead_ordinal = 0
+        self.closed_ordinal = 0
+        self.whole_cuts: set[tuple[int, int]] = set()
         self.before_rolling: Contents = {}
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
@@ -161,7 +165,9 @@ class World:
         self.log(self.source.zero(name, offset, length))
 
     def cut(self, label: str | None = None) -> None:
-        self.log(self.source.cut(label))
+        record = self.log(self.source.cut(label))
+        if all(self.source.complete.values()):
+            self.whole_cuts.add((self.source.ordinal, record.end_lsn))
 
     @property
     def is_source_dead(self) -> bool:
@@ -222,13 +228,15 @@ class World:
         """Makes what was sent durable, and remembers what was promised by that."""
         durable = self.group.sync_inbox()
         facts = self.group.facts()
-        if facts.stream is not None and self.group._inbox.find(facts.ordinal).frames:
+        stream = self.group._inbox.find(facts.ordinal)
+        if facts.stream is not None and stream is not None and stream.frames:
             self.acknowledged = max(self.acknowledged, (facts.ordinal, durable.durable_lsn))
         self._announce(durable.points)
 
     def _announce(self, points: list[Point]) -> None:
         for point in points:
             assert point.sequence not in self.announced, point
+            assert (point.ordinal, point.lsn) in self.whole_cuts, f"{point} is of no whole cut"
             self.announced[point.sequence] = point
             self.expected[point.sequence] = self.plain.at[point.ordinal, point.lsn]
             if point.label is not None:
@@ -263,7 +271,7 @@ class World:
         self._rolled(done.before, done.point)
 
     def _received_contents(self) -> Contents:
-        state = self.group._front.state
+        state = self.group._intake.front.state
         return self.plain.at[state.ordinal, state.lsn]
 
     def _rolled(self, before: Point, point: Point) -> None:
@@ -275,13 +283,14 @@ class World:
         self.expected[before.sequence] = self.before_rolling
         self.expected[point.sequence] = self.rolling_to
         self._replica_is({**self.before_rolling, **self.rolling_to})
+        self.closed_ordinal = self.group._intake.front.state.ordinal
         self.rolling_to = None
 
     def _replica_is(self, contents: Contents) -> None:
-        """From here on, whatever the source had in mind."""
+        """From here on, whatever the source had in mind. Its stream is closed for ever."""
         self.plain.end_stream()
         self.plain.put(contents)
-        state = self.group._front.state
+        state = self.group._intake.front.state
         self.plain.remember(state.ordinal, state.lsn)
 
     def retain(self, max_bytes: int) -> None:
@@ -352,6 +361,7 @@ class World:
             self.announced[point.sequence] = point
             self.expected[point.sequence] = self.rolling_to
             self._replica_is({**self.before_rolling, **self.rolling_to})
+            self.closed_ordinal = self.group._intake.front.state.ordinal
             self.rolling_to = None
 
     def _finish_rollback(self) -> None:
@@ -408,6 +418,21 @@ class World:
             if self.group.is_point_applied(point.sequence):
                 self.check_point(point)
         self.check_state_file()
+        self.check_closed()
+
+    def check_closed(self) -> None:
+        """A stream that a rollback closed is neither offered nor taken up again."""
+        for source in self.sources:
+            if source.ordinal > self.closed_ordinal:
+                continue
+            assert self.group.facts().stream != source.stream
+            with pytest.raises((FencedError, OwnedError)):
+                self.group.open_stream(
+                    source.stream,
+                    source.ordinal,
+                    source.end_lsn,
+                    source.chain_at(source.end_lsn),
+                )
 
     def check_point(self, point: Point) -> None:
         view = self.group.view(point.sequence)

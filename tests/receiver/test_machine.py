@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core as a state machine: any order of events, any crash, every point compared."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.receiver import actions
+from tests.receiver.history_of_seed import live
+from tests.receiver.world import World
+
+Data = st.DataObject
+NAMES = sorted(actions.ACTIONS)
+
+
+class GroupMachine(RuleBasedStateMachine):
+    """See tests.receiver.actions for what may happen, tests.receiver.world for what must hold."""
+
+    world: World
+
+    def _draw(self, data: Data) -> actions.Draw:
+        return lambda below: data.draw(st.integers(0, below - 1))
+
+    @initialize(seed=st.integers(0, 1 << 16), data=st.data())
+    def begin(self, seed: int, data: Data) -> None:
+        self.world = World(seed=seed)
+        actions.start(self.world, self._draw(data))
+
+    @rule(name=st.sampled_from(NAMES), data=st.data())
+    def perform(self, name: str, data: Data) -> None:
+        actions.perform(self.world, name, self._draw(data))
+
+    @rule(name=st.sampled_from(("guest_writes", "cut", "ship", "acknowledge")), data=st.data())
+    def replicate(self, name: str, data: Data) -> None:
+        actions.perform(self.world, name, self._draw(data))
+
+    @rule(name=st.sampled_from(NAMES), data=st.data())
+    def die(self, name: str, data: Data) -> None:
+        actions.crash_in(self.world, name, self._draw(data))
+
+    @rule(name=st.sampled_from(NAMES), data=st.data())
+    def fail(self, name: str, data: Data) -> None:
+        actions.fail_in(self.world, name, self._draw(data))
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @invariant()
+    def all_points_hold(self) -> None:
+        self.world.check()
+
+
+TestGroup = pytest.mark.timeout(300)(GroupMachine.TestCase)
+TestGroup.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_lives(block: int) -> None:
+    for seed in range(block * 75, (block + 1) * 75):
+        try:
+            live(seed)
+        except Exception as error:
+            raise AssertionError(f"live({seed}): {error}") from error
