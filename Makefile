@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   make demo    install what is missing, then tell the whole story on a real guest (about 90 s)
-#   make test    install what is missing, then lint and the whole test suite
-#   make lint    format, style, types, order of imports
-#   make bench   the figures of docs/
-#   make clean   back to a fresh checkout
+#   make demo      install what is missing, then tell the whole story on a real guest (about 90 s)
+#   make test      install what is missing, then lint and the whole test suite
+#   make lint      format, style, types, order of imports
+#   make bench     the figures of docs/benchmarks.md
+#   make simulate  20,000 random lives of the whole chain (a quarter of an hour)
+#   make clean     back to a fresh checkout
 #
 # PYTEST_ARGS is passed on: make test PYTEST_ARGS='tests/journal -x'
 
@@ -13,7 +14,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := VENV='$(abspath $(VENV))' deploy/install-dependencies.sh
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint check bench clean install-demo install-test
+.PHONY: demo test lint check simulate bench clean install-demo install-test
 
 demo: install-demo
 	$(PYTHON) -m replicator.cli.main demo $(DEMO_ARGS)
@@ -31,6 +32,9 @@ check:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+simulate: install-test
+	REPLICATOR_LIVES=20000 $(PYTHON) -m pytest --timeout=0 tests/world/test_chain.py
 
 bench: install-test
 	$(PYTHON) -m tests.bench

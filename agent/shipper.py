@@ -146,9 +146,11 @@ class Shipper:
         self._status = status
 
     def accept_generation(self) -> None:
-        """The operator's word that this source may feed the receiver as it is now."""
+        """The operator's word that this source may feed the receiver as it is now. Before the
+        first receiver was met there is nothing to accept: that one is taken as it is."""
         seen = self._remembered.generation_seen
-        self._remember(GroupMemory(seen, seen))
+        if self._remembered.generation_accepted is not None:
+            self._remember(GroupMemory(seen, seen))
 
     def welcome(self, welcome: Welcome) -> Plan | Fenced | Paused:
         """Begins a session. Nothing is produced unless a Plan comes back."""
