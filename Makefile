@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 .PHONY: demo test lint check simulate bench clean install-demo install-test
 
 demo: install-demo
-	$(PYTHON) -m replicator.cli.main demo $(DEMO_ARGS)
+	$(VENV)/bin/replicator demo
 
 # Lint first: it fails in seconds. The closing line of pytest stays the last one.
 test: install-test

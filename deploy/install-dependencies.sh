@@ -17,7 +17,8 @@
 # Who must be able to read it: started by root, the demo runs as an unprivileged user. So the
 # virtualenv is built on a Python which others can execute (a pyenv below /root is not), and if
 # this checkout lies below a directory that others cannot enter (again /root), the virtualenv is
-# put in /var/cache/replicator and .venv is a symbolic link to it.
+# put in /var/cache/replicator and .venv is a symbolic link to it. A virtualenv that was made in
+# another way is made anew. The packages stay in the checkout; the demo hands its user a copy.
 
 set -euo pipefail
 
@@ -136,20 +137,22 @@ choose_python() {
 }
 
 place_venv() { # leaves $venv a directory, or a link to one, that others can enter
-    if ((EUID != 0)) || [[ -d $venv ]] || others_can_enter "$(dirname -- "$venv")"; then
+    if ((EUID != 0)) || others_can_enter "$(dirname -- "$venv")"; then
         return 0
     fi
     local home
     home=/var/cache/replicator/venv-$(printf '%s' "$venv" | sha256sum | cut -c 1-12)
-    say "others cannot enter $(dirname -- "$venv"): putting the virtualenv in $home"
     mkdir -p -m 0755 -- /var/cache/replicator "$home"
-    ln -sfnT -- "$home" "$venv"
+    [[ $(readlink -- "$venv" || true) == "$home" ]] && return 0
+    say "others cannot enter $(dirname -- "$venv"): putting the virtualenv in $home"
+    rm -rf -- "$venv"
+    ln -sT -- "$home" "$venv"
 }
 
 install_venv() { # EXTRAS
     local extras=$1 python key have
     python=$(choose_python)
-    key="$python $("$python" -V) $(sha256sum <"$repository/pyproject.toml" | cut -c 1-16)"
+    key="$repository $python $("$python" -V) $(sha256sum <"$repository/pyproject.toml" | cut -c 1-16)"
     have=$(cat -- "$venv/stamp" 2>/dev/null || true)
     # What was made for the tests serves the demo too.
     [[ $have == "$extras $key" || $have == "libvirt,dev $key" ]] && return 0

@@ -3,18 +3,21 @@
 
 libvirt's session mode needs nothing but a user and four directories (HOME and the XDG ones), so the
 machine's own libvirt is neither asked nor touched, and several can run at once. The daemon is ours
-to end; QEMU processes outlive it by design, so they are ended by the pid files that it left.
+to end; QEMU processes outlive it by design, so they are ended by the pid files that it left. A pid
+file says nothing for sure: the process may be gone, its number in use again, and the daemon keeps
+one of its own beside them. So a process is a guest of ours only if its command line names our home.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from replicator.base.errors import ReplicatorError
@@ -57,11 +60,10 @@ class PrivateLibvirtd:
                 cwd=self._home,
                 env=self._account.environment(self._home),
             )
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self.__exit__)
             self._wait()
-        except ReplicatorError:
-            self.__exit__()
-            raise
+            on_failure.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,8 +76,7 @@ class PrivateLibvirtd:
                 child.kill()
                 child.wait()
         for pid in self.guest_pids().values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            self._end_guest(pid)
 
     def create(self, xml: str) -> None:
         """Starts a transient domain. Raises ReplicatorError with what libvirt says."""
@@ -101,12 +102,38 @@ class PrivateLibvirtd:
         return done.stdout
 
     def guest_pids(self) -> dict[str, int]:
-        """Pids of the QEMU processes that this daemon has started, by domain name."""
+        """Pids of the QEMU processes that this daemon has started and that live, by domain name."""
         found = {}
         for path in (self._home / "run" / "libvirt" / "qemu" / "run").glob("*.pid"):
             with suppress(ValueError, FileNotFoundError):
-                found[path.stem] = int(path.read_text())
+                pid = int(path.read_text())
+                if self._is_guest(pid):
+                    found[path.stem] = pid
         return found
+
+    def _is_guest(self, pid: int) -> bool:
+        try:
+            return os.fsencode(f"{self._home}/") in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def _end_guest(self, pid: int) -> None:
+        """SIGKILL, and wait until it is gone: its files are about to be removed."""
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            # Asked again with the process held: now its number cannot pass to another one.
+            if self._is_guest(pid):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                ended = select.poll()
+                ended.register(process, select.POLLIN)
+                ended.poll(END_SECONDS * 1000)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(process)
 
     def _wait(self) -> None:
         """Until it accepts; a socket has no event for that, so it is tried until it does."""

@@ -18,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from replicator.base.errors import ReplicatorError
 from replicator.base.units import MIB
 from replicator.control.client import ControlClient
 from replicator.demo.account import Account
+from replicator.demo.programs import own_code, own_python
 
 Program = Literal["receiver", "splitter", "agent"]
 _MODULES: dict[Program, str] = {
@@ -73,14 +73,15 @@ class Site:
     groups: tuple[Group, ...]
     limits: Limits = field(default_factory=Limits)
     libvirt_uri: str = "qemu:///session"
-    python: str = sys.executable
 
     def __post_init__(self) -> None:
+        self._python = own_python(self.account)
         ports = free_ports(3)
         self.port, self.agent_metrics_port, self.receiver_metrics_port = ports
         self.memory = Path(tempfile.mkdtemp(prefix="replicator-", dir=_TMPFS))
         self.account.own(self.memory)
         self._running: dict[Program, subprocess.Popen[bytes]] = {}
+        self._code: Path | None = None
 
     def __enter__(self) -> Site:
         return self
@@ -137,7 +138,8 @@ class Site:
     # -- making it --------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """PKI and configs. Once."""
+        """Our code where the account can read it, PKI and configs. Once."""
+        self._code = own_code(self.account, self.home)
         folder = self.account.make_directory(self.home / "pki")
         pki.init_ca(folder)
         pki.issue(folder, "kvm1")
@@ -224,7 +226,9 @@ keep = ["all 1h", "1min 24h"]
         for program in programs:
             assert program not in self._running, f"{program} is running"
             config = self.receiver_config if program == "receiver" else self.agent_config
-            command = self.account.command(self.python, "-m", _MODULES[program], "--config", config)
+            command = self.account.command(
+                self._python, "-m", _MODULES[program], "--config", config
+            )
             with self.log(program).open("ab") as output:
                 self._running[program] = subprocess.Popen(
                     command,
@@ -237,8 +241,10 @@ keep = ["all 1h", "1min 24h"]
 
     def _environment(self) -> dict[str, str]:
         environment = self.account.environment(self.home)
-        if path := os.environ.get("PYTHONPATH"):
-            environment["PYTHONPATH"] = path
+        paths = [str(self._code)] if self._code else []
+        paths += [path] if (path := os.environ.get("PYTHONPATH")) else []
+        if paths:
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
         return environment
 
     def pid(self, program: Program) -> int:

@@ -21,7 +21,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,12 +32,7 @@ from rich.table import Table
 from replicator.base.errors import DamageError, ReplicatorError
 from replicator.control.types import GroupStatus, Point
 from replicator.demo.accelerator import probe_accelerator
-from replicator.demo.account import (
-    Account,
-    require_program,
-    require_reachable,
-    unprivileged_account,
-)
+from replicator.demo.account import Account, require_program, unprivileged_account
 from replicator.demo.console import Console
 from replicator.demo.domain import Accelerator, GuestDisk, domain_xml, replica_domain_xml
 from replicator.demo.figures import Figures
@@ -46,6 +40,7 @@ from replicator.demo.guest.image import GuestImage, build_guest, default_kernel_
 from replicator.demo.guest.verdict import Verdict, parse_verdict
 from replicator.demo.libvirtd import PrivateLibvirtd
 from replicator.demo.narrator import LiveLine, Narrator, bar
+from replicator.demo.programs import own_python
 from replicator.demo.site import Group, Site
 
 GUEST = "web"
@@ -365,8 +360,7 @@ def main() -> None:
     """`replicator demo`: tells the story in a directory of its own and removes it afterwards. When
     it fails, the directory stays, with all logs."""
     account = unprivileged_account()
-    for path in (Path(__file__), Path(os.path.realpath(sys.executable))):
-        require_reachable(path, account)
+    own_python(account)  # says what is wrong before anything is made
     home = account.make_home()
     story = Story(home, account, Narrator(RichConsole()))
     try:
