@@ -160,7 +160,7 @@ install_venv() { # EXTRAS
     # The same Python: pip brings it up to date. Another one, or half a virtualenv: from scratch.
     if ! [[ -x $venv/bin/pip && $(realpath -- "$venv/bin/python") == "$python" ]]; then
         say "making the virtualenv $venv on $python"
-        "$python" -m venv --clear "$venv"
+        "$python" -m venv --clear "$(realpath -- "$venv")" # venv itself refuses a link
     fi
     rm -f -- "$venv/stamp"
     say "installing replicator[$extras] into $venv"
