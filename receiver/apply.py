@@ -93,6 +93,7 @@ class Applier:
         self._applied_point = 0
         self._early: tuple[int, dict[str, int]] = (-1, {})
         self._rollback: RollbackWork | None = None
+        self._progress = (0, 0)
         self._idle = False
 
     # -- opening
@@ -158,9 +159,8 @@ class Applier:
 
     @property
     def rollback_progress(self) -> tuple[int, int]:
-        """(blocks looked at, blocks in all) of the rollback under way."""
-        work = self._rollback
-        return (work.done_blocks, work.total_blocks) if work is not None else (0, 0)
+        """(blocks looked at, blocks in all) of the rollback under way, or the last one."""
+        return self._progress
 
     def last_point(self) -> Point | None:
         """The point of the newest batch."""
@@ -267,12 +267,14 @@ class Applier:
             body = state.body([each.body() for each in state.disks.values()])
             self._commit(self._draft("rollback", state.lsn, changes, body=body), changes, state)
             work.advance(part)
+            self._progress = (work.done_blocks, work.total_blocks)
             return
         state = self.applied.copy()
         point = work.end(state, self._utc_ns())
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("rollback", state.lsn, [], body=body, point=point), [], state)
         self._rollback = None
+        self._progress = (work.total_blocks, work.total_blocks)
 
     # -- a batch
 

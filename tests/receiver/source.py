@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -130,7 +131,7 @@ class Source:
         )
 
     def reduced_frame(
-        self, covered: list[Logged], pieces: list[tuple[int, int, int, int, bytes]]
+        self, covered: list[Logged], pieces: Sequence[tuple[int, int, int, int, bytes]]
     ) -> Frame:
         """A frame that stands for `covered`, holding (type, disk, offset, length, payload)."""
         chain = covered[0].chain

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalog is an index: it can be lost, and says what the history says."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from receiver.catalog import Catalog, MemoryCatalog, SegmentFact
+from receiver.group import GroupReplica
+from receiver.values import GroupEvent, Point, PointDisk
+from replicator.base.clock import SystemClock
+from replicator.base.storage import SystemStorage
+from tests.receiver.source import Source
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with closing(Catalog.open(tmp_path / "catalog.db")) as opened:
+        yield opened
+
+
+def rows(path: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+POINT = Point(
+    3,
+    100,
+    150,
+    "crash",
+    "label",
+    9,
+    1,
+    members=(PointDisk(0, "a", "i", 5), PointDisk(1, "b", "j", 6)),
+)
+
+
+def test_points_and_holds(catalog: Catalog, tmp_path: Path) -> None:
+    group = catalog.group("g")
+    group.add_points([POINT, Point(4, 200, 200, "crash")])
+    group.hold(4, 300)
+    group.hold(4, 250)
+    assert group.held(4) == 300
+    assert group.held(9) == 0
+    assert catalog.group("other").held(4) == 0
+    group.drop_points([3])
+    assert rows(tmp_path / "catalog.db", "SELECT sequence, until_ns, label FROM points") == [
+        (4, 300, None)
+    ]
+
+
+def test_a_rebuild_replaces_what_is_known_of_the_group_alone(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    catalog.group("other").add_points([POINT])
+    group = catalog.group("g")
+    group.add_points([Point(1, 1, 1, "crash", "old")])
+    group.rebuild([POINT], [SegmentFact(0, 100, 292, b"d" * 32)], 7)
+    found = rows(
+        tmp_path / "catalog.db",
+        "SELECT group_name, sequence, label, disks FROM points ORDER BY group_name",
+    )
+    assert found == [("g", 3, "label", "a b"), ("other", 3, "label", "a b")]
+    assert rows(tmp_path / "catalog.db", "SELECT * FROM groups") == [("g", 7)]
+    assert rows(tmp_path / "catalog.db", "SELECT first, end, bytes FROM segments") == [
+        (0, 100, 292)
+    ]
+
+
+def test_orders_are_kept_in_order(catalog: Catalog) -> None:
+    for number in range(5):
+        catalog.audit(
+            order="rollback",
+            subject="g",
+            argument=f"#{number}",
+            uid=0,
+            pid=number,
+            outcome="done",
+            message="",
+            time_ns=number,
+        )
+    entries = catalog.audits(2)
+    assert [(entry.argument, entry.pid, entry.time_ns) for entry in entries] == [
+        ("#3", 3, 3),
+        ("#4", 4, 4),
+    ]
+
+
+def test_threads_may_share_it(catalog: Catalog) -> None:
+    group = catalog.group("g")
+
+    def add(start: int) -> None:
+        for number in range(start, start + 50):
+            group.add_points([Point(number, number, number, "crash")])
+
+    threads = [threading.Thread(target=add, args=(start,)) for start in (0, 100, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(group.held(number) == number for number in (49, 149, 249))
+
+
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    path.write_bytes(b"this is no database, and long enough to be looked at as one" * 50)
+    with closing(Catalog.open(path)) as catalog:
+        catalog.group("g").add_points([POINT])
+    assert (tmp_path / "catalog.db.unreadable-1").exists()
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.group("g").held(3) == 150
+
+
+def test_a_group_fills_a_lost_catalog_again(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    source = Source([("d", 8192)])
+    source.start_from_zero()
+    for label in ("one", "two"):
+        source.write("d", 0, label.encode() * 100)
+        source.cut(label)
+    for life in range(2):
+        with closing(Catalog.open(path)) as catalog:
+            group = GroupReplica(
+                SystemStorage(), SystemClock(), tmp_path / "g", "g", catalog.group("g")
+            )
+            group.recover()
+            if life == 0:
+                group.open_stream(source.stream, 1, 0, source.first_chain)
+                group.accept(source.frame(source.records))
+                group.sync_inbox()
+                while group.apply_next():
+                    pass
+            group.close()
+        found = rows(path, "SELECT sequence, label FROM points ORDER BY sequence")
+        assert found == [(1, "one"), (2, "two")]
+        path.unlink()
+    assert not path.exists()
+
+
+class _Broken(MemoryCatalog):
+    """A disk is full, or somebody locked the database."""
+
+    def rebuild(self, *_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    add_points = rebuild  # type: ignore[assignment]
+
+
+def test_a_catalog_that_fails_stops_nothing_and_is_told(tmp_path: Path) -> None:
+    events: list[GroupEvent] = []
+    group = GroupReplica(
+        SystemStorage(), SystemClock(), tmp_path / "g", "g", _Broken(), notify=events.append
+    )
+    group.recover()
+    source = Source([("d", 8192)])
+    source.start_from_zero()
+    source.write("d", 0, b"x" * 512)
+    source.cut()
+    group.open_stream(source.stream, 1, 0, source.first_chain)
+    group.accept(source.frame(source.records))
+    assert len(group.sync_inbox().points) == 1
+    while group.apply_next():
+        pass
+    assert {event.name for event in events} == {"catalog.failed"}
+    group.close()

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which points go, what must not, and that the room really comes back."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from receiver.group import Limits
+from receiver.retention import Pins, droppable
+from receiver.values import Point
+from tests.receiver.world import GROUP_DIRECTORY, World
+from tests.world.faults import Failure
+
+NO_PINS = Pins(frozenset(), frozenset())
+LIMITS = Limits(history_segment_bytes=30_000, inbox_segment_bytes=6_000, batch_bytes=1 << 20)
+
+
+def point(sequence: int, label: str | None = None) -> Point:
+    return Point(sequence, sequence, sequence, "crash", label)
+
+
+def world_with(count: int, labels: dict[int, str] | None = None) -> World:
+    """Points 1 to `count`; each replaces the same 5 blocks with what does not compress."""
+    world = World(limits=LIMITS)
+    world.begin_stream(from_zero=True)
+    world.settle()
+    for number in range(1, count + 1):
+        world.write("a", 0, world.rng.randbytes(20_480))
+        world.cut((labels or {}).get(number))
+        world.settle()
+    return world
+
+
+def disk_bytes(world: World) -> int:
+    folder = GROUP_DIRECTORY / "history"
+    total = 0
+    for stream in world.storage.names(folder):
+        for name in world.storage.names(folder / stream):
+            total += world.storage.allocated_bytes(folder / stream / name)
+    return total
+
+
+def left(world: World) -> list[int]:
+    return [each.sequence for each in world.group.points()]
+
+
+# -- deciding
+
+
+def test_oldest_unlabelled_first_and_never_the_newest() -> None:
+    points = [point(1), point(2, "kept"), point(3), point(4)]
+    assert [each.sequence for each in droppable(points, NO_PINS)] == [1, 3]
+    assert droppable(points[:1], NO_PINS) == []
+
+
+def test_pinned_points_stay_and_nothing_behind_a_view_goes() -> None:
+    points = [point(number) for number in range(1, 7)]
+    pins = Pins(held=frozenset([4]), kept=frozenset([2]))
+    assert [each.sequence for each in droppable(points, pins)] == [1, 3]
+
+
+# -- doing
+
+
+def test_within_the_budget_nothing_goes() -> None:
+    world = world_with(4)
+    assert world.group.retain(10 << 20).dropped == []
+    assert left(world) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("budget", [200_000, 120_000, 60_000])
+def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
+    world = world_with(12)
+    before = disk_bytes(world)
+    assert before > budget
+    world.retain(budget)
+    used = world.group.history_bytes + world.group.inbox_bytes
+    assert used <= budget
+    assert abs(disk_bytes(world) - world.group.history_bytes) < 16_384
+    assert left(world) == list(range(13 - len(left(world)), 13)), "the oldest went"
+    world.check()
+    world.crash(power=True)
+    world.check()
+    told = [event for event in world.events if event.name == "points.dropped"]
+    assert len(told) == 1
+    assert told[0].fields["oldest"] == 1
+
+
+def test_labelled_points_stay_and_what_lies_between_is_merged() -> None:
+    world = world_with(14, {2: "two", 9: "nine"})
+    images = sum(batch.images.record_bytes for batch in world.group._history.batches)
+    retained = world.group.retain(1)
+    for dropped in retained.dropped:
+        world.forget(dropped.sequence)
+    assert left(world) == [2, 9, 14]
+    assert retained.over_budget == "the points that are left are needed: 2 have labels"
+    world.check()
+    after = sum(batch.images.record_bytes for batch in world.group._history.batches)
+    assert after < images / 4
+    assert disk_bytes(world) < 120_000
+    world.crash(power=True)
+    world.check()
+    world.rollback(9)
+    world.check()
+    world.rollback(2)
+    world.check()
+
+
+def test_what_is_not_worth_it_is_not_tried_again_at_once() -> None:
+    world = world_with(10, {number: f"l{number}" for number in range(1, 11)})
+    assert world.group.retain(100_000).over_budget
+    calls = world.storage.calls["pread"]
+    assert world.group.retain(100_000).over_budget
+    assert world.storage.calls["pread"] == calls
+
+
+def test_an_open_view_keeps_what_lies_behind_its_point() -> None:
+    world = world_with(10)
+    view = world.group.view(4)
+    again = world.group.view(4)
+    retained = world.group.retain(1)
+    assert [each.sequence for each in retained.dropped] == [1, 2, 3]
+    assert retained.over_budget == "an open view keeps what lies behind its point"
+    assert view.read("a", 0, 37_376) == world.expected[4]["a"]
+    view.close()
+    assert world.group.retain(2).dropped == []
+    again.close()
+    retained = world.group.retain(3)
+    assert retained.dropped[0].sequence == 4
+    for sequence in set(world.announced) - set(left(world)):
+        world.forget(sequence)
+    world.check()
+
+
+def test_the_way_back_from_the_newest_rollback_stays() -> None:
+    world = world_with(6)
+    world.rollback(3)
+    world.rollback(7)
+    world.retain(1)
+    assert left(world)[-2:] == [9, 10]
+    kinds = [each.kind for each in world.group.points()]
+    assert kinds[-2:] == ["before-rollback", "rollback"]
+    assert set(left(world)) <= {9, 10}
+    world.check()
+    world.rollback(9)
+    world.check()
+
+
+def test_points_that_are_not_applied_stay() -> None:
+    world = world_with(3)
+    for _ in range(3):
+        world.write("a", 0, world.rng.randbytes(20_480))
+        world.cut()
+    world.ship_all()
+    world.retain(1)
+    assert left(world)[-3:] == [4, 5, 6]
+    world.apply_all()
+    world.check()
+
+
+def test_on_a_full_disk_room_is_still_made() -> None:
+    world = world_with(12)
+    used = world.group.history_bytes
+    world.storage.plan(Failure(frozenset(["pwritev", "create"]), 1, errno.ENOSPC, forever=True))
+    world.retain(used // 2)
+    assert world.group.history_bytes < used
+    world.storage.heal()
+    world.check()
+    world.crash(power=True)
+    world.check()
+
+
+def test_a_label_is_free_again_when_nothing_has_it() -> None:
+    world = world_with(3, {3: "mine"})
+    assert world.group.is_label_taken("mine")
+    assert not world.group.is_label_taken("yours")
+
+
+def test_compaction_keeps_the_seals_in_a_row() -> None:
+    """Each sealed segment goes on from the digest of the one before, also where some were merged;
+    a new life of the group checks it."""
+    world = world_with(16, {3: "three", 8: "eight"})
+    world.retain(150_000)
+    for power in (True, False, True):
+        world.crash(power=power)
+        world.check()
+        world.write("a", 0, world.rng.randbytes(20_480))
+        world.cut()
+        world.settle()
+        world.retain(150_000)
+    world.check()
