@@ -49,7 +49,8 @@ fail() { say "error: $*"; exit 2; }
 missing_of() {
     local package
     for package in "$@"; do
-        [[ $(dpkg-query -W -f '${db:Status-Status} ' -- "$package" 2>/dev/null) == *installed\ * ]] ||
+        # One line per architecture. dpkg also knows packages that are "not-installed".
+        dpkg-query -W -f '${db:Status-Status}\n' -- "$package" 2>/dev/null | grep -qx installed ||
             printf '%s ' "$package"
     done
 }
