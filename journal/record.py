@@ -14,8 +14,9 @@ Invariants
 * chain(n) = xxh3_64(header(n)[0:56], seed=chain(n-1)). Since the header holds the payload's sum,
   "the chain at LSN x" names every byte of the log up to x: a missing, stale, misplaced or
   re-ordered record shows at once, and two logs that agree there agree everywhere before.
-* A WRITE has payload_bytes == length; ZERO and SAME have a length and no payload; every other
-  type has offset == length == 0 and a msgpack body (journal.bodies) as payload.
+* A WRITE has payload_bytes == length; a PACKED_WRITE fewer (one zstd frame that states its size);
+  ZERO and SAME have a length and no payload; every other type has offset == length == 0 and a
+  msgpack body (journal.bodies) as payload.
 * LSN counts record bytes alone: the LSN behind a record is its LSN + 64 + payload_bytes.
 
 The sums find accidents: rot, torn and stale blocks, misdirected writes. Against a person who
@@ -69,21 +70,30 @@ class RecordType(IntEnum):
     STREAM_CLOSED = 19
     POINTS_DROPPED = 20
     STATE = 21
+    PACKED_WRITE = 22
 
 
 _TYPES = frozenset(RecordType)
 # Where a record may begin, for a search behind a bad one: what `_well_formed` demands, as far as a
 # pattern can say it. The stricter, the sooner a search through a guest's data ends.
-_BODIES = _TYPES - {RecordType.WRITE, RecordType.ZERO, RecordType.SAME}
+_BODIES = _TYPES - {
+    RecordType.WRITE,
+    RecordType.ZERO,
+    RecordType.SAME,
+    RecordType.PACKED_WRITE,
+}
 LOOKS_LIKE_RECORD = re.compile(
     rb"(?=\x01.{3}(.{3}[\x00-\x02]).{7}[\x00-\x7f]\1\x00{4}"  # write: payload_bytes == length
     rb"|[\x02\x06].{3}\x00{4}.{7}[\x00-\x7f].{7}[\x00-\x7f]"  # zero, same: no payload
+    rb"|\x16.{6}[\x00-\x02].{7}[\x00-\x7f].{3}[\x00-\x02]\x00{4}"  # packed write
     rb"|[" + bytes(_BODIES) + rb"].{6}[\x00-\x02]\x00{16})",  # a body: no offset, no length
     re.DOTALL,
 )
 assert (RecordType.WRITE, RecordType.ZERO, RecordType.SAME) == (1, 2, 6)
+assert int(RecordType.PACKED_WRITE) == 0x16
 # Plain integers: these are looked up for each record.
 _WRITE = int(RecordType.WRITE)
+_PACKED_WRITE = int(RecordType.PACKED_WRITE)
 _RANGES = frozenset((int(RecordType.ZERO), int(RecordType.SAME)))
 
 
@@ -246,4 +256,6 @@ def _well_formed(kind: int, payload_bytes: int, offset: int, length: int) -> boo
         return payload_bytes == length > 0 and offset + length < 1 << 63
     if kind in _RANGES:
         return payload_bytes == 0 and length > 0 and offset + length < 1 << 63
+    if kind == _PACKED_WRITE:
+        return 0 < payload_bytes < length <= PAYLOAD_LIMIT_BYTES and offset < 1 << 62
     return kind in _TYPES and offset == 0 and length == 0

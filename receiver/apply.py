@@ -44,6 +44,7 @@ from receiver.history.bodies import BatchKind, GroupBody, Held
 from receiver.history.images import U64
 from receiver.history.log import HistoryLog
 from receiver.history.opening import Tail
+from receiver.history.packing import Packer
 from receiver.history.writer import BeforeImages, Draft
 from receiver.inbox import Inbox
 from receiver.points import PointList
@@ -89,6 +90,7 @@ class Applier:
         self._points = points
         self._utc_ns = utc_ns
         self._batch_bytes = batch_bytes
+        self._packer = Packer()
         self._pending: _Pending | None = None
         self._applied_point = 0
         self._early: tuple[int, dict[str, int]] = (-1, {})
@@ -310,16 +312,22 @@ class Applier:
         point: Point | None = None,
     ) -> Draft:
         empty = np.empty(0, dtype=np.uint64)
+        contents, packed = self._packer.pack_all(
+            [content for change in changes for content in change.old]
+        )
         images = BeforeImages(
             np.concatenate([empty, *(change.starts for change in changes)]),
             np.concatenate([empty, *(change.blocks for change in changes)]),
-            [content for change in changes for content in change.old],
+            contents,
+            packed,
         )
+        sums = np.concatenate([empty, *(change.sums for change in changes)])
         held = None
         last = self._points.find(self.applied.last_point)
         if last is not None and last.until_ns > last.time_ns:
             held = Held(last.sequence, last.until_ns)
-        return Draft(self._history.next_batch, kind, start_lsn, images, body, point, held)
+        number = self._history.next_batch
+        return Draft(number, kind, start_lsn, images, sums, body, point, held)
 
     def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:
         """Steps 2 to 6."""

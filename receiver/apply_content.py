@@ -23,14 +23,15 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
-from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, block_key
+from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, Bools, block_key
 from replicator.base.storage import Buffer, File, write_all
 from replicator.base.units import MIB
 
 _WORDS = BLOCK_BYTES // 8
 _ZEROES = bytes(1 * MIB)
-Bools = npt.NDArray[np.bool_]
+ZERO_BLOCK_SUM = xxh3_64_intdigest(bytes(BLOCK_BYTES))
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -54,12 +55,14 @@ class Extent:
 @dataclass(frozen=True, slots=True)
 class DiskChange:
     """What a batch does to one disk. `starts`, `blocks`, `old` are its before-images (extents of
-    at most EXTENT_BLOCKS, `old` empty for zeroes); `keys` all blocks that change; `writes` what
-    to do. Everything sorted by offset. `old` and `writes` are views of the arena."""
+    at most EXTENT_BLOCKS, `old` empty for zeroes); `keys` all blocks that change, `sums` the
+    xxh3-64 of what each of them becomes; `writes` what to do. Everything sorted by offset. `old`
+    and `writes` are views of the arena."""
 
     slot: int
     name: str
     keys: U64
+    sums: U64
     starts: U64
     blocks: U64
     old: list[memoryview]
@@ -96,7 +99,7 @@ def change_of(
 
 def _nothing(slot: int, name: str) -> DiskChange:
     empty = np.empty(0, dtype=np.uint64)
-    return DiskChange(slot, name, empty, empty, empty, [], [])
+    return DiskChange(slot, name, empty, empty, empty, empty, [], [])
 
 
 def _blocks_of(slot: int, keys: U64 | None) -> I64:
@@ -225,11 +228,26 @@ def _compare(
         slot,
         name,
         changed_numbers.astype(np.uint64) + first_key,
+        _sums(new_view, changed, changed_numbers, is_zero, size_bytes),
         changed_numbers[image_at].astype(np.uint64) + first_key,
         image_blocks.astype(np.uint64),
         images,
         writes,
     )
+
+
+def _sums(new: memoryview, places: I64, numbers: I64, is_zero: Bools, size_bytes: int) -> U64:
+    """Of each block's new content; `places` are the blocks' indexes in the arena."""
+    sums = np.full(len(places), ZERO_BLOCK_SUM, dtype=np.uint64)
+    content = np.flatnonzero(~is_zero)
+    starts = (places[content] * BLOCK_BYTES).tolist()
+    sums[content] = [xxh3_64_intdigest(new[at : at + BLOCK_BYTES]) for at in starts]
+    last = len(places) - 1
+    length = _length(int(numbers[last]), 1, size_bytes)
+    if length < BLOCK_BYTES:
+        at = int(places[last]) * BLOCK_BYTES
+        sums[last] = xxh3_64_intdigest(new[at : at + length])
+    return sums
 
 
 def _extents(numbers: I64, flags: Bools, *, limit: int | None) -> tuple[I64, I64]:

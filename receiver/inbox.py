@@ -422,6 +422,8 @@ class Inbox:
 
     def _free_segments(self, stream: StreamInbox, lsn: int) -> None:
         while len(stream.segments) > 1 and stream.segments[0].end_lsn <= lsn:
+            if stream.durable_lsn <= stream.segments[0].end_lsn:
+                return  # a power cut may take the segments behind it, and with them where we were
             self._unlink(stream.segments[0].path)
             with self._lock:
                 stream.segments.pop(0)

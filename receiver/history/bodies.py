@@ -6,8 +6,9 @@ here), not those of the streams that were applied. Each segment begins with STAT
 
     STATE | BATCH_BEGIN image* BATCH_COMMIT [BATCH_APPLIED] | POINTS_DROPPED | BATCH_BEGIN …
 
-An image is a WRITE or ZERO record with the content that the batch replaces, whole 4-KiB blocks
-(the last one of a disk may be short); `disk` is the disk's slot, `sequence` the batch's number.
+An image is a WRITE, PACKED_WRITE (compressed) or ZERO record with the content that the batch
+replaces, whole 4-KiB blocks (the last one of a disk may be short; then a PACKED_WRITE's length says
+more than there is); `disk` is the disk's slot, `sequence` the batch's number.
 
 * BATCH_BEGIN fixes everything about the batch before anything is overwritten: the exact range of
   the stream, which blocks, and the state of the group behind it. A redo uses exactly that.
@@ -33,6 +34,7 @@ from replicator.base.errors import DamageError
 BatchKind = Literal["log", "zero", "mark", "rollback"]
 
 Count = Annotated[int, Meta(ge=0)]
+UNKNOWN_SUM = 0
 
 
 class MemberBody(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +114,9 @@ class GroupBody(msgspec.Struct, frozen=True):
 class BatchBegin(msgspec.Struct, frozen=True):
     """`extents` is the table of receiver.history.images.
     `group` is the state behind this batch. `texts` holds domain XML seen for the first time, by
-    digest. `zeroes` (kind "zero") is what it zeroes: packed ranges by slot."""
+    digest. `zeroes` (kind "zero") is what it zeroes: packed ranges by slot. `sums` are the xxh3-64
+    of what each block holds behind the batch, little-endian, in the order of the table's blocks;
+    empty where that is not known, UNKNOWN_SUM for a block of which it is not."""
 
     position: Count
     number: Count
@@ -124,6 +128,7 @@ class BatchBegin(msgspec.Struct, frozen=True):
     held: Held | None = None
     texts: dict[str, str] = {}
     zeroes: dict[int, bytes] = {}
+    sums: bytes = b""
 
 
 class BatchCommit(msgspec.Struct, frozen=True):

@@ -32,8 +32,16 @@ from journal.segment import SegmentHeader, pack_header, parse_header
 from journal.stream_files import read_seal
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
-from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, EarliestImages, Image, block_key
+from receiver.history.images import (
+    BLOCK_BYTES,
+    EXTENT_BLOCKS,
+    U64,
+    EarliestImages,
+    Image,
+    block_key,
+)
 from receiver.history.opening import NEW_SUFFIX, read_body
+from receiver.history.packing import Packer
 from receiver.history.writer import BeforeImages, Draft, encode_batch
 from receiver.values import Point
 from replicator.base.errors import DamageError
@@ -231,11 +239,13 @@ def _draft(group: Group, sources: Sources) -> Draft:
     last = group.batches[-1]
     begin = sources.read_begin(last)
     images = _merged_images(group, sources) if group.keep_images else _no_images()
+    sums = _merged_sums(group, sources) if group.keep_images else np.empty(0, dtype=np.uint64)
     return Draft(
         last.number,
         last.kind,
         group.batches[0].start_lsn,
         images,
+        sums,
         _without_zeroes(begin.group),
         None if group.point is None else replace(group.point, until_ns=group.point.time_ns),
         _held(group),
@@ -249,14 +259,14 @@ def _held(group: Group) -> bodies.Held | None:
 
 def _no_images() -> BeforeImages:
     empty = np.empty(0, dtype=np.uint64)
-    return BeforeImages(empty, empty, [])
+    return BeforeImages(empty, empty, [], [])
 
 
 def _merged_images(group: Group, sources: Sources) -> BeforeImages:
     earliest = EarliestImages([batch.images for batch in group.batches])
     starts: list[int] = []
     blocks: list[int] = []
-    contents: list[bytes] = []
+    contents: list[Buffer] = []
     for first, end, image in earliest.within(0, (1 << 64) - 1):
         key = block_key(image.slot, image.block)
         content = sources.read_image(image)
@@ -270,11 +280,29 @@ def _merged_images(group: Group, sources: Sources) -> BeforeImages:
         )
         if joins:
             blocks[-1] += end - first
-            contents[-1] += piece
+            contents[-1] = bytes(contents[-1]) + piece
         else:
             starts.append(first)
             blocks.append(end - first)
             contents.append(piece)
+    stored, packed = Packer().pack_all(contents)
     return BeforeImages(
-        np.array(starts, dtype=np.uint64), np.array(blocks, dtype=np.uint64), contents
+        np.array(starts, dtype=np.uint64), np.array(blocks, dtype=np.uint64), stored, packed
     )
+
+
+def _merged_sums(group: Group, sources: Sources) -> U64:
+    """What each block holds behind the group: the latest batch that changed it knows."""
+    newest_first = group.batches[::-1]
+    keys = [batch.images.keys()[0] for batch in newest_first]
+    sums = [_sums_of(batch, sources) for batch in newest_first]
+    _, first = np.unique(np.concatenate(keys), return_index=True)
+    return np.concatenate(sums)[first]
+
+
+def _sums_of(batch: Batch, sources: Sources) -> U64:
+    """Unknown ones as UNKNOWN_SUM."""
+    packed = sources.read_begin(batch).sums
+    if not packed:
+        return np.full(batch.images.block_count, bodies.UNKNOWN_SUM, dtype=np.uint64)
+    return np.frombuffer(packed, dtype="<u8").astype(np.uint64)

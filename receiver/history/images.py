@@ -31,12 +31,14 @@ _BLOCK_MASK = (1 << SLOT_SHIFT) - 1
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-# disk slot, blocks in the extent, payload bytes (0: all zeroes), first block
+# disk slot, blocks in the extent, payload bytes (0: all zeroes) with the packed bit, first block
 EXTENT = np.dtype([("slot", "<u2"), ("blocks", "<u2"), ("stored", "<u4"), ("block", "<u8")])
 assert EXTENT.itemsize == 16
 _SLOTS_MAX = 1 << 16
-assert EXTENT_BLOCKS * BLOCK_BYTES < 1 << 32
+_PACKED_BIT = 1 << 31
+assert EXTENT_BLOCKS * BLOCK_BYTES < _PACKED_BIT
 
 
 def block_key(slot: int, block: int) -> int:
@@ -50,25 +52,30 @@ def key_parts(key: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image record: `stored` payload bytes at history position `position`; 0 for zeroes."""
+    """One image record: `stored` payload bytes at history position `position`; 0 for zeroes.
+    `packed`: they are compressed (receiver.history.packing)."""
 
     position: int
     slot: int
     block: int
     blocks: int
     stored: int
+    packed: bool = False
 
 
 class ImageTable:
     """The extents of one batch. Immutable."""
 
-    __slots__ = ("blocks", "positions", "starts", "stored")
+    __slots__ = ("blocks", "packed", "positions", "starts", "stored")
 
-    def __init__(self, starts: U64, blocks: U64, stored: U64, positions: U64) -> None:
+    def __init__(
+        self, starts: U64, blocks: U64, stored: U64, positions: U64, packed: Bools
+    ) -> None:
         self.starts = starts
         self.blocks = blocks
         self.stored = stored
         self.positions = positions
+        self.packed = packed
 
     @classmethod
     def parse(cls, packed: bytes, first_position: int, where: str) -> ImageTable:
@@ -79,8 +86,9 @@ class ImageTable:
         rows = np.frombuffer(packed, dtype=EXTENT)
         starts = rows["slot"].astype(np.uint64) << np.uint64(SLOT_SHIFT) | rows["block"]
         blocks = rows["blocks"].astype(np.uint64)
-        stored = rows["stored"].astype(np.uint64)
-        table = cls(starts, blocks, stored, _positions(stored, first_position))
+        stored = (rows["stored"] & np.uint32(_PACKED_BIT - 1)).astype(np.uint64)
+        is_packed = rows["stored"] >= _PACKED_BIT
+        table = cls(starts, blocks, stored, _positions(stored, first_position), is_packed)
         if not table._sane(rows):
             raise DamageError(f"{where}: malformed extent table")
         return table
@@ -93,7 +101,8 @@ class ImageTable:
             (rows["blocks"] > 0).all()
             and (rows["blocks"] <= EXTENT_BLOCKS).all()
             and (rows["block"] <= _BLOCK_MASK - EXTENT_BLOCKS).all()
-            and (rows["stored"] <= rows["blocks"].astype(np.uint32) * BLOCK_BYTES).all()
+            and (self.stored <= self.blocks * np.uint64(BLOCK_BYTES)).all()
+            and (self.stored[self.packed] > 0).all()
             and (ends[:-1] <= self.starts[1:]).all()
         )
 
@@ -111,7 +120,12 @@ class ImageTable:
     def image(self, row: int) -> Image:
         slot, block = key_parts(int(self.starts[row]))
         return Image(
-            int(self.positions[row]), slot, block, int(self.blocks[row]), int(self.stored[row])
+            int(self.positions[row]),
+            slot,
+            block,
+            int(self.blocks[row]),
+            int(self.stored[row]),
+            bool(self.packed[row]),
         )
 
     def rows_within(self, start: int, end: int) -> tuple[int, int]:
@@ -139,13 +153,13 @@ class ImageTable:
         return bool((keys < self.starts[rows] + self.blocks[rows]).all())
 
 
-def pack_extents(starts: U64, blocks: U64, stored: U64) -> bytes:
+def pack_extents(starts: U64, blocks: U64, stored: U64, packed: Bools) -> bytes:
     """The table as BATCH_BEGIN has it."""
     rows = np.empty(len(starts), dtype=EXTENT)
     rows["slot"] = starts >> np.uint64(SLOT_SHIFT)
     rows["block"] = starts & np.uint64(_BLOCK_MASK)
     rows["blocks"] = blocks
-    rows["stored"] = stored
+    rows["stored"] = stored | packed.astype(np.uint64) * np.uint64(_PACKED_BIT)
     return rows.tobytes()
 
 
@@ -157,7 +171,7 @@ def _positions(stored: U64, first_position: int) -> U64:
 class EarliestImages:
     """The earliest image of each block in a run of batches, oldest first. Immutable."""
 
-    __slots__ = ("_blocks", "_keys", "_positions", "_rows", "_starts", "_stored")
+    __slots__ = ("_blocks", "_keys", "_packed", "_positions", "_rows", "_starts", "_stored")
 
     def __init__(self, tables: Sequence[ImageTable]) -> None:
         empty = np.empty(0, dtype=np.uint64)
@@ -165,6 +179,7 @@ class EarliestImages:
         self._blocks = np.concatenate([empty, *(table.blocks for table in tables)])
         self._stored = np.concatenate([empty, *(table.stored for table in tables)])
         self._positions = np.concatenate([empty, *(table.positions for table in tables)])
+        self._packed = np.concatenate([empty.astype(bool), *(table.packed for table in tables)])
         keys: list[U64] = [empty]
         rows: list[I64] = [np.empty(0, dtype=np.int64)]
         offset = 0
@@ -204,5 +219,10 @@ class EarliestImages:
     def _image(self, row: int) -> Image:
         slot, block = key_parts(int(self._starts[row]))
         return Image(
-            int(self._positions[row]), slot, block, int(self._blocks[row]), int(self._stored[row])
+            int(self._positions[row]),
+            slot,
+            block,
+            int(self._blocks[row]),
+            int(self._stored[row]),
+            bool(self._packed[row]),
         )

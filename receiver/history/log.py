@@ -36,6 +36,7 @@ from receiver.history.opening import (
     open_history,
     read_body,
 )
+from receiver.history.packing import unpack
 from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
 from receiver.sync_state import GroupState
 from receiver.values import Point
@@ -302,9 +303,10 @@ class HistoryLog:
         content = data[HEADER_BYTES:]
         if len(content) == image.stored:
             kind, _, slot, _, place, _, _, _, total, _, _ = HEADER.unpack_from(data)
-            expected = (RecordType.WRITE, image.slot, image.block * BLOCK_BYTES)
+            wanted = RecordType.PACKED_WRITE if image.packed else RecordType.WRITE
+            expected = (wanted, image.slot, image.block * BLOCK_BYTES)
             if (kind, slot, place) == expected and xxh3_64_intdigest(content) == total:
-                return content
+                return unpack(content, image.blocks, str(path)) if image.packed else content
         raise DamageError(
             f"{path}: before-image at offset {offset} fails its checksum",
             hint="points older than it cannot be read where they need this block",

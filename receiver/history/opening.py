@@ -42,12 +42,14 @@ from journal.survey import survey_behind
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment, batch_of
 from receiver.history.images import BLOCK_BYTES, ImageTable
+from receiver.history.packing import unpack
 from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _SMALL_READ_BYTES = 4096
 NEW_SUFFIX = ".new"
+IMAGE_TYPES = (RecordType.WRITE, RecordType.PACKED_WRITE, RecordType.ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def read_units(file: File, segment: SegmentFile, end: int) -> Contents:
         behind = position + record.size
         if record.type == RecordType.BATCH_BEGIN:
             begin = _begin(record, position, where)
-            table = ImageTable.parse(begin.extents, behind, where)
+            table = _table(begin, behind, where)
             commit_at = behind + table.record_bytes
             commit = _read_record(file, first, commit_at, where)
             _check_commit(commit, begin, commit_at, where)
@@ -240,13 +242,13 @@ def _units_of(found: Scan, data: bytes, where: str, first: int) -> Contents:
         if record.type == RecordType.BATCH_BEGIN:
             begin = _begin(record, position, where), behind
             continue
-        if record.type in (RecordType.WRITE, RecordType.ZERO):
+        if record.type in IMAGE_TYPES:
             continue
         if record.type == RecordType.BATCH_COMMIT:
             if begin is None:
                 raise DamageError(f"{where}: a batch ends at LSN {position} that has not begun")
             body, images_at = begin
-            table = ImageTable.parse(body.extents, images_at, where)
+            table = _table(body, images_at, where)
             if images_at + table.record_bytes != position:
                 raise DamageError(f"{where}: the batch at LSN {body.position} has other images")
             _check_commit(record, body, position, where)
@@ -309,8 +311,8 @@ def _whole_images(data: bytes, first: int, start: int, found: Scan) -> Iterator[
             continue
         if record.type == RecordType.BATCH_BEGIN:
             begin = _begin(record, position, "tail")
-            table = ImageTable.parse(begin.extents, position + record.size, "tail")
-        elif record.type in (RecordType.WRITE, RecordType.ZERO):
+            table = _table(begin, position + record.size, "tail")
+        elif record.type in IMAGE_TYPES:
             yield _tail_image(record)
     if table is not None:
         for row in range(len(table)):
@@ -331,7 +333,7 @@ def _images_behind(data: bytes, first: int, found: Scan) -> Iterator[TailImage]:
         if RECORDS.follows(data, at + size, seed):
             rest = scan(memoryview(data)[at + size :], found.end_lsn + size, seed)
             for _, record in rest.records:
-                if record.type not in (RecordType.WRITE, RecordType.ZERO):
+                if record.type not in IMAGE_TYPES:
                     break
                 yield _tail_image(record)
             return
@@ -347,7 +349,7 @@ def _image_at(data: bytes, first: int, position: int, slot: int, block: int) -> 
         data, at
     )
     payload = data[at + HEADER_BYTES : at + size]
-    if kind not in (RecordType.WRITE, RecordType.ZERO) or (disk, offset) != (
+    if kind not in IMAGE_TYPES or (disk, offset) != (
         slot,
         block * BLOCK_BYTES,
     ):
@@ -359,8 +361,13 @@ def _image_at(data: bytes, first: int, position: int, slot: int, block: int) -> 
 
 
 def _tail_image(record: Record) -> TailImage:
-    content = bytes(record.payload) if record.type == RecordType.WRITE else None
-    return TailImage(record.disk, record.offset, record.length, content)
+    content: bytes | None = None
+    if record.type == RecordType.WRITE:
+        content = bytes(record.payload)
+    elif record.type == RecordType.PACKED_WRITE:
+        content = unpack(record.payload, record.length // BLOCK_BYTES, "tail")
+    length = record.length if content is None else len(content)
+    return TailImage(record.disk, record.offset, length, content)
 
 
 # -- both
@@ -414,6 +421,13 @@ def _begin(record: Record, position: int, where: str) -> bodies.BatchBegin:
     if begin.position != position:
         raise DamageError(f"{where}: the batch at LSN {position} belongs at {begin.position}")
     return begin
+
+
+def _table(begin: bodies.BatchBegin, images_at: int, where: str) -> ImageTable:
+    table = ImageTable.parse(begin.extents, images_at, where)
+    if len(begin.sums) not in (0, 8 * table.block_count):
+        raise DamageError(f"{where}: the batch at LSN {begin.position} has sums of other blocks")
+    return table
 
 
 def _check_commit(record: Record, begin: bodies.BatchBegin, position: int, where: str) -> None:

@@ -60,22 +60,25 @@ def initial_chain(group: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BeforeImages:
-    """What a batch replaces: extents by their first key, and for each the old content, empty for
-    zeroes. Sorted, disjoint."""
+    """What a batch replaces: extents by their first key, and for each the old content as it is to
+    be stored (`packed`: compressed), empty for zeroes. Sorted, disjoint."""
 
     starts: U64
     blocks: U64
     contents: Sequence[Buffer]
+    packed: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A batch about to be written."""
+    """A batch about to be written. `sums` are those of the new content of each block that has an
+    image, in the order of their keys."""
 
     number: int
     kind: bodies.BatchKind
     start_lsn: int
     images: BeforeImages
+    sums: U64
     group: bodies.GroupBody
     point: Point | None = None
     held: bodies.Held | None = None
@@ -322,18 +325,21 @@ def encode_batch(
 ) -> EncodedBatch:
     """All records of a batch that is to lie at `position`, behind `chain`."""
     images, number = draft.images, draft.number
-    stored = np.fromiter(map(len, images.contents), dtype=np.uint64, count=len(images.contents))
+    count = len(images.contents)
+    stored = np.fromiter(map(len, images.contents), dtype=np.uint64, count=count)
+    packed = np.fromiter(images.packed, dtype=np.bool_, count=count)
     begin = bodies.BatchBegin(
         position,
         number,
         draft.kind,
         draft.start_lsn,
-        pack_extents(images.starts, images.blocks, stored),
+        pack_extents(images.starts, images.blocks, stored, packed),
         draft.group,
         None if draft.point is None else point_body(draft.point),
         draft.held,
         draft.texts or {},
         draft.zeroes or {},
+        draft.sums.astype("<u8").tobytes(),
     )
     buffers: list[Buffer] = []
 
@@ -348,6 +354,7 @@ def encode_batch(
     chain = add(RecordType.BATCH_BEGIN, payload, chain)
     first_image = position + RECORD_HEADER_BYTES + len(payload)
     table = ImageTable.parse(begin.extents, first_image, "a batch of our own")
+    assert len(draft.sums) in (0, table.block_count), "a sum for each block"
     chain = _encode_images(images, number, now_ns, known_durable, chain, buffers)
     commit_at = first_image + table.record_bytes
     commit = bodies.encode(bodies.BatchCommit(commit_at, number, position))
@@ -365,13 +372,19 @@ def _encode_images(
     buffers: list[Buffer],
 ) -> int:
     """Appends the image records to `buffers`; returns the chain behind them."""
-    write, zero = int(RecordType.WRITE), int(RecordType.ZERO)
+    write, zero, packed = (
+        int(RecordType.WRITE),
+        int(RecordType.ZERO),
+        int(RecordType.PACKED_WRITE),
+    )
     starts, blocks = images.starts.tolist(), images.blocks.tolist()
     block_mask = (1 << SLOT_SHIFT) - 1
-    for start, count, content in zip(starts, blocks, images.contents, strict=True):
+    for start, count, content, is_packed in zip(
+        starts, blocks, images.contents, images.packed, strict=True
+    ):
         slot, offset = start >> SLOT_SHIFT, (start & block_mask) * BLOCK_BYTES
-        kind = write if content else zero
-        length = len(content) if content else count * BLOCK_BYTES
+        kind = packed if is_packed else write if content else zero
+        length = len(content) if kind == write else count * BLOCK_BYTES
         header, chain = encode_header(
             kind, slot, offset, length, number, now_ns, content, known_durable, chain
         )

@@ -30,6 +30,12 @@ from journal.survey import survey_behind
 from replicator.base.errors import DamageError
 
 u64 = st.integers(0, (1 << 64) - 1)
+WITH_A_RANGE = {
+    RecordType.WRITE,
+    RecordType.ZERO,
+    RecordType.SAME,
+    RecordType.PACKED_WRITE,
+}
 writes = st.builds(
     lambda disk, offset, payload, sequence, time_ns, known, flags: Record(
         RecordType.WRITE, disk, offset, len(payload), sequence, time_ns, payload, flags, known
@@ -51,10 +57,19 @@ zeroes = st.builds(
 )
 others = st.builds(
     lambda kind, payload: Record(kind, NO_DISK, 0, 0, 9, 9, payload),
-    st.sampled_from(sorted(set(RecordType) - {RecordType.WRITE, RecordType.ZERO, RecordType.SAME})),
+    st.sampled_from(sorted(set(RecordType) - WITH_A_RANGE)),
     st.binary(max_size=200),
 )
-records = st.lists(st.one_of(writes, zeroes, others), max_size=8)
+packed = st.builds(
+    lambda offset, payload, saved: Record(
+        RecordType.PACKED_WRITE, 1, offset, len(payload) + saved, 9, 9, payload
+    ),
+    st.integers(0, 1 << 61),
+    st.binary(min_size=1, max_size=200),
+    st.integers(1, 1 << 20),
+)
+kinds = st.one_of(writes, zeroes, others, packed)
+records = st.lists(kinds, max_size=8)
 
 
 def log_of(items: list[Record], chain: int) -> bytes:
@@ -65,7 +80,7 @@ def log_of(items: list[Record], chain: int) -> bytes:
     return data
 
 
-@given(st.one_of(writes, zeroes, others), u64)
+@given(kinds, u64)
 def test_the_search_behind_a_bad_entry_knows_every_record_by_its_look(
     record: Record, chain: int
 ) -> None:

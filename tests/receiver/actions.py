@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from replicator.base.errors import NoSpaceError, ReplicatorError
+from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.faults import CHANGING_CALLS, Failure
 from tests.world.storage import Stopped
@@ -34,7 +35,8 @@ def guest_write(world: World, draw: Draw) -> None:
     length = (1 + draw(16)) * 512
     if draw(4) == 0:
         offset, length = offset // 4096 * 4096, 4096 * (1 + draw(3))
-    content = bytes([1 + draw(3)]) * length  # few values, so that much comes out unchanged
+    value = 1 + draw(3)  # few values, so that much comes out unchanged
+    content = bytes([value]) * length if value == 1 else noise(value, length)
     if draw(3) == 0:
         content = bytes(512) + content[512:]
     world.write(name, offset, content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,12 @@ from replicator.wire.frames import Frame, FrameBuilder
 
 START_NS = 1_780_000_000_000_000_000
 STEP_NS = 100_000_000
+
+
+def noise(seed: int, length: int) -> bytes:
+    """Content that does not shrink, the same for the same seed; a longer one begins like a
+    shorter one."""
+    return Random(seed).randbytes(-(-length // 65_536) * 65_536)[:length]
 
 
 @dataclass(frozen=True, slots=True)

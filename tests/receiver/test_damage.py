@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,18 +13,19 @@ import pytest
 from journal.segment import HEADER_BYTES
 from receiver.history.opening import TailImage
 from replicator.base.errors import DamageError, VersionError
-from tests.receiver.world import GROUP_DIRECTORY, World
+from tests.receiver.source import noise
+from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
 
 
 @pytest.fixture
 def world() -> World:
-    """Three points, applied; the last batch has two images."""
-    world = World()
+    """Three points, applied, in one segment; the last batch has two images."""
+    world = World(limits=replace(SMALL, history_segment_bytes=48_000))
     world.begin_stream(from_zero=True)
-    for value in (b"1", b"2", b"3"):
-        world.write("a", 0, value * 4096)
-        world.write("b", 4096, value * 4096)
+    for value in (1, 2, 3):
+        world.write("a", 0, noise(value, 4096))
+        world.write("b", 4096, noise(value, 4096))
         world.cut()
         world.settle()
     return world
@@ -60,7 +62,7 @@ def content_of(world: World, path: Path) -> bytes:
 
 def test_a_rotten_image_stops_what_depends_on_it_and_nothing_else(world: World) -> None:
     (path,) = segments(world, "history")
-    at = content_of(world, path).index(b"1" * 4096)
+    at = content_of(world, path).index(noise(1, 4096))
     world.storage.flip(path, at + 100)
     view = world.group.view(1)
     with pytest.raises(DamageError, match=rf"{path.name}: before-image at offset {at - 64} fails"):
@@ -71,7 +73,9 @@ def test_a_rotten_image_stops_what_depends_on_it_and_nothing_else(world: World) 
     world.check_point(world.group.points()[2])
 
 
-@pytest.mark.parametrize("marker", [b"1" * 4096, b"2" * 4096], ids=["older image", "last image"])
+@pytest.mark.parametrize(
+    "marker", [noise(1, 4096), noise(2, 4096)], ids=["older image", "last image"]
+)
 def test_rot_in_durable_history_is_damage_at_open(world: World, marker: bytes) -> None:
     (path,) = segments(world, "history")
     at = content_of(world, path).index(marker)
@@ -95,7 +99,7 @@ def test_the_last_batch_is_not_taken_for_torn_when_it_was_applied(world: World, 
     file.datasync()
     file.close()
     begin = HEADER_BYTES + batch.begin
-    image = data.index(b"2" * 4096, begin)
+    image = data.index(noise(2, 4096), begin)
     world.storage.flip(path, (begin + 3, begin + 90, image + 5)[step])
     with pytest.raises(DamageError, match=r"looks incomplete.*was complete once") as caught:
         restart(world)
@@ -144,7 +148,7 @@ def test_the_tail_says_which_images_it_has(world: World) -> None:
     _, _, tail = group._history.open()
     assert tail is not None
     assert tail.label == "torn at the end"
-    assert tail.images[0] == TailImage(0, 0, 4096, b"2" * 4096)
+    assert tail.images[0] == TailImage(0, 0, 4096, noise(2, 4096))
     assert len(tail.images) == 2
     group.close()
 
@@ -153,7 +157,7 @@ def test_a_sealed_segment_is_whole_or_damaged() -> None:
     world = World()
     world.begin_stream(from_zero=True)
     for value in range(1, 9):
-        world.write("a", 0, bytes([value]) * 9000)
+        world.write("a", 0, noise(value, 9000))
         world.cut()
         world.settle()
     paths = segments(world, "history")
@@ -176,7 +180,7 @@ def test_a_missing_segment_is_named() -> None:
     world = World()
     world.begin_stream(from_zero=True)
     for value in range(1, 12):
-        world.write("a", 0, bytes([value]) * 9000)
+        world.write("a", 0, noise(value, 9000))
         world.cut()
         world.settle()
     paths = segments(world, "history")

@@ -45,6 +45,7 @@ def table(of: Extents, first_position: int = 0) -> ImageTable:
         np.array([block_key(slot, block) for slot, block, _, _ in of], dtype=np.uint64),
         np.array([count for _, _, count, _ in of], dtype=np.uint64),
         np.array([0 if zero else count * BLOCK_BYTES for _, _, count, zero in of], dtype=np.uint64),
+        np.zeros(len(of), dtype=np.bool_),
     )
     return ImageTable.parse(packed, first_position, "test")
 

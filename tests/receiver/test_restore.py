@@ -11,6 +11,7 @@ import pytest
 from receiver.point_view import PointView
 from receiver.restore import restore_view
 from replicator.base.errors import DamageError, NoSpaceError, UsageError
+from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
 
@@ -26,7 +27,7 @@ def world() -> World:
     world = World(disks=[("a", 9 << 20), ("b", 6 * 4096)])
     world.begin_stream(from_zero=True)
     world.log(world.source.domain_xml("vm", "<domain>ä</domain>"))
-    world.write("a", 5 << 20, b"1" * 70_000)
+    world.write("a", 5 << 20, noise(1, 70_000))
     world.write("b", 0, b"1" * 600)
     world.cut()
     world.settle()
@@ -78,8 +79,8 @@ def test_damage_leaves_nothing(world: World, view: PointView) -> None:
     (stream,) = world.storage.names(folder)
     for name in world.storage.names(folder / stream):
         content = world._read(folder / stream / name)
-        if b"1" * 4096 in content:
-            world.storage.flip(folder / stream / name, content.index(b"1" * 4096))
+        if noise(1, 4096) in content:
+            world.storage.flip(folder / stream / name, content.index(noise(1, 4096)))
     with pytest.raises(DamageError, match="before-image at offset"):
         restore_view(view, TARGET, progress, world.storage)
     assert not world.storage.exists(TARGET)

@@ -29,7 +29,7 @@ from tests.world.storage import SimStorage, Stopped
 GROUP_DIRECTORY = Path("/data/groups/g")
 DISKS = [("a", 9 * 4096 + 512), ("b", 6 * 4096)]
 SMALL = Limits(
-    history_segment_bytes=24_000,
+    history_segment_bytes=12_000,
     inbox_segment_bytes=6_000,
     batch_bytes=5 * 4096,
     cache_bytes=8_000,
