@@ -38,9 +38,10 @@ from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
 from receiver.point_view import PointView
 from receiver.points import PointList
+from receiver.reclaim import Pins
 from receiver.recovery import match_inbox
 from receiver.replica import Replica
-from receiver.retention import Pins, Retention
+from receiver.retention import Retention
 from receiver.telling import Telling
 from receiver.values import (
     Condition,

@@ -8,7 +8,8 @@ import errno
 import pytest
 
 from receiver.group import Limits
-from receiver.retention import Pins, droppable
+from receiver.reclaim import Pins
+from receiver.retention import droppable
 from receiver.values import Point
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
