@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalog: an index for queries, and the audit of orders. SQLite in WAL mode.
+"""The catalog: an index for queries. SQLite in WAL mode.
 
-It is never the only place of a fact, with two exceptions: the audit, and up to when an idle group's
-newest point has held (the history learns that with its next batch). Everything else is written here
+It is never the only place of a fact, with two exceptions: up to when an idle group's newest point
+has held (the history learns that with its next batch), and a copy of where the audit's chain ended
+(so that one whose end was cut off shows). Everything else is written here
 after the history has it, and is written anew from the history when a group is opened
 (`rebuild`), so a lost or lagging catalog costs nothing. A database that cannot be read is set aside
 under another name, and a new one begun.
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from receiver.audit.chain import Fact, Link
 from receiver.values import Point
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
 CREATE TABLE points (
@@ -40,11 +42,14 @@ CREATE TABLE segments (
 CREATE TABLE generations (
     group_name TEXT NOT NULL, generation INTEGER NOT NULL, time_ns INTEGER NOT NULL,
     reason TEXT NOT NULL, PRIMARY KEY (group_name, generation)) STRICT, WITHOUT ROWID;
-CREATE TABLE audit (
-    id INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, order_name TEXT NOT NULL,
-    object TEXT NOT NULL, argument TEXT NOT NULL, uid INTEGER, pid INTEGER,
-    outcome TEXT NOT NULL, message TEXT NOT NULL) STRICT;
 """
+_SCHEMA_2 = """
+CREATE TABLE audit_link (
+    one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER NOT NULL,
+    digest TEXT NOT NULL) STRICT;
+"""
+"""New in version 2, which has no table `audit` any more: one that is there is for the audit log to
+take over (`imported_audit`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,6 @@ class SegmentFact:
     end: int
     size_bytes: int
     digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """An order that somebody gave, and what came of it."""
-
-    time_ns: int
-    order: str
-    object: str
-    argument: str
-    uid: int | None
-    pid: int | None
-    outcome: str
-    message: str
 
 
 class GroupCatalog(Protocol):
@@ -118,32 +109,30 @@ class Catalog:
     def group(self, name: str) -> GroupCatalog:
         return _SqliteGroup(self, name)
 
-    def audit(
-        self,
-        *,
-        order: str,
-        subject: str,
-        argument: str,
-        uid: int | None,
-        pid: int | None,
-        outcome: str,
-        message: str,
-        time_ns: int,
-    ) -> None:
+    def keep_audit_link(self, link: Link) -> None:
         self.run(
-            "INSERT INTO audit (time_ns, order_name, object, argument, uid, pid, outcome, message)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(time_ns, order, subject, argument, uid, pid, outcome, message)],
+            "INSERT OR REPLACE INTO audit_link VALUES (1, ?, ?)", [(link.sequence, link.digest)]
         )
 
-    def audits(self, limit: int) -> list[AuditEntry]:
-        """The newest, oldest of them first."""
+    def audit_link(self) -> Link | None:
+        """Where the audit's chain ended, as far as it was kept here."""
+        rows = self.query("SELECT sequence, digest FROM audit_link", ())
+        return Link(*rows[0]) if rows else None  # type: ignore[arg-type]
+
+    def imported_audit(self) -> list[tuple[int, Fact]]:
+        """(time_ns, order) of each entry that a catalog of version 1 held, oldest first."""
+        if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'audit'", ()):
+            return []
         rows = self.query(
-            "SELECT time_ns, order_name, object, argument, uid, pid, outcome, message FROM audit"
-            " ORDER BY id DESC LIMIT ?",
-            (limit,),
+            "SELECT time_ns, order_name, object, argument, uid, pid, outcome,"
+            " 'imported from the catalog: ' || message FROM audit ORDER BY id",
+            (),
         )
-        return [AuditEntry(*row) for row in reversed(rows)]  # type: ignore[arg-type]
+        return [(time_ns, Fact(*fact)) for time_ns, *fact in rows]  # type: ignore[arg-type,misc]
+
+    def forget_imported_audit(self) -> None:
+        with self._lock, self._connection:
+            self._connection.execute("DROP TABLE IF EXISTS audit")
 
     def run(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """One transaction."""
@@ -173,7 +162,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN; {_SCHEMA} {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        elif version == 1:
+            connection.executescript(
+                f"BEGIN; {_SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"schema {version}")

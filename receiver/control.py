@@ -8,7 +8,6 @@ The audit of each changing order is written by the API's server, through `audit`
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import msgspec
 
 from receiver import pointspec
-from receiver.catalog import Catalog
+from receiver.audit.chain import Fact
+from receiver.audit.recorder import Recorder
 from receiver.describe import group_status, point_of
 from receiver.figures import GroupFigures
 from receiver.point_view import PointView
@@ -25,7 +25,7 @@ from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import DamageError, NotFoundError, ReplicatorError
+from replicator.base.errors import DamageError, NotFoundError
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
@@ -50,13 +50,13 @@ class ReceiverService:
         name: str,
         workers: Mapping[str, GroupWorker],
         views: Views,
-        catalog: Catalog,
+        recorder: Recorder,
         clock: Clock,
     ) -> None:
         self._name = name
         self._workers = workers
         self._views = views
-        self._catalog = catalog
+        self._recorder = recorder
         self._clock = clock
 
     # Looking.
@@ -128,22 +128,17 @@ class ReceiverService:
 
     def audit(self, entry: AuditEntry) -> None:
         """An order that cannot be recorded is not carried out: raises ReplicatorError."""
-        try:
-            self._catalog.audit(
-                order=entry.order,
-                subject=entry.object,
-                argument=entry.argument,
-                uid=entry.uid,
-                pid=entry.pid,
-                outcome=entry.outcome,
-                message=entry.message,
-                time_ns=self._clock.utc_ns(),
+        self._recorder.record(
+            Fact(
+                entry.order,
+                entry.object,
+                entry.argument,
+                entry.uid,
+                entry.pid,
+                entry.outcome,
+                entry.message,
             )
-        except sqlite3.Error as error:
-            raise ReplicatorError(
-                f"the order cannot be recorded in the audit: {error}",
-                hint="look after catalog.db in the receiver's data_dir (disk full, permissions)",
-            ) from error
+        )
 
     # Inside.
 

@@ -3,7 +3,8 @@
 
     DATA_DIR/lock          held by the one receiver that works here
     DATA_DIR/format        the number of the layout below
-    DATA_DIR/catalog.db    index and audit
+    DATA_DIR/catalog.db    an index, made anew from the histories
+    DATA_DIR/audit/        every order, hash-chained (receiver.audit)
     DATA_DIR/groups/GROUP/{disks,inbox,history,views}/
 
 The format number rises when a release writes what an older one would misread. An older release
@@ -28,6 +29,10 @@ START_FREE_BYTES = 16 * MIB
 
 def catalog_path(data_dir: Path) -> Path:
     return data_dir / "catalog.db"
+
+
+def audit_dir(data_dir: Path) -> Path:
+    return data_dir / "audit"
 
 
 def groups_dir(data_dir: Path) -> Path:

@@ -33,6 +33,7 @@ from receiver.apply import Applier
 from receiver.apply_batch import BATCH_BYTES
 from receiver.catalog import GroupCatalog, SegmentFact
 from receiver.digests import digest_runs
+from receiver.history.batches import Segment
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
@@ -195,6 +196,12 @@ class GroupReplica:
     def points(self) -> list[Point]:
         """The durable ones, applied or not, oldest first. Not to be changed."""
         return self._points.all
+
+    @property
+    def newest_sealed(self) -> Segment | None:
+        """The newest sealed segment of the history. From any thread."""
+        segments = self._history.segments
+        return segments[-1] if segments else None
 
     @property
     def point_count(self) -> int:

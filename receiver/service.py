@@ -28,9 +28,11 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
+from receiver.audit.chain import Head
+from receiver.audit.recorder import Recorder
 from receiver.catalog import Catalog
 from receiver.control import ReceiverService
-from receiver.data_dir import catalog_path, check_format, check_room, groups_dir
+from receiver.data_dir import audit_dir, catalog_path, check_format, check_room, groups_dir
 from receiver.describe import group_snapshot, group_state
 from receiver.group import GroupReplica
 from receiver.listener import Listener
@@ -100,6 +102,7 @@ class Receiver:
         listener: Listener,
         storage: Storage,
         clock: Clock,
+        recorder: Recorder,
     ) -> None:
         self.port = 0
         self._config = config
@@ -108,6 +111,7 @@ class Receiver:
         self._listener = listener
         self._storage = storage
         self._clock = clock
+        self._recorder = recorder
         self._not_after_ns = _not_after_ns(config.receiver.certificate)
 
     async def run(self, stop: asyncio.Event, notifier: Notifier) -> None:
@@ -118,6 +122,7 @@ class Receiver:
                 await asyncio.wait_for(stop.wait(), interval)
             notifier.alive()
             notifier.status(self.status_line())
+            self._recorder.note_heads()
 
     def status_line(self) -> str:
         """`3 groups: 1 damaged, 2 protected`."""
@@ -166,8 +171,14 @@ async def started(
             views.clear_stale(worker.name)
             worker.start()
         listener = Listener(workers, {group.name: group.agents for group in config.groups})
-        receiver = Receiver(config, workers, views, listener, storage, clock)
-        service = ReceiverService(config.receiver.name, workers, views, catalog, clock)
+        recorder = Recorder(
+            storage, audit_dir(data_dir), catalog, clock.utc_ns, lambda: _heads(workers)
+        )
+        closing.callback(recorder.close)
+        recorder.import_from_catalog()
+        recorder.note_heads()
+        receiver = Receiver(config, workers, views, listener, storage, clock, recorder)
+        service = ReceiverService(config.receiver.name, workers, views, recorder, clock)
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit
         )
@@ -226,6 +237,16 @@ async def _recover_groups(
     return workers
 
 
+def _heads(workers: dict[str, GroupWorker]) -> dict[str, Head]:
+    """How far the history of each group that could be read is sealed."""
+    found: dict[str, Head] = {}
+    for name, worker in workers.items():
+        segment = worker.replica.newest_sealed if worker.is_recovered else None
+        if segment is not None:
+            found[name] = Head(segment.end, segment.digest.hex())
+    return found
+
+
 def _begin_closing(workers: dict[str, GroupWorker]) -> None:
     for worker in workers.values():
         worker.begin_closing()
@@ -239,7 +260,7 @@ def _open_catalog(path: Path) -> Catalog:
             raise NoSpaceError(f"{path}: no space left on the disk") from error
         raise ReplicatorError(
             f"{path}: the catalog cannot be opened: {error}",
-            hint="it can be moved away: all but the audit is made anew from the history",
+            hint="it can be moved away: it is made anew from the histories",
         ) from error
 
 

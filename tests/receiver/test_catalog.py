@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.audit.chain import Fact, Link
 from receiver.catalog import Catalog, MemoryCatalog, SegmentFact
 from receiver.group import GroupReplica
 from receiver.values import GroupEvent, Point, PointDisk
@@ -74,23 +75,30 @@ def test_a_rebuild_replaces_what_is_known_of_the_group_alone(
     ]
 
 
-def test_orders_are_kept_in_order(catalog: Catalog) -> None:
-    for number in range(5):
-        catalog.audit(
-            order="rollback",
-            subject="g",
-            argument=f"#{number}",
-            uid=0,
-            pid=number,
-            outcome="done",
-            message="",
-            time_ns=number,
+def test_the_end_of_the_audit_is_kept(catalog: Catalog) -> None:
+    assert catalog.audit_link() is None
+    catalog.keep_audit_link(Link(3, "ab"))
+    catalog.keep_audit_link(Link(4, "cd"))
+    assert catalog.audit_link() == Link(4, "cd")
+
+
+def test_the_audit_of_version_1_is_there_to_be_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    Catalog.open(path).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            "DROP TABLE audit_link; PRAGMA user_version = 1;"
+            "CREATE TABLE audit (id INTEGER PRIMARY KEY, time_ns, order_name, object, argument,"
+            " uid, pid, outcome, message);"
+            "INSERT INTO audit VALUES (1, 5, 'rollback', 'g', '{}', 0, 7, 'owned', 'no');"
         )
-    entries = catalog.audits(2)
-    assert [(entry.argument, entry.pid, entry.time_ns) for entry in entries] == [
-        ("#3", 3, 3),
-        ("#4", 4, 4),
-    ]
+    with closing(Catalog.open(path)) as catalog:
+        message = "imported from the catalog: no"
+        fact = Fact("rollback", "g", "{}", 0, 7, "owned", message)
+        assert catalog.imported_audit() == [(5, fact)]
+        catalog.forget_imported_audit()
+        assert catalog.imported_audit() == []
+        assert catalog.audit_link() is None
 
 
 def test_threads_may_share_it(catalog: Catalog) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from receiver.catalog import Catalog
+from receiver.audit.log import read_entries, verify_audit
 from receiver.service import Receiver
 from replicator.base.errors import (
     NoPointError,
@@ -21,6 +21,7 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
+from replicator.base.storage import SystemStorage
 from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
 from tests.receiver_service.dr_site import DrSite
@@ -278,9 +279,9 @@ async def test_every_changing_order_is_in_the_audit(site: DrSite, receiver: Rece
     await order(site.control.close_view, view.result.id)
     await order(site.control.rollback, "web", "good")
     await order(site.control.plan_rollback, "web", "good")
-    catalog = Catalog.open(site.data_dir / "catalog.db")
-    entries = [(entry.order, entry.object, entry.outcome) for entry in catalog.audits(100)]
-    catalog.close()
+    found = read_entries(SystemStorage(), site.data_dir / "audit")
+    entries = [(entry.order, entry.object, entry.outcome) for entry in found]
+    assert verify_audit(SystemStorage(), site.data_dir / "audit").breaks == []
     for wanted in (
         ("rollback", "web", "started"),
         ("rollback", "web", "owned"),

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the receiver's orders are recorded: the audit log, with the heads of the histories.
+
+Each order is recorded before it is carried out and after; one that cannot be recorded is refused.
+An entry also holds the heads of the histories that were sealed further since the entry before, and
+once a day an entry is written for them alone. Where the chain ends is kept in the catalog, and said
+in the daemon's log, which usually leaves the machine: so an audit that was cut short shows.
+
+Failures. An audit that cannot be opened refuses orders, and keeps nothing from replicating.
+
+Concurrency: the event loop's thread alone; an entry costs one fdatasync there.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link
+from receiver.audit.heads import news
+from receiver.audit.log import AuditLog, open_audit
+from receiver.catalog import Catalog
+from replicator.base.clock import NS_PER_S
+from replicator.base.errors import NoSpaceError, ReplicatorError
+from replicator.base.storage import Storage
+
+Heads = Callable[[], dict[str, Head]]
+
+DAY_NS = 86_400 * NS_PER_S
+
+_log = structlog.get_logger(__name__)
+
+
+class Recorder:
+    """See the head of this file. `heads` tells those of the groups that are recovered."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Path,
+        catalog: Catalog,
+        now_ns: Callable[[], int],
+        heads: Heads,
+    ) -> None:
+        self._directory = directory
+        self._catalog = catalog
+        self._now_ns = now_ns
+        self._heads = heads
+        self._seen: dict[str, Head] = {}
+        self._noted_ns = 0
+        self._audit: AuditLog | None = None
+        self._trouble = ""
+        try:
+            self._audit = open_audit(storage, directory, now_ns, kept=catalog.audit_link())
+        except (OSError, sqlite3.Error) as error:
+            self._trouble = str(error)
+            _log.error("audit.unusable", directory=str(directory), error=str(error))
+            return
+        for each in self._audit.breaks:
+            _log.error("audit.broken", file=each.file, offset=each.offset, problem=each.problem)
+
+    @property
+    def breaks(self) -> list[Break]:
+        return [] if self._audit is None else self._audit.breaks
+
+    @property
+    def link(self) -> Link:
+        """The end of the chain."""
+        return Link() if self._audit is None else self._audit.link
+
+    def record(self, fact: Fact, *, time_ns: int | None = None) -> None:
+        """Durable when this returns. ReplicatorError: it is not recorded."""
+        if self._audit is None:
+            raise ReplicatorError(
+                f"the order cannot be recorded in the audit: {self._trouble}",
+                hint=f"look after {self._directory}, and restart the receiver",
+            )
+        heads = self._heads()
+        changed = news(self._seen, heads)
+        try:
+            link = self._audit.append(fact, changed, time_ns=time_ns)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (NoSpaceError if full else ReplicatorError)(
+                f"the order cannot be recorded in the audit: {error}",
+                hint=f"free some space under {self._directory}"
+                if full
+                else f"look after {self._directory}, and restart the receiver",
+            ) from error
+        self._seen.update(changed)
+        if changed:
+            self._noted_ns = self._now_ns()
+        _log.info("audit.entry", sequence=link.sequence, order=fact.order, digest=link.digest)
+        try:
+            self._catalog.keep_audit_link(link)
+        except sqlite3.Error as error:
+            _log.warning("audit.link_not_kept", error=str(error))
+
+    def note_heads(self) -> None:
+        """Once a day, and at the first call: where the histories are, if they have moved."""
+        now_ns = self._now_ns()
+        if self._noted_ns and now_ns - self._noted_ns < DAY_NS:
+            return
+        self._noted_ns = now_ns
+        if not news(self._seen, self._heads()):
+            return
+        try:
+            self.record(Fact(HEADS_ORDER))
+        except ReplicatorError as error:
+            _log.error("audit.heads_not_noted", error=error.message)
+
+    def import_from_catalog(self) -> None:
+        """Takes over the entries of a catalog of the first release, which kept the audit itself."""
+        if self._audit is None:
+            return
+        try:
+            for time_ns, fact in self._catalog.imported_audit():
+                self.record(fact, time_ns=time_ns)
+            self._catalog.forget_imported_audit()
+        except (ReplicatorError, sqlite3.Error) as error:
+            _log.error("audit.import_failed", error=str(error))
+
+    def close(self) -> None:
+        if self._audit is not None:
+            self._audit.close()
