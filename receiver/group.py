@@ -35,11 +35,12 @@ from receiver.catalog import GroupCatalog, SegmentFact
 from receiver.digests import digest_runs
 from receiver.history.batches import Segment
 from receiver.history.log import HistoryLog, as_mishap
+from receiver.history.merging import PART_BLOCKS
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
 from receiver.point_view import PointView
 from receiver.points import PointList
-from receiver.reclaim import Pins
+from receiver.reclaim import Pins, Reclaim
 from receiver.recovery import match_inbox
 from receiver.replica import Replica
 from receiver.retention import Retention
@@ -78,6 +79,8 @@ class Limits:
     history_segment_bytes: int = 64 * MIB
     inbox_segment_bytes: int = 16 * MIB
     batch_bytes: int = BATCH_BYTES
+    step_blocks: int = PART_BLOCKS
+    """What one step of a compaction writes."""
     cache_bytes: int = 64 * MIB
     """Frames kept in memory between their coming and their being applied."""
 
@@ -123,10 +126,18 @@ class GroupReplica:
             clock.utc_ns,
             limits.batch_bytes,
         )
-        self._retention = Retention(
-            storage, self._history, self._points, clock.utc_ns, lambda: self._inbox.used_bytes
-        )
         self._telling = Telling(name, notify)
+        self._reclaim = Reclaim(
+            storage,
+            self._history,
+            self._points,
+            clock.utc_ns,
+            self._telling.compaction_failed,
+            step_blocks=limits.step_blocks,
+        )
+        self._retention = Retention(
+            self._reclaim, self._history, self._points, lambda: self._inbox.used_bytes
+        )
         self._intake = Intake(
             name,
             self._inbox,
@@ -480,6 +491,13 @@ class GroupReplica:
             )
         return retained
 
+    def tidy(self) -> bool:
+        """A step of freeing what no point needs any more, some tens of milliseconds. False if
+        there is nothing to do. Raises OSError."""
+        if self._applier.is_rolling_back:
+            return False  # it needs what is there until it is done
+        return self._reclaim.step(self._current_pins())
+
     def _current_pins(self) -> Pins:
         with self._pins_lock:
             held = frozenset(self._pins)
@@ -492,6 +510,7 @@ class GroupReplica:
 
     def close(self) -> None:
         """Both threads are done. Nothing is synced that was not."""
+        self._reclaim.close()
         self._inbox.close()
         self._history.close()
         self._replica.close()

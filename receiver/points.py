@@ -21,6 +21,8 @@ class PointList:
     def __init__(self) -> None:
         self._points: list[Point] = []
         self._labels: frozenset[str] = frozenset()
+        self.drops = 0
+        """How often points went."""
         self._lock = threading.Lock()
 
     @property
@@ -70,6 +72,7 @@ class PointList:
         with self._lock:
             dropped = [point for point in self._points if point.sequence in gone]
             self._set([point for point in self._points if point.sequence not in gone])
+            self.drops += 1
         return dropped
 
     def _set(self, points: list[Point]) -> None:

@@ -21,7 +21,6 @@ from receiver.points import PointList
 from receiver.reclaim import Pins, Reclaim
 from receiver.sync_state import GroupState
 from receiver.values import Point, Retained
-from replicator.base.storage import Storage
 
 HEADROOM = 50
 """A fiftieth of the budget is freed beyond what must be, and where nothing could be freed the
@@ -99,13 +98,12 @@ class Retention:
 
     def __init__(
         self,
-        storage: Storage,
+        reclaim: Reclaim,
         history: HistoryLog,
         points: PointList,
-        utc_ns: Callable[[], int],
         inbox_bytes: Callable[[], int],
     ) -> None:
-        self._reclaim = Reclaim(storage, history, points, utc_ns)
+        self._reclaim = reclaim
         self._history = history
         self._points = points
         self._inbox_bytes = inbox_bytes
@@ -151,8 +149,6 @@ class Retention:
         """One attempt to free so much. False if nothing more can be done."""
         candidates = self._candidates(applied_point, pins)
         history = self._history
-        if not history.is_durable:
-            history.sync()  # a batch that may have to be done again may need what would go
         if self._reclaim.reclaim(pins):
             return True
         if not candidates:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 
 from receiver.values import GroupEvent
+from replicator.base.errors import DamageError
 
 
 class Telling:
@@ -18,6 +19,11 @@ class Telling:
 
     def event(self, name: str, **fields: object) -> None:
         self._notify(GroupEvent(name, self._group, fields))
+
+    def compaction_failed(self, error: DamageError | OSError) -> None:
+        """Nothing is lost by that but the room it would have gained; points that need what
+        cannot be read are found by whoever reads them."""
+        self.event("compaction.failed", error=str(error))
 
     def index(self, write: Callable[[], object]) -> None:
         """Writes to the catalog, which is an index: a failure of it is told, and stops nothing."""

@@ -332,10 +332,11 @@ class GroupWorker:
         before = self._replica.applied_lsn
         try:
             if not self._replica.apply_next():
-                return False
+                return self._replica.tidy()
             self.figures.batches += 1
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
             retained = self._replica.retain(self._max_bytes)
+            self._replica.tidy()
         except DamageError:
             self.figures.found_damage("apply")
             raise

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from journal.spool import list_segments
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
 from receiver.history.compaction import Compacted
-from receiver.history.images import BLOCK_BYTES, Image
+from receiver.history.images import BLOCK_BYTES, Image, ImageTable
 from receiver.history.opening import (
     Opened,
     Tail,
@@ -63,6 +63,8 @@ class HistoryLog:
         self._directory = directory
         self._writer = HistoryWriter(storage, directory, group, now_ns, segment_bytes)
         self._segments: list[Segment] = []  # sealed ones
+        self.segments_version = 0
+        """Rises when a segment is sealed, removed or replaced."""
         self._files: dict[Path, File] = {}
         self._files_lock = threading.Lock()
         self._segment_texts: set[str] = set()
@@ -86,8 +88,8 @@ class HistoryLog:
         files = list_segments(self._storage, [self._directory], name)
         files = clear_leftovers(self._storage, self.folder, files)
         opened = open_history(self._storage, self.folder, files)
-        self.batches = opened.batches
         self.dropped = frozenset(opened.dropped)
+        self._set_batches(opened.batches)
         self.texts = opened.texts
         self._opened = opened
         before, state = self._last_states(opened)
@@ -288,13 +290,18 @@ class HistoryLog:
     def _finish_segment(self) -> None:
         segment = self._writer.finish_segment()
         if segment is not None:
-            self._segments = [*self._segments, segment]
+            self._set_segments([*self._segments, segment])
 
     # -- reading
 
     def read_image(self, image: Image) -> bytes:
         """The image's content, verified; whole blocks but for the last one of a disk. For
         zeroes, an empty one. Raises DamageError."""
+        stored = self.read_stored(image)
+        return unpack(stored, image.blocks, str(self.folder)) if image.packed else stored
+
+    def read_stored(self, image: Image) -> bytes:
+        """The image's payload as it is stored, verified. Raises DamageError."""
         if not image.stored:
             return b""
         path, first = self._locate(image.position)
@@ -306,7 +313,7 @@ class HistoryLog:
             wanted = RecordType.PACKED_WRITE if image.packed else RecordType.WRITE
             expected = (wanted, image.slot, image.block * BLOCK_BYTES)
             if (kind, slot, place) == expected and xxh3_64_intdigest(content) == total:
-                return unpack(content, image.blocks, str(path)) if image.packed else content
+                return content
         raise DamageError(
             f"{path}: before-image at offset {offset} fails its checksum",
             hint="points older than it cannot be read where they need this block",
@@ -316,6 +323,10 @@ class HistoryLog:
         """The batch's header, read again."""
         path, first = self._locate(batch.begin)
         return read_body(self._file(path), first, batch.begin, bodies.BatchBegin, str(path))
+
+    def table(self, batch: Batch) -> ImageTable:
+        """Where the batch's images lie."""
+        return batch.images
 
     def _locate(self, position: int) -> tuple[Path, int]:
         newest = self._writer.segment()
@@ -348,30 +359,45 @@ class HistoryLog:
         removed = self._segments[:count]
         if not removed:
             return 0
-        self._segments = self._segments[count:]
-        self.batches = [batch for batch in self.batches if batch.begin >= removed[-1].end]
+        self._set_segments(self._segments[count:])
+        self._set_batches([batch for batch in self.batches if batch.begin >= removed[-1].end])
         self._garbage += [segment.path for segment in removed]
         self._clear_garbage()
         return sum(segment.size_bytes for segment in removed)
 
-    def replace_run(self, first: int, last: int, compacted: Compacted) -> None:
-        """Takes over a compaction of the sealed segments [first, last] that is in place."""
-        run = self._segments[first : last + 1]
+    def replace_run(self, run: Sequence[Segment], compacted: Compacted) -> None:
+        """Takes over a compaction of these neighbouring sealed segments that is in place."""
+        first = self._segments.index(run[0])
+        assert self._segments[first : first + len(run)] == list(run)
         self._forget_file(run[0].path)
         self._garbage += [segment.path for segment in run[1:]]
-        self._segments = [
-            *self._segments[:first],
-            compacted.segment,
-            *self._segments[last + 1 :],
-        ]
+        self._set_segments(
+            [
+                *self._segments[:first],
+                compacted.segment,
+                *self._segments[first + len(run) :],
+            ]
+        )
         low, high = run[0].first, run[-1].end
-        self.batches = [
-            *(batch for batch in self.batches if batch.begin < low),
-            *compacted.batches,
-            *(batch for batch in self.batches if batch.begin >= high),
-        ]
+        self._set_batches(
+            [
+                *(batch for batch in self.batches if batch.begin < low),
+                *compacted.batches,
+                *(batch for batch in self.batches if batch.begin >= high),
+            ]
+        )
         self._storage.sync_directory(self.folder)
         self._clear_garbage()
+
+    def _set_segments(self, segments: list[Segment]) -> None:
+        self._segments = segments
+        self.segments_version += 1
+
+    def _set_batches(self, batches: list[Batch]) -> None:
+        """After some went. Of points given up, those count whose batch is still there."""
+        self.batches = batches
+        there = {batch.point.sequence for batch in batches if batch.point is not None}
+        self.dropped &= there
 
     def _clear_garbage(self) -> None:
         """Removes segments that nothing refers to, oldest first, each for good before the next:

@@ -133,6 +133,24 @@ def retain(world: World, draw: Draw) -> None:
     world.retain(1 + draw(60_000))
 
 
+def give_up(world: World, draw: Draw) -> None:
+    """Some of the older points, as a thinning would choose them."""
+    gone = [
+        point.sequence
+        for point in world.group.points()[:-1]
+        if point.label is None
+        and point.kind in ("crash", "application")
+        and world.group.is_point_applied(point.sequence)
+        and draw(2)
+    ]
+    if gone and world.group.condition != "rolling-back":
+        world.give_up(gone)
+
+
+def tidy(world: World, draw: Draw) -> None:
+    world.tidy(1 + draw(6))
+
+
 ACTIONS: dict[str, tuple[int, Action]] = {
     "guest_writes": (8, guest_writes),
     "cut": (4, cut),
@@ -145,6 +163,8 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "finish_sync": (2, finish_sync),
     "roll_back": (1, roll_back),
     "retain": (1, retain),
+    "give_up": (2, give_up),
+    "tidy": (5, tidy),
 }
 """How often, and what. Each may raise Stopped at any storage call."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.storage import Stopped
 
@@ -79,6 +80,15 @@ def retain(world: World) -> None:
     world.retain(40_000)
 
 
+def thin_and_tidy(world: World) -> None:
+    for value in range(3, 9):
+        world.write("a", 0, noise(value, 20_000))
+        world.cut()
+        world.settle()
+    world.give_up([4, 5, 7])
+    world.tidy(50)
+
+
 WORKLOADS: list[Workload] = [
     write_cut_apply,
     two_batches,
@@ -86,6 +96,7 @@ WORKLOADS: list[Workload] = [
     roll_back_and_undo,
     resync,
     retain,
+    thin_and_tidy,
 ]
 
 

@@ -32,6 +32,7 @@ SMALL = Limits(
     history_segment_bytes=12_000,
     inbox_segment_bytes=6_000,
     batch_bytes=5 * 4096,
+    step_blocks=3,
     cache_bytes=8_000,
 )
 Factory = Callable[..., GroupReplica]
@@ -301,6 +302,20 @@ class World:
             assert point.sequence in droppable
             self.forget(point.sequence)
         self.may_be_gone.clear()
+
+    def give_up(self, sequences: list[int]) -> None:
+        """Points go, and what they needed stays until it is tidied up."""
+        self.may_be_gone |= set(sequences)
+        group = self.group
+        group._history.drop_points(sequences, group._applier.newest_state)
+        for point in group._points.drop(sequences):
+            self.forget(point.sequence)
+        self.may_be_gone.clear()
+
+    def tidy(self, steps: int) -> None:
+        for _ in range(steps):
+            if not self.group.tidy():
+                return
 
     def forget(self, sequence: int) -> None:
         self.announced.pop(sequence, None)
