@@ -24,6 +24,7 @@ from replicator.base.errors import (
 from replicator.base.storage import SystemStorage
 from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
+from tests.receiver.source import noise
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent
 from tests.receiver_service.source import CutMade, Source
@@ -346,7 +347,7 @@ async def test_the_budget_drops_the_oldest_points_and_keeps_the_labelled_one(
     source = Source(DISKS)
     source.start_from_zero()
     for number in range(40):
-        source.write("vda", (number % 8) * 131072, bytes([number + 1]) * 131072)
+        source.write("vda", (number % 8) * 131072, noise(number + 1, 131072))
         source.cut("keep me" if number == 3 else None)
     async with site.running():
         agent = await feed(site, source)
@@ -369,7 +370,7 @@ async def test_damage_under_a_view_is_counted_logged_and_never_served(
     chosen = await order(site.control.open_view, "web", "good")
     for segment in (site.data_dir / "groups/web/history").glob("**/*.seg"):
         content = bytearray(segment.read_bytes())
-        for at in range(4096, len(content), 4096):
+        for at in range(192, len(content), 16):
             content[at] ^= 0xFF
         segment.write_bytes(content)  # in place: the receiver has it open
     async with await NbdClient.connect(chosen.result.disks["vda"]) as client:
