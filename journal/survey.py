@@ -41,7 +41,7 @@ def survey_behind(
     at = 0  # of the entry that is bad
     seed = chain
     while True:
-        found = _next_good(form, data, at, seed)
+        found = next_good(form, data, at, seed)
         if found is None:
             return Behind(entries, highest)
         at, seed = found
@@ -56,7 +56,7 @@ def survey_behind(
         at, seed = run.end_lsn - start_lsn, run.chain
 
 
-def _next_good(form: EntryFormat[E], data: bytes, bad: int, seed: int) -> tuple[int, int] | None:
+def next_good(form: EntryFormat[E], data: bytes, bad: int, seed: int) -> tuple[int, int] | None:
     """(offset, chain before it) of the first good entry behind the bad one."""
     seeds: tuple[int, ...] = ()
     size = form.stated_bytes(data, bad)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that need no daemon: config check, pki, journal inspect, demo."""
+"""The commands that need no daemon: config check, pki, demo."""
 
 from __future__ import annotations
 
@@ -91,21 +91,6 @@ def _print_issued(invocation: Invocation, issued: Issued) -> None:
         click.echo(f"{issued.certificate}\n{issued.key}")
 
 
-@click.group()
-def journal() -> None:
-    """Look into segments of a spool, an inbox or a history."""
-
-
-@journal.command("inspect")
-@click.argument("path", type=path_type)
-def journal_inspect(path: Path) -> None:
-    """Print what the segment or folder PATH holds, one record a line."""
-    from journal.dump import inspect_path
-
-    for line in inspect_path(path):
-        click.echo(line)
-
-
 @click.command()
 def demo() -> None:
     """Protect, damage, roll back and boot a real guest, as one story."""
@@ -114,4 +99,4 @@ def demo() -> None:
     main()
 
 
-COMMANDS = (config, pki, journal, demo)
+COMMANDS = (config, pki, demo)

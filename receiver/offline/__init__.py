@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bare history, read with no daemon: verified, extracted from, put into words.
+
+read_only   a Storage that writes nothing
+places      which histories a path names
+walk        the records of one segment, on behind whatever is wrong
+checks      what the records must say of each other; no I/O
+verify      a whole history: segments, links, checks, the unsealed end
+extract     the images of a point
+rebuild     catalog.db from the histories
+"""

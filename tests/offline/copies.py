@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Histories that a simulated world has lived, as files that a test can do anything to."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+from receiver.offline.places import HistoryPlace, find_histories
+from receiver.offline.verify import HistoryVerification, SegmentReport
+from replicator.base.storage import SystemStorage
+from tests.receiver.history_of_seed import live
+from tests.receiver.world import GROUP_DIRECTORY, World
+
+SEEDS = (5, 9, 26, 28, 29)  # among them compactions, rollbacks, syncs, crashes
+
+
+@cache
+def lived(seed: int) -> World:
+    """Not to be changed."""
+    return live(seed)
+
+
+def export(world: World, group_dir: Path, source: Path = GROUP_DIRECTORY) -> None:
+    """Everything that the world's disk holds of its group, but for sockets."""
+    group_dir.mkdir(parents=True, exist_ok=True)
+    for name in world.storage.names(source):
+        if "." not in name:  # a directory: all files here have a suffix
+            export(world, group_dir / name, source / name)
+            continue
+        file = world.storage.open(source / name)
+        (group_dir / name).write_bytes(file.pread(file.size(), 0))
+        file.close()
+
+
+class BareHistory:
+    """A group's directory in a folder of its own."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.world = lived(seed)
+        self.group_dir = folder / "g"
+        shutil.rmtree(self.group_dir, ignore_errors=True)
+        export(self.world, self.group_dir)
+
+    @property
+    def place(self) -> HistoryPlace:
+        (place,) = find_histories(SystemStorage(), self.group_dir)
+        return place
+
+    @property
+    def segments(self) -> list[Path]:
+        return [segment.path for segment in self.place.segments(SystemStorage())]
+
+    def verify(self) -> tuple[HistoryVerification, list[SegmentReport]]:
+        verification = HistoryVerification(SystemStorage(), self.place)
+        return verification, list(verification.run())
+
+    def faults(self) -> list[str]:
+        verification, _ = self.verify()
+        return [str(fault) for fault in verification.faults]
