@@ -97,6 +97,8 @@ class Applier:
         self._rollback: RollbackWork | None = None
         self._progress = (0, 0)
         self._idle = False
+        self._received_ns = 0
+        """When the newest point was; the next one is not before it, whatever the clock does."""
 
     # -- opening
 
@@ -114,6 +116,10 @@ class Applier:
             for each in self._history.batches
             if each.point is not None and each is not batch
         ]
+        self._received_ns = max(
+            (each.point.received_ns for each in self._history.batches if each.point is not None),
+            default=0,
+        )
         self._applied_point = done[-1] if done else 0
 
     def check_replica(self, state: GroupState, tail: Tail | None) -> None:
@@ -327,6 +333,9 @@ class Applier:
         if last is not None and last.until_ns > last.time_ns:
             held = Held(last.sequence, last.until_ns)
         number = self._history.next_batch
+        if point is not None:
+            self._received_ns = max(self._received_ns, self._utc_ns())
+            point = replace(point, received_ns=self._received_ns)
         return Draft(number, kind, start_lsn, images, sums, body, point, held)
 
     def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:
@@ -350,6 +359,7 @@ class Applier:
         self.applied_batches += 1
         if pending.batch.point is not None:
             self._applied_point = pending.batch.point.sequence
+            self._points.received(self._applied_point, pending.batch.point.received_ns)
 
     def _overwrite(self, pending: _Pending) -> None:
         """Step 5."""

@@ -444,6 +444,7 @@ class GroupReplica:
             except OSError as error:
                 if self._applier.newest_state.rollback is None:
                     raise as_mishap(error, "the history", self.name) from error
+            point = self._applier.last_point() or point  # with when it was received
             with self._intake.lock:
                 self._intake.reset(state.copy(), [point])
         finally:

@@ -67,6 +67,15 @@ class PointList:
                 self._points = [*self._points[:-1], replace(last, until_ns=until_ns)]
             return True
 
+    def received(self, sequence: int, received_ns: int) -> None:
+        """The point was applied then. No matter if it is not here."""
+        with self._lock:
+            at = bisect_left(self._points, sequence, key=lambda point: point.sequence)
+            if at < len(self._points) and self._points[at].sequence == sequence:
+                points = list(self._points)
+                points[at] = replace(points[at], received_ns=received_ns)
+                self._points = points
+
     def drop(self, sequences: Iterable[int]) -> list[Point]:
         gone = set(sequences)
         with self._lock:

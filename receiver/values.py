@@ -27,7 +27,11 @@ class PointDisk:
 class Point:
     """A recovery point. `lsn` is the end of its cut record in stream `ordinal`; 0 where no cut
     made it. `consistent` is false only for the pinned state before a rollback that was ordered
-    in the middle of a sync. `domains` maps a domain's name to the digest of its XML."""
+    in the middle of a sync. `domains` maps a domain's name to the digest of its XML.
+
+    `received_ns` is when it was applied here, by the receiver's clock: what retention ages by; 0
+    while it is not applied, or was by a version that did not note it. `expire_ns` is how long a
+    labelled or application-consistent point is to survive thinning from then on; 0: for ever."""
 
     sequence: int
     time_ns: int
@@ -40,6 +44,8 @@ class Point:
     consistent: bool = True
     members: tuple[PointDisk, ...] = ()
     domains: Mapping[str, str] = field(default_factory=dict)
+    received_ns: int = 0
+    expire_ns: int = 0
 
     def __str__(self) -> str:
         return f"#{self.sequence}" + (f" {self.label!r}" if self.label else "")

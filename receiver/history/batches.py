@@ -79,6 +79,8 @@ def point_of(body: PointBody) -> Point:
             PointDisk(disk.slot, disk.name, disk.instance, disk.size_bytes) for disk in body.members
         ),
         domains=body.domains,
+        received_ns=body.received_ns,
+        expire_ns=body.expire_ns,
     )
 
 
@@ -97,4 +99,6 @@ def point_body(point: Point) -> PointBody:
             for disk in point.members
         ],
         dict(point.domains),
+        point.received_ns,
+        point.expire_ns,
     )

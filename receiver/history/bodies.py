@@ -57,6 +57,8 @@ class PointBody(msgspec.Struct, frozen=True):
     consistent: bool
     members: list[MemberBody]
     domains: dict[str, str]
+    received_ns: Count = 0
+    expire_ns: Count = 0
 
 
 class DiskBody(msgspec.Struct, frozen=True):
