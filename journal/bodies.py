@@ -19,6 +19,7 @@ from replicator.base.errors import DamageError
 Name = Annotated[str, Meta(min_length=1, max_length=63)]
 Index = Annotated[int, Meta(ge=0, lt=NO_DISK)]
 Size = Annotated[int, Meta(gt=0, le=(1 << 63) - 1)]  # msgspec has no larger bound
+Duration = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 LABEL_LIMIT = 200
 Label = Annotated[str, Meta(min_length=1, max_length=LABEL_LIMIT)]
 CutKind = Literal["crash", "application"]
@@ -35,14 +36,19 @@ class Member(msgspec.Struct, frozen=True):
     complete: bool
 
 
-class Cut(msgspec.Struct, frozen=True):
+class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
     """A consistent cut of the whole group. Only if all members are complete may the receiver
-    make a point of it. `clock_step_ns` notes a step of the wall clock since the cut before."""
+    make a point of it. `clock_step_ns` notes a step of the wall clock since the cut before.
+    `expire_ns`: how long its point is to survive thinning, from its making; 0: nothing is stated.
+
+    Fields at their default are left out, so a cut that states no more than before has the bytes
+    that it had before."""
 
     kind: CutKind
     members: list[Member]
     label: Label | None = None
     clock_step_ns: int = 0
+    expire_ns: Duration = 0
 
 
 class SyncBegin(msgspec.Struct, frozen=True):
