@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -195,9 +195,15 @@ def _in_words(
         wanted = _WORDS.get(expected[1], expected[1])
         text = f"found {describe(_value_at(document, path))}; wanted {wanted}"
     elif text.startswith("Invalid enum value"):
-        options = " or ".join(f'"{option}"' for option in get_args(_type_at(kind, path)))
+        options = " or ".join(f'"{option}"' for option in _options(_type_at(kind, path)))
         text = f"found {describe(_value_at(document, path))}; wanted {options}"
     return ConfigError(file, path, text)
+
+
+def _options(wanted: Any) -> tuple[object, ...]:
+    """Of a Literal, or of `Literal[…] | None`."""
+    inner = get_args(wanted)
+    return get_args(inner[0]) if get_origin(inner[0]) is Literal else inner
 
 
 def _value_at(document: Document, path: str) -> object:

@@ -6,19 +6,22 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from replicator.base.address import Address
 from replicator.base.units import GIB, KIB, format_duration, format_size
 from replicator.config.checks import Fault, duplicates, name_faults, socket_faults
-from replicator.config.decode import decode, read_document, refuse
+from replicator.config.decode import decode, keys_of, read_document, refuse
 from replicator.config.role import refuse_other_role
-from replicator.config.values import WIRE_PORT, ByteSize, KeepRule, MetricsAddress
+from replicator.config.values import WIRE_PORT, ByteSize, DurationNs, KeepRule, MetricsAddress
 
 HISTORY_BYTES_MIN = 64 * KIB
 HOUR_NS = 3600 * 1_000_000_000
 MINUTE_NS = 60 * 1_000_000_000
+
+WhenFull = Literal["thin", "pause"]
 
 
 class ReceiverSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +42,32 @@ class HistorySection(msgspec.Struct, frozen=True, kw_only=True):
 
     max_bytes: ByteSize = ByteSize(100 * GIB)
     keep: tuple[KeepRule, ...] = (KeepRule(0, HOUR_NS), KeepRule(MINUTE_NS, 24 * HOUR_NS))
+    min_window: DurationNs = DurationNs(0)
+    when_full: WhenFull = "thin"
+    min_lock: DurationNs = DurationNs(0)
+
+    @property
+    def span_ns(self) -> int:
+        """How far back `keep` reaches."""
+        return max((rule.span_ns for rule in self.keep), default=0)
+
+
+class GroupHistorySection(msgspec.Struct, frozen=True, kw_only=True):
+    """[group.history]: what is different for this group. The keys of [history]."""
+
+    max_bytes: ByteSize | None = None
+    keep: tuple[KeepRule, ...] | None = None
+    min_window: DurationNs | None = None
+    when_full: WhenFull | None = None
+    min_lock: DurationNs | None = None
 
 
 class ReceiverGroupConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[[group]]: which agents may feed it."""
+    """[[group]]: which agents may feed it, and how its history differs from the others'."""
 
     name: str
     agents: tuple[str, ...]
+    history: GroupHistorySection = GroupHistorySection()
 
 
 class ReceiverConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +76,15 @@ class ReceiverConfig(msgspec.Struct, frozen=True, kw_only=True):
     receiver: ReceiverSection = ReceiverSection()
     history: HistorySection = HistorySection()
     groups: tuple[ReceiverGroupConfig, ...] = msgspec.field(name="group", default=())
+
+    def history_of(self, group: ReceiverGroupConfig) -> HistorySection:
+        """[history] with what the group states otherwise."""
+        stated = {
+            key: value
+            for key, value in msgspec.structs.asdict(group.history).items()
+            if value is not None
+        }
+        return msgspec.structs.replace(self.history, **stated)
 
 
 def load_receiver(path: Path) -> ReceiverConfig:
@@ -68,10 +99,7 @@ def load_receiver(path: Path) -> ReceiverConfig:
 def _faults(config: ReceiverConfig) -> Iterator[Fault]:
     yield from name_faults("receiver.name", "a receiver", config.receiver.name)
     yield from socket_faults({"receiver.control": config.receiver.control})
-    if config.history.max_bytes < HISTORY_BYTES_MIN:
-        found, least = format_size(config.history.max_bytes), format_size(HISTORY_BYTES_MIN)
-        yield Fault("history.max_bytes", f"found {found}; the least is {least}")
-    yield from _keep_faults(config.history.keep)
+    yield from _history_faults(config.history, "history", tuple(keys_of(HistorySection)))
     yield from duplicates("group", "name", [group.name for group in config.groups])
     for index, group in enumerate(config.groups):
         at = f"group[{index}]"
@@ -81,17 +109,38 @@ def _faults(config: ReceiverConfig) -> Iterator[Fault]:
         for number, agent in enumerate(group.agents):
             yield from name_faults(f"{at}.agents[{number}]", "an agent", agent)
         yield from duplicates(f"{at}.agents", "", group.agents)
+        stated = tuple(
+            key for key, value in msgspec.structs.asdict(group.history).items() if value is not None
+        )
+        yield from _history_faults(config.history_of(group), f"{at}.history", stated)
 
 
-def _keep_faults(rules: Sequence[KeepRule]) -> Iterator[Fault]:
+def _history_faults(history: HistorySection, at: str, stated: Sequence[str]) -> Iterator[Fault]:
+    """Those that the keys `stated` at `at` bring about; `history` is what they come to."""
+    if "max_bytes" in stated and history.max_bytes < HISTORY_BYTES_MIN:
+        found, least = format_size(history.max_bytes), format_size(HISTORY_BYTES_MIN)
+        yield Fault(f"{at}.max_bytes", f"found {found}; the least is {least}")
+    if "keep" in stated:
+        yield from _keep_faults(history.keep, f"{at}.keep")
+    for key, length_ns in (("min_window", history.min_window), ("min_lock", history.min_lock)):
+        if length_ns > history.span_ns and (key in stated or "keep" in stated):
+            yield Fault(
+                f"{at}.{key if key in stated else 'keep'}",
+                f"{key} is {format_duration(length_ns)}, but the last rule of keep ends at"
+                f" {format_duration(history.span_ns)}",
+                "let a rule of keep reach as far, or make it shorter",
+            )
+
+
+def _keep_faults(rules: Sequence[KeepRule], at: str) -> Iterator[Fault]:
     """Older points are kept more coarsely and for longer: steps and spans both rise."""
     if not rules:
-        yield Fault("history.keep", "is empty; it needs at least one rule", 'write ["all 1h"]')
+        yield Fault(at, "is empty; it needs at least one rule", 'write ["all 1h"]')
     for index in range(1, len(rules)):
         before, rule = rules[index - 1], rules[index]
         if rule.step_ns <= before.step_ns or rule.span_ns <= before.span_ns:
             yield Fault(
-                f"history.keep[{index}]",
+                f"{at}[{index}]",
                 f"a rule's step and span must be longer than those of the rule before it "
                 f"({_step(before)}, {format_duration(before.span_ns)})",
             )

@@ -50,6 +50,11 @@ def documented(file: str) -> dict[str, list[Row]]:
 
 
 def type_words(wanted: Any) -> str:
+    kinds = [kind for kind in get_args(wanted) if kind is not type(None)]
+    if type(None) in get_args(wanted):
+        return type_words(kinds[0])
+    if table_type(wanted) is not None and get_origin(wanted) is not tuple:
+        return "table [group.history]"
     if get_origin(wanted) is Literal:
         return " or ".join(f'"{option}"' for option in get_args(wanted))
     if get_origin(wanted) is tuple:
@@ -57,13 +62,15 @@ def type_words(wanted: Any) -> str:
         if table_type(wanted) is not None:
             return "list of [[group.disk]]"
         return "list of rules" if item is KeepRule else f"list of {WORDS[item]}s"
-    kinds = [kind for kind in get_args(wanted) or (wanted,) if kind is not type(None)]
-    return WORDS[kinds[0]]
+    return WORDS[wanted]
 
 
 def parsed(wanted: Any, text: str) -> Any:
     """The value that a documented default stands for."""
     if text == "none":
+        table = table_type(wanted)
+        if table is not None and get_origin(wanted) is not tuple:
+            return table()
         return () if get_origin(wanted) is tuple else None
     value = tomllib.loads(f"x = {text.strip('`')}")["x"]
     item = get_args(wanted)[0] if get_origin(wanted) is tuple else wanted

@@ -59,6 +59,11 @@ def test_the_receivers_sample_says_what_it_seems_to_say() -> None:
         ("shop", ("kvm1", "kvm2")),
         ("lab", ("kvm1",)),
     ]
+    shop, lab = (config.history_of(group) for group in config.groups)
+    assert shop == config.history
+    assert shop.span_ns == 30 * 24 * HOUR_NS
+    assert (lab.max_bytes, lab.span_ns) == (20 * GIB, 2 * HOUR_NS)
+    assert lab.when_full == "thin"
 
 
 @pytest.mark.parametrize("name", ["agent", "receiver"])
