@@ -275,6 +275,11 @@ class GroupReplica:
         return self._history.used_bytes
 
     @property
+    def compacted_bytes(self) -> int:
+        """Read by compactions that ended, since this process started."""
+        return self._reclaim.compacted_bytes
+
+    @property
     def inbox_bytes(self) -> int:
         return self._inbox.used_bytes
 
