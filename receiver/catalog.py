@@ -149,6 +149,11 @@ class Catalog:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
 
+    def checkpoint(self) -> None:
+        """Everything is in the one file."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         with self._lock:
             self._connection.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from journal.segment import HEADER_BYTES, SegmentKind, parse_header
 from journal.spool import SegmentFile, StreamName, list_segments, list_streams, stream_name
-from replicator.base.errors import DamageError, NotFoundError, VersionError
+from replicator.base.errors import DamageError, NotFoundError, UsageError, VersionError
 from replicator.base.storage import Storage
 
 
@@ -53,6 +53,18 @@ def find_histories(storage: Storage, path: Path) -> list[HistoryPlace]:
             hint="name a data_dir, DATA_DIR/groups/GROUP, or a copy of its directory `history`",
         )
     return found
+
+
+def the_history(storage: Storage, path: Path) -> HistoryPlace:
+    """The only one there. Raises NotFoundError, UsageError."""
+    found = find_histories(storage, path)
+    if len(found) > 1:
+        names = ", ".join(place.group for place in found)
+        raise UsageError(
+            f"{path} holds the histories of several groups: {names}",
+            hint="name DATA_DIR/groups/GROUP",
+        )
+    return found[0]
 
 
 def _in_data_dir(storage: Storage, path: Path) -> list[HistoryPlace]:

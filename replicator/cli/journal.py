@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from replicator.base.clock import rfc3339
 from replicator.base.errors import DamageError, UsageError
 from replicator.base.units import format_size
 from replicator.cli.invocation import Invocation, takes_json
@@ -91,6 +92,96 @@ def journal_verify(
         raise DamageError(
             f"{count} fault{'s' if count > 1 else ''} found",
             hint="what the faults do not name is good",
+        )
+
+
+@journal.command("extract")
+@click.argument("folder", metavar="DIR", type=path_type)
+@click.option("--at", "at", metavar="POINT", required=True, help="As --at of view open.")
+@click.option(
+    "--to",
+    "to",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the images; it is created.",
+)
+@click.option("--disk", "disks", metavar="DISK", multiple=True, help="Only this one; repeatable.")
+@takes_json
+def journal_extract(
+    invocation: Invocation, folder: Path, at: str, to: Path, disks: tuple[str, ...]
+) -> None:
+    """Write POINT of the bare group directory DIR (history and replica) into new images.
+
+    Needs no daemon, and refuses while a receiver runs on DIR (11).
+    """
+    from receiver.offline.extract import extract
+    from receiver.offline.lock import no_receiver
+    from receiver.offline.places import the_history
+    from receiver.offline.reading import choose, read_index, remarks
+    from replicator.base.clock import SystemClock
+    from replicator.base.storage import SystemStorage
+    from replicator.control.types import Progress
+
+    storage = SystemStorage()
+    place = the_history(storage, folder)
+    with no_receiver(place.data_dir), progress_bar() as on_progress:
+        index = read_index(storage, place)
+        for remark in remarks(storage, place, index):
+            note(remark)
+        point = choose(index, at, SystemClock().utc_ns())
+        files = extract(
+            storage,
+            place,
+            index,
+            point,
+            to.absolute(),
+            only=disks,
+            progress=lambda done, total: on_progress(
+                Progress(done=done, total=total, what="extracting")
+            ),
+        )
+    if invocation.is_json:
+        print_json({"point": point.sequence, "files": [str(path) for path in files]})
+        return
+    note(f"point {point} of {rfc3339(point.time_ns)}")
+    for path in files:
+        click.echo(path)
+
+
+@journal.command("rebuild-catalog")
+@click.argument("data_dir", metavar="DATA_DIR", type=path_type)
+@takes_json
+def journal_rebuild_catalog(invocation: Invocation, data_dir: Path) -> None:
+    """Make DATA_DIR/catalog.db anew from the histories alone; the old one is set aside.
+
+    Needs no daemon, and refuses while a receiver runs on DATA_DIR (11).
+    """
+    from receiver.offline.rebuild import rebuild_catalog
+    from replicator.base.storage import SystemStorage
+
+    done = rebuild_catalog(SystemStorage(), data_dir.absolute())
+    if invocation.is_json:
+        print_json(
+            {
+                "catalog": str(done.catalog),
+                "set_aside": None if done.set_aside is None else str(done.set_aside),
+                "groups": done.points,
+                "damaged": done.damaged,
+            }
+        )
+    else:
+        click.echo(
+            f"{done.catalog}: " + ", ".join(f"{g} {n} points" for g, n in done.points.items())
+        )
+        if done.set_aside is not None:
+            click.echo(f"{done.set_aside}: the catalog before")
+    if done.damaged:
+        for group, problem in done.damaged.items():
+            note(f"fault: group {group}: {problem}")
+        raise DamageError(
+            f"{len(done.damaged)} of the histories could not be read to the beginning",
+            hint="what could be read is in the catalog; replicator journal verify tells more",
         )
 
 

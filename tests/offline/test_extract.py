@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every point of a bare group directory comes out as it was, and nothing is written but that."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.offline.extract import extract
+from receiver.offline.places import find_histories, the_history
+from receiver.offline.reading import choose, read_index
+from replicator.base.daemon import hold_lock
+from replicator.base.errors import DamageError, NoPointError, NotFoundError, UsageError
+from replicator.base.storage import SystemStorage
+from replicator.cli.main import run
+from tests.offline.copies import SEEDS, BareHistory, export
+from tests.receiver.history_of_seed import live
+from tests.receiver.source import noise
+from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
+from tests.world.faults import Failure
+
+Captured = pytest.CaptureFixture[str]
+LONG = 29
+
+
+def contents(files: list[Path]) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in files if path.suffix == ".raw"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_point_of_a_history_that_lived_through_anything(tmp_path: Path, seed: int) -> None:
+    bare, storage = BareHistory(tmp_path, seed), SystemStorage()
+    before = {path: path.read_bytes() for path in bare.group_dir.rglob("*") if path.is_file()}
+    index = read_index(storage, bare.place)
+    points = index.kept_points()
+    assert [point.sequence for point in points] == [
+        point.sequence for point in bare.world.group.points()
+    ]
+    for point in points:
+        files = extract(storage, bare.place, index, point, tmp_path / f"out{point.sequence}")
+        assert contents(files) == {
+            name: bytes(content) for name, content in bare.world.expected[point.sequence].items()
+        }
+    after = {path: path.read_bytes() for path in bare.group_dir.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_every_point_on_the_simulated_disk(seed: int) -> None:
+    world = live(seed, steps=25)
+    (place,) = find_histories(world.storage, GROUP_DIRECTORY)
+    index = read_index(world.storage, place)
+    for point in index.kept_points():
+        out = Path(f"/data/out{point.sequence}")
+        for path in extract(world.storage, place, index, point, out):
+            content = world.storage.open(path).pread(1 << 20, 0)
+            assert content == bytes(world.expected[point.sequence][path.stem])
+
+
+def half_applied() -> World:
+    """Three points; the third's batch is in the history, and half of it in the replica."""
+    world = World(limits=SMALL)
+    world.begin_stream(from_zero=True)
+    for value in (1, 2, 3):
+        world.write("a", 0, noise(value, 4096))
+        world.write("b", 4096, noise(value, 4096))
+        world.cut()
+        if value == 3:
+            world.ship(99)
+            world.acknowledge()
+            under = GROUP_DIRECTORY / "disks" / "b.raw"
+            world.storage.plan(Failure(frozenset(["pwritev"]), 1, errno.EIO, under=under))
+            with pytest.raises(OSError, match="Input/output"):
+                world.apply()
+            world.storage.heal()
+        else:
+            world.settle()
+    assert world.group._history.unapplied is not None
+    return world
+
+
+def test_a_batch_that_is_half_in_the_replica_does_not_spoil_older_points(tmp_path: Path) -> None:
+    world = half_applied()
+    export(world, tmp_path / "g")
+    storage = SystemStorage()
+    place = the_history(storage, tmp_path / "g")
+    index = read_index(storage, place)
+    assert (tmp_path / "g/disks/a.raw").read_bytes()[:4096] == noise(3, 4096)  # it is half there
+    first, second, third = index.kept_points()
+    for point in (first, second):
+        files = extract(storage, place, index, point, tmp_path / f"out{point.sequence}")
+        expected = world.expected[point.sequence]
+        assert contents(files) == {name: bytes(disk) for name, disk in expected.items()}
+    with pytest.raises(NoPointError, match="may not be in the replica yet"):
+        extract(storage, place, index, third, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> BareHistory:
+    return BareHistory(tmp_path / "data" / "groups", LONG)
+
+
+def test_damage_is_never_extracted(bare: BareHistory, tmp_path: Path) -> None:
+    storage = SystemStorage()
+    bad = bare.segments[3]
+    content = bytearray(bad.read_bytes())
+    from tests.offline.test_verify import images_of
+
+    offset, size = images_of(bytes(content))[-1]
+    content[offset + size // 2] ^= 1
+    bad.write_bytes(content)
+    index = read_index(storage, bare.place)
+    refused: list[str] = []
+    left: list[Path] = []
+    for point in index.kept_points():
+        out = tmp_path / f"out{point.sequence}"
+        expected = bare.world.expected[point.sequence]
+        try:
+            files = extract(storage, bare.place, index, point, out)
+        except DamageError as error:
+            refused.append(error.message)
+            left = list(out.iterdir())
+        else:
+            assert contents(files) == {name: bytes(disk) for name, disk in expected.items()}
+    assert {text.partition(" fails")[0] for text in refused} == {
+        f"{bad}: before-image at offset {offset - 64}"
+    }
+    assert left == []
+
+
+def test_points_behind_a_missing_segment_can_still_be_extracted(
+    bare: BareHistory, tmp_path: Path
+) -> None:
+    storage = SystemStorage()
+    all_points = [point.sequence for point in read_index(storage, bare.place).kept_points()]
+    bare.segments[2].unlink()
+    index = read_index(storage, bare.place)
+    assert index.damage is not None
+    left = index.kept_points()
+    assert 0 < len(left) < len(all_points)
+    for point in left:
+        files = extract(storage, bare.place, index, point, tmp_path / f"out{point.sequence}")
+        expected = bare.world.expected[point.sequence]
+        assert contents(files) == {name: bytes(disk) for name, disk in expected.items()}
+
+
+# -- the command
+
+
+def extract_command(bare: BareHistory, out: Path, *more: str, at: str = "latest") -> int:
+    return run(["journal", "extract", str(bare.group_dir), "--at", at, "--to", str(out), *more])
+
+
+def test_the_command(bare: BareHistory, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "out"
+    assert extract_command(bare, out, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    newest = bare.world.group.points()[-1]
+    assert document["point"] == newest.sequence
+    assert contents([Path(file) for file in document["files"]]) == {
+        name: bytes(disk) for name, disk in bare.world.expected[newest.sequence].items()
+    }
+    assert extract_command(bare, out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert extract_command(bare, tmp_path / "one", "--disk", "a") == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["a.raw"]
+    assert extract_command(bare, tmp_path / "none", "--disk", "z") == 10
+    assert extract_command(bare, tmp_path / "none", at="#999") == 10
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_running_receiver_is_not_disturbed(
+    bare: BareHistory, tmp_path: Path, capsys: Captured
+) -> None:
+    with hold_lock(tmp_path / "data" / "lock", "receiver dr"):
+        assert extract_command(bare, tmp_path / "out") == 11
+        assert "a receiver runs on" in capsys.readouterr().err
+    assert extract_command(bare, tmp_path / "out") == 0
+
+
+def test_without_the_replica_that_is_said(bare: BareHistory, tmp_path: Path) -> None:
+    (bare.group_dir / "disks" / "a.raw").unlink()
+    storage = SystemStorage()
+    index = read_index(storage, bare.place)
+    with pytest.raises(NotFoundError, match="is not here"):
+        extract(storage, bare.place, index, choose(index, "latest", 1), tmp_path / "out")
+
+
+def test_one_group_must_be_named(tmp_path: Path) -> None:
+    BareHistory(tmp_path / "data" / "groups" / "x", LONG)
+    one = tmp_path / "data/groups/x/g"
+    one.rename(tmp_path / "data/groups/one")
+    (tmp_path / "data/groups/x").rmdir()
+    BareHistory(tmp_path / "data" / "groups", LONG)
+    with pytest.raises(UsageError, match="several groups"):
+        the_history(SystemStorage(), tmp_path / "data")
