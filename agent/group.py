@@ -12,8 +12,9 @@ driver; orders of the driver never overlap (one lock).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig
 from replicator.control import types
 from replicator.control.service import Report
-from replicator.control.splitter import SplitterGroupStatus
+from replicator.control.splitter import CutKind, Marked, SplitterGroupStatus
 from replicator.wire.link import Connector
 from replicator.wire.messages import Hello, OfferedDisk, Point, Welcome
 
@@ -187,10 +188,13 @@ class GroupAgent:
         if welcome.newest_point is not None:
             self._marks.settle([welcome.newest_point])
         for mark in self._marks.unanswered(welcome.durable_lsn):
-            self._later(self._ask_for(mark))
+            if mark.label is None:
+                mark.point.set_result(None)
+            else:
+                self._later(self._ask_for(mark, mark.label))
 
-    async def _ask_for(self, mark: PendingMark) -> None:
-        answer = await self.link.ask_label(mark.label)
+    async def _ask_for(self, mark: PendingMark, label: str) -> None:
+        answer = await self.link.ask_label(label)
         if answer is not None and answer.point is not None:
             self._marks.settle([answer.point])
 
@@ -220,9 +224,27 @@ class GroupAgent:
 
     # -- orders
 
-    async def mark(self, label: str, *, wait: bool, report: Report) -> types.Point:
-        check_label(label)
+    async def mark(self, request: types.MarkRequest, report: Report) -> types.MarkedPoint:
         self._require_admitted()
+        if request.quiesce:
+            raise UsageError(f"driver {self.config.driver!r} of group {self.name!r} cannot quiesce")
+        async with self._label_reserved(request.label):
+            marked = await self._orders.mark(
+                request.label, expire_ns=request.expire_seconds * NS_PER_S
+            )
+        log.info("marked", group=self.name, label=request.label, lsn=marked.lsn)
+        point = None
+        if request.wait:
+            point = await self._wait_for(self._marks.add(request.label, marked.lsn), report)
+        return _marked_point(marked, "crash", request.label, point)
+
+    @asynccontextmanager
+    async def _label_reserved(self, label: str | None) -> AsyncIterator[None]:
+        """Nobody else uses the label meanwhile, and it stays in use if the block ends well."""
+        if label is None:
+            yield
+            return
+        check_label(label)
         if label in self._marks.labels:
             raise _taken(label, self.name)
         self._marks.labels.add(label)
@@ -230,17 +252,12 @@ class GroupAgent:
             known = await self.link.ask_label(label)
             if known is not None and known.taken:
                 raise _taken(label, self.name)
-            marked = await self._orders.mark(label)
+            yield
         except (ReplicatorError, asyncio.CancelledError):
             self._marks.labels.discard(label)
             raise
-        log.info("marked", group=self.name, label=label, lsn=marked.lsn)
-        if not wait:
-            time = rfc3339(marked.time_ns)
-            return types.Point(sequence=None, time=time, until=time, kind="crash", label=label)
-        return point_of(await self._wait_for(self._marks.add(label, marked.lsn), report))
 
-    async def _wait_for(self, mark: PendingMark, report: Report) -> Point:
+    async def _wait_for(self, mark: PendingMark, report: Report) -> Point | None:
         try:
             while not mark.point.done():
                 self._require_admitted()
@@ -369,6 +386,23 @@ def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
         until=rfc3339(until_ns),
         kind=point.kind,
         label=point.label,
+    )
+
+
+def _marked_point(
+    marked: Marked, kind: CutKind, label: str | None, point: Point | None
+) -> types.MarkedPoint:
+    """What is said of a mark, with or without the receiver's number."""
+    if point is None:
+        time = rfc3339(marked.time_ns)
+        return types.MarkedPoint(sequence=None, time=time, until=time, kind=kind, label=label)
+    known = point_of(point)
+    return types.MarkedPoint(
+        sequence=known.sequence,
+        time=known.time,
+        until=known.until,
+        kind=known.kind,
+        label=known.label,
     )
 
 

@@ -3,7 +3,8 @@
 
 A mark is known by the LSN at the end of its cut, and by its label. Its point comes in an ACK; if
 that ACK was lost with its connection, the next WELCOME shows it as the newest point, or the label
-is asked for by name once the receiver holds the log that far.
+is asked for by name once the receiver holds the log that far. Nobody can be asked for a point
+without a label: it is durable then, and its number stays unknown (None).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from replicator.wire.messages import Point
 class PendingMark:
     """One that somebody waits for."""
 
-    label: str
+    label: str | None
     lsn: int
-    point: asyncio.Future[Point] = field(
+    point: asyncio.Future[Point | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -34,7 +35,7 @@ class Marks:
         self.labels: set[str] = set()
         self._pending: set[PendingMark] = set()
 
-    def add(self, label: str, lsn: int) -> PendingMark:
+    def add(self, label: str | None, lsn: int) -> PendingMark:
         mark = PendingMark(label, lsn)
         self._pending.add(mark)
         return mark

@@ -108,8 +108,10 @@ class Agent:
             groups=[group.group_status() for group in self.groups.values()],
         )
 
-    async def mark(self, group: str, request: types.MarkRequest, report: Report) -> types.Point:
-        return await self._group(group).mark(request.label, wait=request.wait, report=report)
+    async def mark(
+        self, group: str, request: types.MarkRequest, report: Report
+    ) -> types.MarkedPoint:
+        return await self._group(group).mark(request, report)
 
     async def resync(self, group: str) -> types.GroupStatus:
         return await self._group(group).resync()

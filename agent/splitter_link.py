@@ -29,6 +29,7 @@ from replicator.control.splitter import (
     AnyRequest,
     AppendDomainXml,
     CloseStream,
+    CutKind,
     DeclareDisk,
     DiskDeclared,
     DropConnections,
@@ -211,9 +212,23 @@ class GroupOrders:
     async def drop_connections(self) -> None:
         await self._link.ask(lambda n: DropConnections(id=n, group=self._group))
 
-    async def mark(self, label: str) -> Marked:
+    async def mark(
+        self,
+        label: str | None,
+        kind: CutKind = "crash",
+        *,
+        expire_ns: int = 0,
+        not_after_ns: int | None = None,
+    ) -> Marked:
         answer = await self._link.ask(
-            lambda n: Mark(id=n, group=self._group, label=label, kind="crash")
+            lambda n: Mark(
+                id=n,
+                group=self._group,
+                label=label,
+                kind=kind,
+                expire_ns=expire_ns,
+                not_after_ns=not_after_ns,
+            )
         )
         assert isinstance(answer, Marked)
         return answer

@@ -41,8 +41,7 @@ class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
     make a point of it. `clock_step_ns` notes a step of the wall clock since the cut before.
     `expire_ns`: how long its point is to survive thinning, from its making; 0: nothing is stated.
 
-    Fields at their default are left out, so a cut that states no more than before has the bytes
-    that it had before."""
+    Fields at their default are left out: most cuts are of members and kind alone."""
 
     kind: CutKind
     members: list[Member]

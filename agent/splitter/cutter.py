@@ -47,11 +47,23 @@ class Cutter:
         return True
 
     def cut(
-        self, stream: StreamLog, members: list[Member], kind: CutKind, label: str | None
+        self,
+        stream: StreamLog,
+        members: list[Member],
+        kind: CutKind,
+        label: str | None,
+        *,
+        expire_ns: int = 0,
     ) -> tuple[int, int]:
         """Encodes a cut; (end of its record, time). It counts once `made` is called."""
         time_ns = self._stamp()
-        body = Cut(kind=kind, members=members, label=label, clock_step_ns=self._step_ns)
+        body = Cut(
+            kind=kind,
+            members=members,
+            label=label,
+            clock_step_ns=self._step_ns,
+            expire_ns=expire_ns,
+        )
         self._step_ns = 0
         payload = encode_body(body)
         stream.add(int(RecordType.CUT), NO_DISK, 0, 0, next(self._sequence), time_ns, payload)

@@ -483,10 +483,17 @@ class GroupLog:
         return min(next_ns)
 
     def mark(
-        self, label: str | None, kind: CutKind, made: Callable[[MadeCut | None], None]
+        self,
+        label: str | None,
+        kind: CutKind,
+        made: Callable[[MadeCut | None], None],
+        *,
+        expire_ns: int = 0,
+        not_after_ns: int | None = None,
     ) -> None:
         """Cut now. `made` is called when the cut is in the log, with None if that was lost on the
-        way. NoPointError where no cut can be made."""
+        way. NoPointError where no cut can be made, and behind `not_after_ns` (monotonic): what the
+        cut would say of its moment may not be true any more then."""
         if label is not None:
             check_label(label)
         refusal = self._refusal_to_cut()
@@ -495,7 +502,12 @@ class GroupLog:
                 f"group {self.settings.name!r} is {self.state}: no point can be made now",
                 hint=refusal,
             )
-        self.writer.cut(self.roster.listed(), kind, label, made)
+        if not_after_ns is not None and self._clock.monotonic_ns() >= not_after_ns:
+            raise NoPointError(
+                f"the order to cut group {self.settings.name!r} came too late",
+                hint="the host is overloaded, or the splitter was held up; try again",
+            )
+        self.writer.cut(self.roster.listed(), kind, label, made, expire_ns=expire_ns)
         self._changed()
 
     def _cut_or_hold(self) -> None:

@@ -127,7 +127,13 @@ class Orders:
     async def _mark(self, request: Mark) -> Marked:
         group = self._group(request.group)
         made: asyncio.Future[MadeCut | None] = asyncio.get_running_loop().create_future()
-        group.mark(request.label, request.kind, partial(_resolve, made))
+        group.mark(
+            request.label,
+            request.kind,
+            partial(_resolve, made),
+            expire_ns=request.expire_ns,
+            not_after_ns=request.not_after_ns,
+        )
         cut = await made
         if cut is None:
             raise NoPointError(f"group {request.group!r} lost continuity: {group.reason}")

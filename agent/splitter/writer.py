@@ -145,10 +145,12 @@ class GroupWriter:
         kind: CutKind,
         label: str | None,
         made: Callable[[MadeCut | None], None] | None = None,
+        *,
+        expire_ns: int = 0,
     ) -> None:
         """`made` is called when the cut is in the log, with None if it was lost on the way."""
         assert self.log is not None
-        lsn, time_ns = self.cutter.cut(self.log, members, kind, label)
+        lsn, time_ns = self.cutter.cut(self.log, members, kind, label, expire_ns=expire_ns)
 
         def settled(kept: bool) -> None:
             if kept:

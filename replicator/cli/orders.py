@@ -17,7 +17,7 @@ import click
 
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError
 from replicator.base.names import check_label
-from replicator.base.units import format_duration, format_size
+from replicator.base.units import format_duration, format_size, parse_duration_ns
 from replicator.cli.invocation import Invocation, default_socket, takes_json
 from replicator.cli.output import (
     NONE,
@@ -47,20 +47,61 @@ point_option = click.option(
 
 @click.command()
 @click.argument("group")
-@click.option("--label", required=True, help="Name of the point; unique in its group.")
+@click.option("--label", help="Name of the point; unique in its group.")
+@click.option("--quiesce", is_flag=True, help="Freeze the guests' filesystems for the moment.")
+@click.option("--expire", metavar="DURATION", help='Keep it from thinning this long, as "30d".')
 @click.option("--wait", is_flag=True, help="Return when the point is durable at the receiver.")
 @takes_json
-def mark(invocation: Invocation, group: str, label: str, *, wait: bool) -> None:
-    """Bookmark this moment of GROUP as a labelled point (agent)."""
-    check_label(label)
+def mark(
+    invocation: Invocation,
+    group: str,
+    label: str | None,
+    expire: str | None,
+    *,
+    quiesce: bool,
+    wait: bool,
+) -> None:
+    """Bookmark this moment of GROUP (agent)."""
+    if label is not None:
+        check_label(label)
+    elif not quiesce:
+        raise UsageError("a mark has a label, or quiesces, or both", hint="give --label TEXT")
+    expire_seconds = 0 if expire is None else _seconds("--expire", expire)
     with progress_bar() as on_progress:
-        point = invocation.client("agent").mark(group, label, wait=wait, on_progress=on_progress)
+        point = invocation.client("agent").mark(
+            group,
+            label,
+            wait=wait,
+            quiesce=quiesce,
+            expire_seconds=expire_seconds,
+            on_progress=on_progress,
+        )
+    if point.notice:
+        note(point.notice)
     if invocation.is_json:
         print_json(point)
-    elif wait:
+        return
+    frozen = point.frozen_seconds
+    if frozen is not None:
+        note(f"the guests were frozen for {format_duration(round(frozen * 1e9))}")
+    if wait:
         click.echo(f"{describe_point(point)} is durable at the receiver")
     else:
-        click.echo(f"marked {point.time} as {label!r}; it is a point once the receiver has it")
+        name = f" as {label!r}" if label is not None else ""
+        click.echo(f"marked {point.time}{name}; it is a point once the receiver has it")
+
+
+def _seconds(option: str, text: str) -> int:
+    """A duration of whole seconds, at least one."""
+    from replicator.control.types import EXPIRE_SECONDS_MAX
+
+    try:
+        seconds = parse_duration_ns(text) // 1_000_000_000
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    if not 1 <= seconds <= EXPIRE_SECONDS_MAX:
+        raise UsageError(f"{option}: {text!r} is not between 1s and 100 years")
+    return seconds
 
 
 @click.command()

@@ -26,6 +26,7 @@ from replicator.control.types import (
     Chosen,
     ErrorBody,
     GroupStatus,
+    MarkedPoint,
     MarkRequest,
     Point,
     Progress,
@@ -84,11 +85,20 @@ class ControlClient:
         self._order("DELETE", _target(endpoints.VIEW, view=view_id), dict[str, Any])
 
     def mark(
-        self, group: str, label: str, *, wait: bool, on_progress: OnProgress = ignore_progress
-    ) -> Point:
-        request = MarkRequest(label=label, wait=wait)
+        self,
+        group: str,
+        label: str | None,
+        *,
+        wait: bool,
+        quiesce: bool = False,
+        expire_seconds: int = 0,
+        on_progress: OnProgress = ignore_progress,
+    ) -> MarkedPoint:
+        request = MarkRequest(
+            label=label, wait=wait, quiesce=quiesce, expire_seconds=expire_seconds
+        )
         target = _target(endpoints.MARK, group=group)
-        return self._order("POST", target, Point, request, on_progress)
+        return self._order("POST", target, MarkedPoint, request, on_progress)
 
     def resync(self, group: str) -> GroupStatus:
         return self._order("POST", _target(endpoints.RESYNC, group=group), GroupStatus)

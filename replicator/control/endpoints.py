@@ -78,7 +78,10 @@ async def _agent_status(agent: AgentControl, call: Call) -> object:
 
 
 async def _mark(agent: AgentControl, call: Call) -> object:
-    return await agent.mark(call.group(), call.request(MarkRequest), call.report)
+    group, request = call.group(), call.request(MarkRequest)
+    if request.label is None and not request.quiesce:
+        raise UsageError("a mark has a label, or quiesces, or both")
+    return await agent.mark(group, request, call.report)
 
 
 async def _resync(agent: AgentControl, call: Call) -> object:

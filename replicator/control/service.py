@@ -17,6 +17,7 @@ from typing import Protocol
 from replicator.control.types import (
     Chosen,
     GroupStatus,
+    MarkedPoint,
     MarkRequest,
     Point,
     Progress,
@@ -35,7 +36,7 @@ Report = Callable[[Progress], None]
 class AgentControl(Protocol):
     async def status(self) -> Status: ...
 
-    async def mark(self, group: str, request: MarkRequest, report: Report) -> Point:
+    async def mark(self, group: str, request: MarkRequest, report: Report) -> MarkedPoint:
         """With `wait`: returns when the point is durable at the receiver, with its number."""
         ...
 

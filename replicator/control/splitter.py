@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocol between agent and splitter: one JSON object per line on a unix socket. No I/O.
 
-    agent → splitter   {"id": 7, "do": "mark", "group": "g", "label": "x", "kind": "crash"}
+    agent → splitter   {"id": 7, "do": "mark", "group": "g", "label": "x", "kind": "application"}
     splitter → agent   {"id": 7, "ok": {…}}  |  {"id": 7, "error": {"name", "message", "hint"}}
     after `subscribe`  {"status": {…}}       whenever it changed, and as a heartbeat
 
@@ -17,7 +17,7 @@ string is escaped, so a line break is always the end of a message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -125,13 +125,17 @@ class AppendDomainXml(Request, frozen=True, kw_only=True, tag="append_domain_xml
     xml: str
 
 
-class Mark(Request, frozen=True, kw_only=True, tag="mark"):
-    """Cut now, also an idle group."""
+class Mark(Request, frozen=True, kw_only=True, tag="mark", omit_defaults=True):
+    """Cut now, also an idle group. `expire_ns`: see journal.bodies.Cut. `not_after_ns`: refuse it
+    when the machine's monotonic clock has come to this. What is not wanted is not on the line, so
+    an older splitter takes the order too."""
 
     answer: ClassVar[type[Answer]] = Marked
     group: str
     label: str | None = None
     kind: CutKind = "crash"
+    expire_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    not_after_ns: int | None = None
 
 
 class Resync(Request, frozen=True, kw_only=True, tag="resync"):

@@ -9,13 +9,14 @@ cross the API as they were typed: the receiver alone resolves them, and says wha
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
 Role = Literal["agent", "receiver"]
 PointKind = Literal["crash", "application", "before-rollback", "rollback"]
 T = TypeVar("T")
+EXPIRE_SECONDS_MAX = 100 * 366 * 86_400
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,15 @@ class Point(Message, frozen=True, kw_only=True):
     until: str
     kind: PointKind
     label: str | None = None
+
+
+class MarkedPoint(Point, frozen=True, kw_only=True):
+    """The answer to a mark."""
+
+    frozen_seconds: float | None = None
+    """How long the guests' filesystems were frozen for it; null: they were not."""
+    notice: str | None = None
+    """What a person should know of it, as: it is crash-consistent because a freeze failed."""
 
 
 class Choice(Message, frozen=True, kw_only=True):
@@ -149,10 +159,14 @@ class Progress(Message, frozen=True, kw_only=True):
 
 
 class MarkRequest(Request, frozen=True, kw_only=True):
-    """Make a labelled point now; `wait` until it is durable at the receiver."""
+    """Make a point now; `wait` until it is durable at the receiver. `quiesce`: with the guests'
+    filesystems frozen. `expire_seconds`: it survives thinning for that long; 0: not stated. There
+    is a label, or `quiesce`, or both: a bare crash-consistent point is made every interval."""
 
-    label: str
+    label: str | None = None
     wait: bool = False
+    quiesce: bool = False
+    expire_seconds: Annotated[int, msgspec.Meta(ge=0, le=EXPIRE_SECONDS_MAX)] = 0
 
 
 class ViewRequest(Request, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ async def test_a_mark_is_settled_by_its_own_point_alone() -> None:
     assert marks.unanswered(499) == []
     assert marks.unanswered(500) == [mark]
     marks.settle([Point(3, 0, "crash", 500, "x")])
-    assert (await mark.point).sequence == 3
+    assert await mark.point == Point(3, 0, "crash", 500, "x")
     assert marks.labels == set()
     assert marks.unanswered(500) == []
 

@@ -125,8 +125,17 @@ def test_status(at_receiver: Run) -> None:
 
 
 def test_mark_that_waits(at_agent: Run, sockets: dict[str, Any]) -> None:
-    assert document(at_agent("mark", "web", "--label", "x y", "--wait", "--json")) == POINT_2
+    point = document(at_agent("mark", "web", "--label", "x y", "--wait", "--json"))
+    assert point == POINT_2 | {"frozen_seconds": None, "notice": None}
     assert sockets["agent_orders"][-1] == ("mark", "web", "x y", "True")
+
+
+def test_mark_that_quiesces_says_for_how_long(at_agent: Run, sockets: dict[str, Any]) -> None:
+    done = at_agent("mark", "web", "--quiesce", "--expire", "30d", "--wait")
+    assert done.returncode == 0
+    assert sockets["agent_orders"][-1] == ("mark", "web", "", "True", "True", str(30 * 86_400))
+    assert done.stderr == "the moon was full\nthe guests were frozen for 12.5 ms\n"
+    assert "is durable at the receiver" in done.stdout
 
 
 def test_mark_that_does_not_wait_has_no_number_yet(at_agent: Run) -> None:
@@ -339,7 +348,21 @@ def test_the_receivers_orders_are_refused_by_the_agent(
                 "hint: 'latest' and '#…' already name points; choose another word\n"
             ),
         ),
-        (("mark", "web"), "error: Missing option '--label'\nhint: see replicator mark --help\n"),
+        (
+            ("mark", "web"),
+            "error: a mark has a label, or quiesces, or both\nhint: give --label TEXT\n",
+        ),
+        (
+            ("mark", "web", "--label", "x", "--expire", "soon"),
+            (
+                "error: --expire: 'soon' is not a duration; "
+                "write for example 250ms, 1s, 15min or 24h\n"
+            ),
+        ),
+        (
+            ("mark", "web", "--label", "x", "--expire", "5ms"),
+            "error: --expire: '5ms' is not between 1s and 100 years\n",
+        ),
     ],
 )
 def test_misuse_ends_with_2(arguments: tuple[str, ...], sentence: str) -> None:

@@ -18,6 +18,7 @@ from replicator.control.types import (
     Choice,
     DiskStatus,
     GroupStatus,
+    MarkedPoint,
     Point,
     Progress,
     RestoreResult,
@@ -73,6 +74,7 @@ def test_every_exit_code_is_documented() -> None:
     "kind",
     [
         Point,
+        MarkedPoint,
         Choice,
         View,
         RollbackPlan,

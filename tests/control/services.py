@@ -33,6 +33,7 @@ from replicator.control.types import (
     Chosen,
     DiskStatus,
     GroupStatus,
+    MarkedPoint,
     MarkRequest,
     Point,
     Progress,
@@ -97,7 +98,7 @@ class CannedAgent:
     async def status(self) -> Status:
         return Status(role="agent", name="kvm1", version="1", groups=[GROUP])
 
-    async def mark(self, group: str, request: MarkRequest, report: Report) -> Point:
+    async def mark(self, group: str, request: MarkRequest, report: Report) -> MarkedPoint:
         known(group)
         if request.label == "forever":
             self.mark_waits.set()
@@ -106,16 +107,27 @@ class CannedAgent:
             except asyncio.CancelledError:
                 self.mark_was_cancelled.set()
                 raise
-        self.orders.append(("mark", group, request.label, str(request.wait)))
+        words: tuple[str, ...] = ("mark", group, request.label or "", str(request.wait))
+        if request.quiesce or request.expire_seconds:
+            words += (str(request.quiesce), str(request.expire_seconds))
+        self.orders.append(words)
         if not request.wait:
-            return Point(
+            return MarkedPoint(
                 sequence=None,
                 time=SECOND.time,
                 until=SECOND.time,
                 kind="crash",
                 label=request.label,
             )
-        return SECOND
+        return MarkedPoint(
+            sequence=SECOND.sequence,
+            time=SECOND.time,
+            until=SECOND.until,
+            kind=SECOND.kind,
+            label=SECOND.label,
+            frozen_seconds=0.0125 if request.quiesce else None,
+            notice="the moon was full" if request.quiesce else None,
+        )
 
     async def resync(self, group: str) -> GroupStatus:
         known(group)

@@ -101,8 +101,12 @@ def test_every_request_is_exercised_above() -> None:
 
 
 def test_the_words_on_the_line_are_those_of_the_contract() -> None:
-    line = AgentSide().send(Mark(id=7, group="g", label="x"))
-    assert json.loads(line) == {"do": "mark", "id": 7, "group": "g", "label": "x", "kind": "crash"}
+    line = AgentSide().send(Mark(id=7, group="g", label="x", kind="application"))
+    fields = {"do": "mark", "id": 7, "group": "g", "label": "x", "kind": "application"}
+    assert json.loads(line) == fields
+    late = Mark(id=8, group="g", expire_ns=5, not_after_ns=9)
+    fields = {"do": "mark", "id": 8, "group": "g", "expire_ns": 5, "not_after_ns": 9}
+    assert json.loads(AgentSide().send(late)) == fields
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
 

@@ -243,7 +243,7 @@ def test_bodies_come_back_as_they_were_and_others_are_damage() -> None:
 def test_a_cut_says_how_long_its_point_is_to_be_kept() -> None:
     members = [Member(0, "vda", "i", 512, complete=True)]
     plain, kept = Cut("crash", members), Cut("crash", members, expire_ns=7 * 86400 * 10**9)
-    assert b"expire_ns" not in encode_body(plain)  # the bytes that a cut had before there was one
+    assert b"expire_ns" not in encode_body(plain)
     for cut in (plain, kept):
         record = Record(RecordType.CUT, NO_DISK, 0, 0, 0, 0, encode_body(cut))
         assert decode_body(Cut, record, 0) == cut

@@ -61,7 +61,7 @@ def test_records_are_those_of_the_requests_in_the_order_of_receipt() -> None:
         ("WRITE", 0, 0, 512, 9, b"2"),
         ("WRITE", 1, 1024, 1024, 10, b"3"),
         ("WRITE", 0, 512, 512, 11, b"4"),
-        ("CUT", 0xFFFF, 0, 0, 12, b"\x84"),
+        ("CUT", 0xFFFF, 0, 0, 12, b"\x82"),  # a map of two: defaults are left out
     ]
     assert {r.known_durable for r in rig.log()} == {0}, "the splitter syncs nothing"
 
@@ -356,6 +356,21 @@ class TestMarks:
         stream = rig.group.writer.stream
         assert stream is not None
         assert made == [MadeCut(stream.end_lsn, rig.log()[-1].time_ns)]
+
+    def test_a_mark_says_how_long_it_is_to_be_kept(self) -> None:
+        rig = external("a")
+        rig.group.mark("x", "crash", lambda _: None, expire_ns=30 * SECOND)
+        assert rig.cuts()[-1].expire_ns == 30 * SECOND
+
+    def test_a_mark_that_comes_too_late_cuts_nothing(self) -> None:
+        """What it would say of the guest may not be true any more."""
+        rig = external("a")
+        before, now_ns = len(rig.cuts()), rig.clock.monotonic
+        with pytest.raises(NoPointError, match="too late"):
+            rig.group.mark(None, "application", lambda _: None, not_after_ns=now_ns)
+        assert len(rig.cuts()) == before
+        rig.group.mark(None, "application", lambda _: None, not_after_ns=now_ns + 1)
+        assert len(rig.cuts()) == before + 1
 
     def test_a_lost_group_makes_none_and_says_why(self) -> None:
         rig = external("a")
