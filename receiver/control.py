@@ -8,6 +8,7 @@ The audit of each changing order is written by the API's server, through `audit`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 
 from receiver import pointspec
 from receiver.audit.chain import Fact
+from receiver.audit.heads import Stretch
 from receiver.audit.recorder import Recorder
 from receiver.describe import group_status, point_of
 from receiver.figures import GroupFigures
@@ -29,6 +31,8 @@ from replicator.base.errors import DamageError, NotFoundError
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
+    AuditRecord,
+    AuditVerdict,
     Choice,
     Chosen,
     Point,
@@ -64,7 +68,14 @@ class ReceiverService:
     async def status(self) -> Status:
         now_ns = self._clock.utc_ns()
         groups = [group_status(worker, now_ns) for worker in self._workers.values()]
-        return Status(role="receiver", name=self._name, version=__version__, groups=groups)
+        return Status(
+            role="receiver",
+            name=self._name,
+            version=__version__,
+            groups=groups,
+            audit_head=self._recorder.link.digest,
+            audit_breaks=len(self._recorder.breaks),
+        )
 
     async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
         found = self._worker(group).points()
@@ -79,6 +90,20 @@ class ReceiverService:
 
     async def views(self) -> list[View]:
         return self._views.listed()
+
+    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
+        since_ns = None if since is None else self._moment(since, [])
+        return await asyncio.to_thread(self._recorder.listed, since_ns, limit)
+
+    async def verify_audit(self) -> AuditVerdict:
+        histories = {
+            name: [
+                Stretch(each.first, each.end, each.digest.hex()) for each in worker.replica.sealed
+            ]
+            for name, worker in self._workers.items()
+            if worker.is_recovered
+        }
+        return await asyncio.to_thread(self._recorder.verify, histories)
 
     async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
         worker = self._worker(group)

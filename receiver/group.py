@@ -209,10 +209,9 @@ class GroupReplica:
         return self._points.all
 
     @property
-    def newest_sealed(self) -> Segment | None:
-        """The newest sealed segment of the history. From any thread."""
-        segments = self._history.segments
-        return segments[-1] if segments else None
+    def sealed(self) -> list[Segment]:
+        """The sealed segments of the history, oldest first. From any thread."""
+        return self._history.segments
 
     @property
     def point_count(self) -> int:

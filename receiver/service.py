@@ -241,9 +241,9 @@ def _heads(workers: dict[str, GroupWorker]) -> dict[str, Head]:
     """How far the history of each group that could be read is sealed."""
     found: dict[str, Head] = {}
     for name, worker in workers.items():
-        segment = worker.replica.newest_sealed if worker.is_recovered else None
-        if segment is not None:
-            found[name] = Head(segment.end, segment.digest.hex())
+        segments = worker.replica.sealed if worker.is_recovered else []
+        if segments:
+            found[name] = Head(segments[-1].end, segments[-1].digest.hex())
     return found
 
 

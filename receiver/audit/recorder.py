@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
+from receiver.audit.answers import audit_verdict, list_audit
 from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link
-from receiver.audit.heads import news
+from receiver.audit.heads import Stretch, news
 from receiver.audit.log import AuditLog, open_audit
 from receiver.catalog import Catalog
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Storage
+from replicator.control.types import AuditRecord, AuditVerdict
 
 Heads = Callable[[], dict[str, Head]]
 
@@ -46,6 +48,7 @@ class Recorder:
         now_ns: Callable[[], int],
         heads: Heads,
     ) -> None:
+        self._storage = storage
         self._directory = directory
         self._catalog = catalog
         self._now_ns = now_ns
@@ -71,6 +74,14 @@ class Recorder:
     def link(self) -> Link:
         """The end of the chain."""
         return Link() if self._audit is None else self._audit.link
+
+    def listed(self, since_ns: int | None, limit: int) -> list[AuditRecord]:
+        """Any thread."""
+        return list_audit(self._storage, self._directory, since_ns, limit)
+
+    def verify(self, histories: Mapping[str, Sequence[Stretch]]) -> AuditVerdict:
+        """Any thread."""
+        return audit_verdict(self._storage, self._directory, self.link, histories)
 
     def record(self, fact: Fact, *, time_ns: int | None = None) -> None:
         """Durable when this returns. ReplicatorError: it is not recorded."""

@@ -33,7 +33,7 @@ class AuditReport:
 
 def check_audit(storage: Storage, data_dir: Path) -> AuditReport | None:
     """None where this data_dir has no audit, and its catalog knows of none."""
-    directory, kept = audit_dir(data_dir), _kept_link(catalog_path(data_dir))
+    directory, kept = audit_dir(data_dir), kept_link(catalog_path(data_dir))
     if not storage.names(directory) and kept is None:
         return None
     walk = verify_audit(storage, directory, kept)
@@ -56,7 +56,8 @@ def check_heads(
     return fault_of(group, head, stretches, end)
 
 
-def _kept_link(catalog: Path) -> Link | None:
+def kept_link(catalog: Path) -> Link | None:
+    """Where the audit ended, by a catalog."""
     if not catalog.exists():
         return None
     try:

@@ -55,6 +55,11 @@ def find_histories(storage: Storage, path: Path) -> list[HistoryPlace]:
     return found
 
 
+def histories_of(storage: Storage, data_dir: Path) -> list[HistoryPlace]:
+    """Of all groups; none is no error."""
+    return _in_data_dir(storage, data_dir.absolute())
+
+
 def the_history(storage: Storage, path: Path) -> HistoryPlace:
     """The only one there. Raises NotFoundError, UsageError."""
     found = find_histories(storage, path)

@@ -5,11 +5,13 @@ other; as one document."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from journal.segment import HEADER_BYTES, parse_header
 from journal.stream_files import read_seal
+from receiver.audit.heads import Stretch
 from receiver.history import bodies
 from receiver.history.opening import read_body
 from receiver.offline.audit_check import AuditReport, check_audit, check_heads
@@ -124,27 +126,27 @@ def verify_paths(
 
 
 def head_of(storage: Storage, place: HistoryPlace) -> tuple[int, str]:
-    """(position, digest) of the newest sealed segment, as its seal states it; (0, "") without one.
-    Raises DamageError, VersionError."""
-    segments = place.segments(storage)
-    for segment in reversed(segments):
-        file = storage.open(segment.path)
-        try:
+    """(position, digest) of the newest sealed segment, as its seal has it; (0, "") without one."""
+    stretches = sealed_stretches(storage, place)
+    return (stretches[-1].end, stretches[-1].digest) if stretches else (0, "")
+
+
+def sealed_stretches(storage: Storage, place: HistoryPlace) -> list[Stretch]:
+    """What the seals of a history say, where they can be read at all."""
+    found: list[Stretch] = []
+    for segment in place.segments(storage):
+        with closing(storage.open(segment.path)) as file, suppress(DamageError, VersionError):
             where, first = str(segment.path), segment.first_lsn
             parse_header(file.pread(HEADER_BYTES, 0), where)
             seal = read_seal(file, first)
             if seal is not None:
                 state = read_body(file, first, first, bodies.StateBody, where)
                 stands = state.stands_for
-                if stands is not None:
-                    return stands.end, stands.digest.hex()
-                return seal.end_lsn, seal.digest.hex()
-        except (DamageError, VersionError):
-            if segment != segments[-1]:
-                raise
-        finally:
-            file.close()
-    return 0, ""
+                end, digest = (
+                    (seal.end_lsn, seal.digest) if stands is None else (stands.end, stands.digest)
+                )
+                found.append(Stretch(first, end, digest.hex()))
+    return found
 
 
 def _verify(verification: HistoryVerification, place: HistoryPlace) -> HistoryReport:

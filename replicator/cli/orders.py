@@ -281,6 +281,8 @@ def status(invocation: Invocation) -> None:
     for number, one in enumerate(found):
         click.echo(("\n" if number else "") + f"{one.role} {one.name}")
         _print_groups(one, now)
+        if one.audit_breaks:
+            click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
 
 
 COMMANDS = (mark, resync, points, view, rollback, restore, status)

@@ -23,6 +23,8 @@ import msgspec
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError, from_name
 from replicator.control import endpoints
 from replicator.control.types import (
+    AuditRecord,
+    AuditVerdict,
     Chosen,
     ErrorBody,
     GroupStatus,
@@ -74,6 +76,16 @@ class ControlClient:
 
     def views(self) -> list[View]:
         return self._order("GET", endpoints.VIEWS, list[View])
+
+    def audited(self, since: str | None = None, limit: int | None = None) -> list[AuditRecord]:
+        query = {"since": since, "limit": None if limit is None else str(limit)}
+        given = urlencode({key: text for key, text in query.items() if text is not None})
+        target = endpoints.AUDIT + (f"?{given}" if given else "")
+        return self._order("GET", target, list[AuditRecord])
+
+    def verify_audit(self, on_progress: OnProgress = ignore_progress) -> AuditVerdict:
+        target = endpoints.AUDIT_VERIFY
+        return self._order("GET", target, AuditVerdict, None, on_progress)
 
     def open_view(
         self, group: str, at: str, on_progress: OnProgress = ignore_progress

@@ -26,6 +26,9 @@ from replicator.control.types import (
     ViewRequest,
 )
 
+AUDIT_LIMIT = 1000
+AUDIT_LIMIT_MAX = 10_000
+
 S = TypeVar("S")
 R = TypeVar("R", bound=Request)
 
@@ -103,6 +106,19 @@ async def _views(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.views()
 
 
+async def _audited(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only("since", "limit")
+    limit = call.query.get("limit", str(AUDIT_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9]) <= AUDIT_LIMIT_MAX):
+        raise UsageError(f"limit is a number from 1 to {AUDIT_LIMIT_MAX}")
+    return await receiver.audited(call.query.get("since"), int(limit))
+
+
+async def _verify_audit(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only()
+    return await receiver.verify_audit()
+
+
 async def _open_view(receiver: ReceiverControl, call: Call) -> object:
     request = call.request(ViewRequest)
     if not is_name(request.group):
@@ -139,6 +155,8 @@ ROLLBACK = "/v1/groups/{group}/rollback"
 RESTORE = "/v1/groups/{group}/restore"
 VIEWS = "/v1/views"
 VIEW = "/v1/views/{view}"
+AUDIT = "/v1/audit"
+AUDIT_VERIFY = "/v1/audit/verify"
 
 AGENT: tuple[Endpoint[AgentControl], ...] = (
     Endpoint("GET", STATUS, _agent_status),
@@ -150,6 +168,8 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("GET", STATUS, _receiver_status),
     Endpoint("GET", POINTS, _points),
     Endpoint("GET", VIEWS, _views),
+    Endpoint("GET", AUDIT, _audited),
+    Endpoint("GET", AUDIT_VERIFY, _verify_audit, is_long=True),
     Endpoint("POST", VIEWS, _open_view, "view open", is_long=True),
     Endpoint("DELETE", VIEW, _close_view, "view close", is_finished_anyway=True),
     Endpoint("POST", ROLLBACK, _rollback, "rollback", is_long=True, is_finished_anyway=True),

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.control.types import (
+    AuditRecord,
+    AuditVerdict,
     Chosen,
     GroupStatus,
     MarkedPoint,
@@ -53,6 +55,14 @@ class ReceiverControl(Protocol):
         ...
 
     async def views(self) -> list[View]: ...
+
+    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
+        """The newest `limit` entries of the audit, oldest first; `since` as for `points`."""
+        ...
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Checks the audit's chain, and the histories against what it saw of them."""
+        ...
 
     async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
         """Returns when the view can be connected to; waits until its point is applied."""

@@ -137,6 +137,41 @@ class Status(Message, frozen=True, kw_only=True):
     name: str
     version: str = ""
     groups: list[GroupStatus]
+    audit_head: str | None = None
+    """The digest of the audit's newest entry (receiver)."""
+    audit_breaks: int = 0
+    """Places where the audit's chain does not hold: it was tampered with, or is damaged."""
+
+
+class AuditRecord(Message, frozen=True, kw_only=True):
+    """An order that changes something, or a fact about the audit; see docs/formats.md. `uid` and
+    `pid` are null for what no person ordered."""
+
+    sequence: int
+    time: str
+    order: str
+    object: str
+    argument: str
+    uid: int | None
+    pid: int | None
+    outcome: str
+    message: str
+
+
+class AuditFault(Message, frozen=True, kw_only=True):
+    """`file` and `offset` are null for what no single place shows."""
+
+    file: str | None
+    offset: int | None
+    problem: str
+
+
+class AuditVerdict(Message, frozen=True, kw_only=True):
+    """What a verification of the audit found. `head` is the digest of the newest entry."""
+
+    entries: int
+    head: str
+    faults: list[AuditFault]
 
 
 class ErrorBody(Message, frozen=True, kw_only=True):

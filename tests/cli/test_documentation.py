@@ -15,6 +15,9 @@ from replicator.base.errors import ReplicatorError
 from replicator.cli.main import replicator
 from replicator.control.endpoints import AGENT, RECEIVER
 from replicator.control.types import (
+    AuditFault,
+    AuditRecord,
+    AuditVerdict,
     Choice,
     DiskStatus,
     GroupStatus,
@@ -73,6 +76,9 @@ def test_every_exit_code_is_documented() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
+        AuditFault,
+        AuditRecord,
+        AuditVerdict,
         Point,
         MarkedPoint,
         Choice,

@@ -29,6 +29,9 @@ from replicator.control.server import (
 )
 from replicator.control.service import Report
 from replicator.control.types import (
+    AuditFault,
+    AuditRecord,
+    AuditVerdict,
     Choice,
     Chosen,
     DiskStatus,
@@ -135,9 +138,23 @@ class CannedAgent:
         return GROUP
 
 
+RECORD = AuditRecord(
+    sequence=7,
+    time=SECOND.time,
+    order="rollback",
+    object="web",
+    argument='{"to": "good"}',
+    uid=0,
+    pid=99,
+    outcome="done",
+    message="",
+)
+
+
 class CannedReceiver:
     def __init__(self) -> None:
         self.orders: list[tuple[str, ...]] = []
+        self.audit_faults: list[AuditFault] = []
         self.rollback_started = threading.Event()
         self.rollback_may_end: asyncio.Event | None = None
         self.rollback_ended = asyncio.Event()
@@ -152,6 +169,13 @@ class CannedReceiver:
 
     async def views(self) -> list[View]:
         return [VIEW]
+
+    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
+        self.orders.append(("audited", str(since), str(limit)))
+        return [RECORD]
+
+    async def verify_audit(self) -> AuditVerdict:
+        return AuditVerdict(entries=1, head="ab" * 32, faults=self.audit_faults)
 
     async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
         known(request.group)

@@ -18,6 +18,7 @@ from replicator.base.errors import (
     NoPointError,
     NotFoundError,
     OwnedError,
+    ReplicatorError,
     UnreachableError,
     UsageError,
 )
@@ -291,6 +292,55 @@ async def test_every_changing_order_is_in_the_audit(site: DrSite, receiver: Rece
         ("rollback", "web", "done"),
     ):
         assert wanted in entries
+
+
+async def test_the_audit_is_listed_verified_and_goes_on_over_a_restart(site: DrSite) -> None:
+    source = story()
+    async with site.running() as receiver:
+        agent = await feed(site, source)
+        await leave(agent, receiver)
+        await order(site.control.rollback, "web", "good")
+        first = await order(site.control.verify_audit)
+        assert (first.entries, first.faults) == (2, [])
+        status = await order(site.control.status)
+        assert (status.audit_head, status.audit_breaks) == (first.head, 0)
+    async with site.running():
+        await order(site.control.rollback, "web", "latest")
+        listed = await order(site.control.audited)
+        assert [(entry.sequence, entry.order, entry.outcome) for entry in listed] == [
+            (1, "rollback", "started"),
+            (2, "rollback", "done"),
+            (3, "rollback", "started"),
+            (4, "rollback", "done"),
+        ]
+        assert await order(site.control.audited, "2999-01-01T00:00:00Z") == []
+        assert await order(site.control.audited, None, 1) == listed[-1:]
+
+
+async def test_an_audit_that_was_cut_short_is_reported_at_the_next_start(site: DrSite) -> None:
+    async with site.running():
+        with pytest.raises(NotFoundError):
+            await order(site.control.close_view, "none")
+    (file,) = (site.data_dir / "audit").iterdir()
+    file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
+    async with site.running():
+        assert (await order(site.control.status)).audit_breaks == 1
+        (fault,) = (await order(site.control.verify_audit)).faults
+        assert fault.problem == "entry 2 is missing"
+        last = (await order(site.control.audited))[-1]
+        assert (last.order, last.outcome) == ("audit break", "damage")
+
+
+async def test_without_its_audit_a_receiver_replicates_and_refuses_orders(site: DrSite) -> None:
+    source = story()
+    site.data_dir.mkdir()
+    (site.data_dir / "audit").write_bytes(b"a file where the directory belongs")
+    async with site.running():
+        agent = await feed(site, source)
+        with pytest.raises(ReplicatorError, match="cannot be recorded in the audit"):
+            await order(site.control.open_view, "web", "good")
+        assert len(await order(site.control.points, "web")) > 0
+        await agent.close()
 
 
 async def test_views_end_with_the_receiver(site: DrSite) -> None:
