@@ -260,6 +260,19 @@ class Applier:
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("mark", state.lsn, [], body=body, point=point), [], state)
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether a batch that is in the history has yet to be done."""
+        return self._pending is not None
+
+    def state_lock(self, lock_ns: int) -> None:
+        """Puts the group's lock on record, by a batch without content. Raises OSError."""
+        assert self._pending is None
+        state = self.applied.copy()
+        state.lock_ns = lock_ns
+        body = state.body([each.body() for each in state.disks.values()])
+        self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
+
     def _roll_back(self) -> None:
         """The next part of the rollback under way; the last one makes its point."""
         work = self._rollback

@@ -31,15 +31,17 @@ from uuid import UUID
 from receiver import rollback as rolling
 from receiver.apply import Applier
 from receiver.apply_batch import BATCH_BYTES
-from receiver.catalog import GroupCatalog, SegmentFact
+from receiver.catalog import GroupCatalog
 from receiver.digests import digest_runs
 from receiver.history.batches import Segment
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.history.merging import PART_BLOCKS
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
+from receiver.keeping import HistoryFacts, Keeping, segment_facts
 from receiver.point_view import PointView
 from receiver.points import PointList
+from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins, Reclaim
 from receiver.recovery import match_inbox
 from receiver.replica import Replica
@@ -135,8 +137,15 @@ class GroupReplica:
             self._telling.compaction_failed,
             step_blocks=limits.step_blocks,
         )
-        self._retention = Retention(
-            self._reclaim, self._history, self._points, lambda: self._inbox.used_bytes
+        self._keeping = Keeping(
+            name,
+            self._applier,
+            self._history,
+            Retention(self._reclaim, self._history, self._points, lambda: self._inbox.used_bytes),
+            self._telling,
+            catalog,
+            self._current_pins,
+            clock.utc_ns,
         )
         self._intake = Intake(
             name,
@@ -177,7 +186,7 @@ class GroupReplica:
             self._points.hold(newest.sequence, self._catalog.held(newest.sequence))
 
     def _rebuild_catalog(self) -> None:
-        self._catalog.rebuild(self._points.all, self._segment_facts(), self.generation)
+        self._catalog.rebuild(self._points.all, segment_facts(self._history), self.generation)
 
     # -- what is known, any thread
 
@@ -463,38 +472,18 @@ class GroupReplica:
         )
         return point
 
-    def retain(self, max_bytes: int) -> Retained:
-        """Gives up points, oldest first, until history and inbox fit. Points with a label, the
-        newest one, those that the last rollback made, and what an open view shows stay."""
-        used = self._retention.used_bytes
-        if used <= max_bytes or self._applier.is_rolling_back:
-            return Retained([], used)  # a rollback needs what is there until it is done
-        try:
-            retained = self._retention.retain(
-                max_bytes,
-                self._applier.newest_state,
-                self._applier.applied_point,
-                self._current_pins(),
-            )
-        except OSError as error:
-            raise as_mishap(error, "the history", self.name) from error
-        if retained.dropped:
-            first, last = retained.dropped[0], retained.dropped[-1]
-            self._telling.event(
-                "points.dropped",
-                count=len(retained.dropped),
-                oldest=first.sequence,
-                newest=last.sequence,
-                used_bytes=retained.used_bytes,
-            )
-            sequences = [point.sequence for point in retained.dropped]
-            self._telling.index(lambda: self._catalog.drop_points(sequences))
-            self._telling.index(lambda: self._catalog.set_segments(self._segment_facts()))
-        if retained.over_budget:
-            self._telling.event(
-                "retention.over_budget", used_bytes=retained.used_bytes, why=retained.over_budget
-            )
-        return retained
+    def retain(self, policy: HistoryPolicy) -> Retained:
+        """See Keeping."""
+        return self._keeping.keep(policy)
+
+    @property
+    def lock_ns(self) -> int:
+        """See Keeping. Any thread."""
+        return self._keeping.lock_ns
+
+    def history_facts(self, now_ns: int) -> HistoryFacts:
+        """Any thread."""
+        return self._keeping.facts(self._points.all, now_ns)
 
     def tidy(self) -> bool:
         """A step of freeing what no point needs any more, some tens of milliseconds. False if
@@ -519,11 +508,3 @@ class GroupReplica:
         self._inbox.close()
         self._history.close()
         self._replica.close()
-
-    # -- telling others
-
-    def _segment_facts(self) -> list[SegmentFact]:
-        return [
-            SegmentFact(each.first, each.end, each.size_bytes, each.digest)
-            for each in self._history.segments
-        ]

@@ -49,6 +49,11 @@ class PointList:
         at = bisect_left(points, sequence + 1, key=lambda point: point.sequence)
         return points[at - 1] if at else None
 
+    def up_to(self, sequence: int) -> list[Point]:
+        """Those with that sequence or a lower one, oldest first."""
+        points = self._points
+        return points[: bisect_left(points, sequence + 1, key=lambda point: point.sequence)]
+
     def reset(self, points: Iterable[Point]) -> None:
         with self._lock:
             self._set(list(points))

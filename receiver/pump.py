@@ -21,6 +21,8 @@ from receiver.lane import Lane
 from replicator.base.errors import NoSpaceError, ReplicatorError
 
 SPACE_RETRY_SECONDS = 5.0
+IDLE_SECONDS = 60.0
+"""A group that has nothing to apply takes a step so often all the same: its points grow older."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,9 +78,9 @@ class ApplyPump:
                 if is_more:
                     self._moved()
                 else:
-                    await self._until_work(None)
+                    await self._until_work(IDLE_SECONDS)
 
-    async def _until_work(self, timeout_seconds: float | None) -> None:
+    async def _until_work(self, timeout_seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._work.wait(), timeout_seconds)
 

@@ -1,40 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which points go when the history is larger than it may be.
+"""Which points go: those that `keep` does not keep, and those that the budget has no room for.
 
-Oldest unlabelled points go first. Labelled ones stay, and so do the newest point, points that a
-view shows (`Pins.held`), and those that a rollback pinned (`Pins.kept`). What is counted is what
-lies on the disk: history and inbox. How the room comes back: receiver.reclaim.
+*Thinning* (receiver.thinning) comes first and costs little: what it gives up is freed later, in
+steps, by receiver.reclaim. The *budget* is what history and inbox may take. Above it the
+oldest points go, but never these: the newest, what a view shows (`Pins.held`) or a rollback pinned
+(`Pins.kept`), labelled points and those with an expiry ahead of them, and whatever is younger than
+the window and the lock. If that is not enough, or the policy is to pause, it is said
+(`Retained.over_budget`), and whoever applies has to wait: nothing is overwritten that could not be
+undone.
 
-Deciding (`choose_prefix`, `choose_merges`) does no I/O; `Retention.retain` does what was decided,
-points first: a point is given up durably before anything it needs goes. On a full disk, where
-not even that can be written, whole old segments are removed without a word: points whose batches
-are gone are gone.
+Deciding (`droppable`, `choose_prefix`, `choose_merges`) does no I/O; `Retention` does what was
+decided, points first: a point is given up durably before anything it needs goes. On a full disk,
+where not even that can be written, it goes without a word: whole old segments are removed then, and
+a point that was given up like that and is still there after a restart is decided about again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from receiver.history.batches import Batch, Segment
 from receiver.history.log import HistoryLog, no_space
 from receiver.points import PointList
-from receiver.reclaim import Pins, Reclaim
+from receiver.policy import HistoryPolicy
+from receiver.reclaim import GAIN_BYTES_MIN, GAIN_SHARE, Pins, Reclaim, oldest_kept
 from receiver.sync_state import GroupState
+from receiver.thinning import Protection, Rule, is_promised, is_younger, thinned
 from receiver.values import Point, Retained
+from replicator.base.clock import NS_PER_S
 
 HEADROOM = 50
 """A fiftieth of the budget is freed beyond what must be, and where nothing could be freed the
 history grows by as much before that is tried again: each attempt may rewrite segments."""
 
 
-def droppable(points: Sequence[Point], pins: Pins) -> list[Point]:
-    """The points that may go, oldest first. Nothing behind a point that a view shows: it would
-    free no room."""
+THINNED_MAX = 4096
+"""Points that one thinning gives up: one record names them all. The others go with the next."""
+THIN_INTERVAL_NS = 60 * NS_PER_S
+FUTILE_NS = 5 * NS_PER_S
+"""Where nothing could be freed it is tried again after that, for points have grown older."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is asked of the group each time: `state` is behind the last batch of the history,
+    `applied_point` the newest point that is applied, `lock_ns` the lock in force."""
+
+    now_ns: int
+    state: GroupState
+    applied_point: int
+    pins: Pins
+    lock_ns: int = 0
+
+
+def droppable(points: Sequence[Point], pins: Pins, now_ns: int, younger_ns: int) -> list[Point]:
+    """The points that may go for the budget, oldest first. Nothing behind a point that a view
+    shows: it would free no room."""
     found: list[Point] = []
     for point in points[:-1]:
         if point.sequence in pins.held:
             break
-        if point.label is None and point.sequence not in pins.kept:
+        if point.sequence in pins.kept or is_younger(point, younger_ns, now_ns):
+            continue
+        asked_for = point.label is not None or point.expire_ns > 0
+        if not (asked_for and is_promised(point, now_ns)):
             found.append(point)
     return found
 
@@ -107,69 +137,137 @@ class Retention:
         self._history = history
         self._points = points
         self._inbox_bytes = inbox_bytes
-        self._max_bytes = 0
+        self._thinned_by: tuple[Rule, ...] = ()
+        self._thinned_at_ns = 0
+        self._fitted = HistoryPolicy(0)
         self._futile_below = 0
+        self._futile_at_ns = 0
 
     @property
     def used_bytes(self) -> int:
         return self._history.used_bytes + self._inbox_bytes()
 
-    def retain(self, max_bytes: int, state: GroupState, applied_point: int, pins: Pins) -> Retained:
-        """Brings history and inbox under `max_bytes`, as far as points may go for it. Raises
-        OSError, DamageError; what was done until then stays done."""
+    def applied_points(self, situation: Situation) -> list[Point]:
+        return self._points.up_to(situation.applied_point)
+
+    # -- keep
+
+    def thin(self, policy: HistoryPolicy, situation: Situation) -> list[Point]:
+        """Gives up, durably, what the rules do not keep; at most every THIN_INTERVAL_NS, and at
+        most THINNED_MAX points at once. Raises OSError."""
+        if not policy.rules or not self._is_thinning_due(policy, situation.now_ns):
+            return []
+        pins = situation.pins
+        gone = thinned(
+            self.applied_points(situation),
+            policy.rules,
+            situation.now_ns,
+            Protection(pins.held | pins.kept, situation.lock_ns),
+        )
+        if len(gone) <= THINNED_MAX:
+            self._thinned_by, self._thinned_at_ns = policy.rules, situation.now_ns
+        sequences = [point.sequence for point in gone[:THINNED_MAX]]
+        if sequences:
+            self._drop(sequences, situation.state)
+        return self._points.drop(sequences)
+
+    def _is_thinning_due(self, policy: HistoryPolicy, now_ns: int) -> bool:
+        interval_ns = min(THIN_INTERVAL_NS, policy.rules[0].span_ns // 4)
+        last_ns = self._thinned_at_ns
+        return policy.rules != self._thinned_by or not last_ns <= now_ns < last_ns + interval_ns
+
+    # -- budget
+
+    def fit(self, policy: HistoryPolicy, situation: Situation) -> Retained:
+        """Brings history and inbox under the budget, as far as points may go for it. Raises
+        OSError; what was done until then stays done."""
         dropped: list[Point] = []
-        if self.used_bytes < self._futile_below and max_bytes == self._max_bytes:
-            return Retained(dropped, self.used_bytes, self._why(pins))
-        self._max_bytes, self._futile_below = max_bytes, 0
+        now_ns, max_bytes = situation.now_ns, policy.max_bytes
+        if self.used_bytes <= max_bytes:
+            return Retained(dropped, self.used_bytes)
+        if policy == self._fitted and self._is_futile(now_ns):
+            return Retained(dropped, self.used_bytes, self._why(policy, situation))
+        self._fitted, self._futile_below = policy, 0
         while self.used_bytes > max_bytes:
             before = self.used_bytes
             need = before - max_bytes + max_bytes // HEADROOM
-            if not self._round(need, state, applied_point, pins, dropped):
+            if not self._round(need, policy, situation, dropped):
                 break
-            if self.used_bytes >= before and not self._candidates(applied_point, pins):
+            if self.used_bytes >= before and not self._candidates(policy, situation):
                 break
         used = self.used_bytes
         if used <= max_bytes:
             return Retained(dropped, used)
-        self._futile_below = used + max_bytes // HEADROOM
-        return Retained(dropped, used, self._why(pins))
+        self._futile_below, self._futile_at_ns = used + max_bytes // HEADROOM, now_ns
+        return Retained(dropped, used, self._why(policy, situation))
 
-    def _candidates(self, applied_point: int, pins: Pins) -> list[Point]:
-        applied = [point for point in self._points.all if point.sequence <= applied_point]
-        return droppable(applied, pins)
+    def _is_futile(self, now_ns: int) -> bool:
+        is_recent = self._futile_at_ns <= now_ns < self._futile_at_ns + FUTILE_NS
+        return is_recent and self.used_bytes < self._futile_below
+
+    def _candidates(self, policy: HistoryPolicy, situation: Situation) -> list[Point]:
+        if policy.when_full == "pause":
+            return []
+        younger_ns = max(policy.min_window_ns, situation.lock_ns)
+        points = self.applied_points(situation)
+        return droppable(points, situation.pins, situation.now_ns, younger_ns)
 
     def _round(
-        self,
-        need_bytes: int,
-        state: GroupState,
-        applied_point: int,
-        pins: Pins,
-        dropped: list[Point],
+        self, need_bytes: int, policy: HistoryPolicy, situation: Situation, dropped: list[Point]
     ) -> bool:
         """One attempt to free so much. False if nothing more can be done."""
-        candidates = self._candidates(applied_point, pins)
-        history = self._history
+        history, pins = self._history, situation.pins
         if self._reclaim.reclaim(pins):
             return True
-        if not candidates:
-            return False
-        points = [point for point in self._points.all if point.sequence <= applied_point]
+        candidates = self._candidates(policy, situation)
         chosen = choose_prefix(
-            history.segments, history.batches, points, candidates, need_bytes
+            history.segments,
+            history.batches,
+            self.applied_points(situation),
+            candidates,
+            need_bytes,
         ) or choose_merges(history.batches, candidates, need_bytes)
         if not chosen:
-            return False
+            return self._seal_what_is_idle(situation)
         newest = history.batch_of_point(chosen[-1])
-        if (
-            newest is not None
-            and newest.begin >= history.newest_first
-            and history.unapplied is None
-        ):
-            history.seal_newest(state)  # what is to be reclaimed must lie in sealed segments
-        self._drop(chosen, state)
+        if newest is not None and newest.begin >= history.newest_first:
+            self._seal(situation)  # what is to be reclaimed must lie in sealed segments
+        self._drop(chosen, situation.state)
         dropped += self._points.drop(chosen)
         self._reclaim.reclaim(pins)
         return True
+
+    def _seal_what_is_idle(self, situation: Situation) -> bool:
+        """The segment being written may hold images that no point needs: then it is sealed, so
+        that they can go. Whether that freed anything."""
+        history = self._history
+        kept = frozenset(point.sequence for point in self._points.all)
+        oldest = oldest_kept(history.batches, kept)
+        idle_bytes = sum(
+            batch.images.record_bytes
+            for batch in history.batches
+            if batch.begin >= history.newest_first
+            and (oldest is None or batch.number <= oldest.number)
+        )
+        newest_bytes = history.used_bytes - sum(each.size_bytes for each in history.segments)
+        if idle_bytes < max(GAIN_BYTES_MIN, newest_bytes * GAIN_SHARE):
+            return False
+        return self._seal(situation) and self._reclaim.reclaim(situation.pins)
+
+    def _seal(self, situation: Situation) -> bool:
+        if self._history.unapplied is not None:
+            return False
+        self._history.seal_newest(situation.state)
+        return True
+
+    # -- both
+
+    def drop(self, sequences: list[int], situation: Situation) -> list[Point]:
+        """Gives up these points, durably: whoever asks has seen to it that they may go. Raises
+        OSError."""
+        if sequences:
+            self._history.drop_points(sequences, situation.state)
+        return self._points.drop(sequences)
 
     def _drop(self, sequences: list[int], state: GroupState) -> None:
         try:
@@ -179,11 +277,19 @@ class Retention:
                 raise
             self._history.forget_points(sequences)
 
-    def _why(self, pins: Pins) -> str:
+    def _why(self, policy: HistoryPolicy, situation: Situation) -> str:
         """Why no more points go."""
-        if pins.held:
+        if policy.when_full == "pause":
+            return "no points are given up for the budget (when_full)"
+        if situation.pins.held:
             return "an open view keeps what lies behind its point"
-        labelled = [point.label for point in self._points.all if point.label is not None]
+        points = self.applied_points(situation)
+        younger_ns = max(policy.min_window_ns, situation.lock_ns)
+        young = sum(is_younger(each, younger_ns, situation.now_ns) for each in points[:-1])
+        if young:
+            name = "min_window" if policy.min_window_ns >= situation.lock_ns else "the lock"
+            return f"the points that are left are needed: {young} are younger than {name}"
+        labelled = sum(point.label is not None for point in points)
         if labelled:
-            return f"the points that are left are needed: {len(labelled)} have labels"
+            return f"the points that are left are needed: {labelled} have labels"
         return "only what the newest point and a rollback need is left"

@@ -37,6 +37,7 @@ from receiver.describe import group_snapshot, group_state
 from receiver.group import GroupReplica
 from receiver.listener import Listener
 from receiver.metrics import ReceiverSnapshot, registry_of
+from receiver.policy import policy_of
 from receiver.values import GroupEvent
 from receiver.views import Views
 from receiver.worker import GroupWorker
@@ -216,7 +217,9 @@ async def _recover_groups(
             notify=_event_logger(),
         )
         worker = GroupWorker(
-            replica, receiver=config.receiver.name, max_bytes=config.history.max_bytes
+            replica,
+            receiver=config.receiver.name,
+            policy=policy_of(config.history_of(group)),
         )
         workers[group.name] = worker
         closing.push_async_callback(worker.close)

@@ -109,6 +109,7 @@ class GroupState:
     point_holds: bool = False
     rollback: RollbackIntent | None = None
     rolled_back: bool = False
+    lock_ns: int = 0
     disks: dict[str, Disk] = field(default_factory=dict)
     domains: dict[str, str] = field(default_factory=dict)
     start_lsn: int = -1
@@ -263,6 +264,7 @@ class GroupState:
                 clock_step_ns=body.clock_step_ns,
                 members=tuple(members),
                 domains=dict(self.domains),
+                expire_ns=body.expire_ns,
             )
         )
         return Outcome(point=point, relabelled=body.label or "" if label != body.label else "")
@@ -311,6 +313,7 @@ class GroupState:
             dict(self.domains),
             self.rollback,
             self.rolled_back,
+            self.lock_ns,
         )
 
     def whole_body(self) -> GroupBody:
@@ -359,6 +362,7 @@ class GroupState:
             point_holds=body.point_holds,
             rollback=body.rollback,
             rolled_back=body.rolled_back,
+            lock_ns=body.lock_ns,
             disks=disks,
             domains=dict(body.domains),
             labels=set(self.labels),

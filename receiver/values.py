@@ -135,11 +135,13 @@ class RollbackDone:
 
 @dataclass(frozen=True, slots=True)
 class Retained:
-    """`over_budget` says why the history is still larger than it may be; empty if it is not."""
+    """`over_budget` says why history and inbox are still larger than they may be; empty if they
+    are not. `must_wait`: the history by itself is, so nothing more may be applied."""
 
     dropped: list[Point]
     used_bytes: int
     over_budget: str = ""
+    must_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,19 @@ from receiver.figures import GroupFigures
 from receiver.group import GroupReplica
 from receiver.lane import Lane
 from receiver.point_view import PointView
+from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
 from receiver.restore import restore_view
 from receiver.seat import Seat
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from replicator import __version__
-from replicator.base.errors import DamageError, ReplicatorError, UnreachableError
+from replicator.base.errors import (
+    DamageError,
+    NoSpaceError,
+    ReplicatorError,
+    UnreachableError,
+)
+from replicator.base.units import format_size
 from replicator.control.service import Report
 from replicator.control.types import Progress
 from replicator.wire import messages as wire
@@ -73,14 +80,14 @@ class StreamTaken:
 class GroupWorker:
     """See the head of this file. `recover`, then `start`; `close` at the end."""
 
-    def __init__(self, replica: GroupReplica, *, receiver: str, max_bytes: int) -> None:
+    def __init__(self, replica: GroupReplica, *, receiver: str, policy: HistoryPolicy) -> None:
         self.name = replica.name
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
         self.changed = Change()
         self._replica = replica
         self._receiver = receiver
-        self._max_bytes = max_bytes
+        self._policy = policy
         self._intake = Lane(f"{self.name}.intake")
         self._apply = Lane(f"{self.name}.apply")
         self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
@@ -328,22 +335,35 @@ class GroupWorker:
             await asyncio.to_thread(view.close)
 
     def _apply_one(self) -> bool:
-        """In the apply lane: one batch, and what it makes of the budget."""
-        before = self._replica.applied_lsn
+        """In the apply lane: what the past must give up, and one batch if there is room for its
+        before-images."""
         try:
+            self._make_room()
+            before = self._replica.applied_lsn
             if not self._replica.apply_next():
                 return self._replica.tidy()
             self.figures.batches += 1
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
-            retained = self._replica.retain(self._max_bytes)
             self._replica.tidy()
         except DamageError:
             self.figures.found_damage("apply")
             raise
         except OSError as error:
             raise _mishap(error) from error
-        self.figures.points_dropped += len(retained.dropped)
         return True
+
+    def _make_room(self) -> None:
+        """Raises NoSpaceError where there is none within the budget: then the inbox goes on, and
+        this is tried again."""
+        retained = self._replica.retain(self._policy)
+        self.figures.points_dropped += len(retained.dropped)
+        if retained.must_wait and self._replica.unapplied_bytes:
+            raise NoSpaceError(
+                f"the history of group {self.name!r} takes {format_size(retained.used_bytes)} with"
+                f" its inbox, more than max_bytes, and {retained.over_budget}",
+                hint="raise [history] max_bytes; apply goes on by itself, and nothing is lost"
+                " meanwhile",
+            )
 
     def _moved(self) -> None:
         self.changed.told()

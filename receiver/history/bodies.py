@@ -94,7 +94,7 @@ class RollbackIntent(msgspec.Struct, frozen=True):
 
 
 class GroupBody(msgspec.Struct, frozen=True):
-    """The group's state, as far as it must survive."""
+    """The group's state, as far as it must survive. Points younger than `lock_ns` must not go."""
 
     stream: bytes
     ordinal: Count
@@ -111,6 +111,7 @@ class GroupBody(msgspec.Struct, frozen=True):
     domains: dict[str, str]
     rollback: RollbackIntent | None = None
     rolled_back: bool = False
+    lock_ns: Count = 0
 
 
 class BatchBegin(msgspec.Struct, frozen=True):

@@ -180,6 +180,11 @@ class HistoryLog:
         )
 
     @property
+    def written_bytes(self) -> int:
+        """How much was ever written, about: it only rises."""
+        return self._writer.end
+
+    @property
     def newest_first(self) -> int:
         """Batches from this position on lie in the segment that is being written."""
         return self._writer.segment_first if self._writer.in_segment else self._writer.end

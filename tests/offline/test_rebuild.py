@@ -12,6 +12,7 @@ import pytest
 
 from receiver.audit.chain import Link
 from receiver.catalog import Catalog
+from receiver.keeping import segment_facts
 from replicator.base.daemon import hold_lock
 from replicator.cli.main import run
 from tests.offline.copies import BareHistory
@@ -46,7 +47,7 @@ def test_it_is_what_a_receiver_would_have_written(
         for each in expected
     ]
     assert rows(catalog, "SELECT * FROM groups") == [("g", bare.world.group.generation)]
-    facts = bare.world.group._segment_facts()
+    facts = segment_facts(bare.world.group._history)
     assert rows(catalog, "SELECT first, end, digest FROM segments ORDER BY first") == [
         (fact.first, fact.end, fact.digest) for fact in facts
     ]

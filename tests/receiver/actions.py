@@ -7,12 +7,17 @@ import errno
 from collections.abc import Callable
 from random import Random
 
+from receiver.policy import HistoryPolicy, WhenFull
+from receiver.thinning import Rule
+from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.faults import CHANGING_CALLS, Failure
 from tests.world.storage import Stopped
 
+S = NS_PER_S
+RULES = (Rule(0, 10 * S), Rule(5 * S, 60 * S), Rule(20 * S, 300 * S))
 Draw = Callable[[int], int]
 """A number below the given one."""
 Action = Callable[[World, Draw], None]
@@ -50,7 +55,8 @@ def guest_zero(world: World, draw: Draw) -> None:
 
 def cut(world: World, draw: Draw) -> None:
     label = f"label {len(world.labels)}.{draw(1 << 30)}" if draw(4) == 0 else None
-    world.cut(label)
+    kind = "application" if draw(6) == 0 else "crash"
+    world.cut(label, kind=kind, expire_ns=draw(60) * S if draw(3) == 0 else 0)
 
 
 def guest_writes(world: World, draw: Draw) -> None:
@@ -133,6 +139,15 @@ def retain(world: World, draw: Draw) -> None:
     world.retain(1 + draw(60_000))
 
 
+def age(world: World, draw: Draw) -> None:
+    """Some time passes; what it takes is often more than the rules or the lock keep."""
+    lock_ns = (1 + draw(20)) * S if draw(8) == 0 else 0
+    budget = [1 << 30, 1 << 30, 1 + draw(60_000)][draw(3)]
+    when_full: WhenFull = "thin" if draw(3) else "pause"
+    policy = HistoryPolicy(budget, RULES, draw(30) * S, when_full, lock_ns)
+    world.age(policy, draw(40) * S)
+
+
 def give_up(world: World, draw: Draw) -> None:
     """Some of the older points, as a thinning would choose them."""
     gone = [
@@ -163,6 +178,7 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "finish_sync": (2, finish_sync),
     "roll_back": (1, roll_back),
     "retain": (1, retain),
+    "age": (2, age),
     "give_up": (2, give_up),
     "tidy": (5, tidy),
 }

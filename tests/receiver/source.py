@@ -109,7 +109,12 @@ class Source:
         return self._body(RecordType.DOMAIN_XML, NO_DISK, DomainXml(domain, xml))
 
     def cut(
-        self, label: str | None = None, *, step_ns: int = STEP_NS, kind: str = "crash"
+        self,
+        label: str | None = None,
+        *,
+        step_ns: int = STEP_NS,
+        kind: str = "crash",
+        expire_ns: int = 0,
     ) -> Logged:
         self.time_ns += step_ns
         members = [
@@ -117,7 +122,9 @@ class Source:
             for name, complete in self.complete.items()
         ]
         assert kind in ("crash", "application")
-        body = Cut("application" if kind == "application" else "crash", members, label)
+        body = Cut(
+            "application" if kind == "application" else "crash", members, label, 0, expire_ns
+        )
         return self._body(RecordType.CUT, NO_DISK, body)
 
     def start_from_zero(self) -> None:

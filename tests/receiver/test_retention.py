@@ -8,6 +8,7 @@ import errno
 import pytest
 
 from receiver.group import Limits
+from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins
 from receiver.retention import droppable
 from receiver.values import Point
@@ -52,14 +53,14 @@ def left(world: World) -> list[int]:
 
 def test_oldest_unlabelled_first_and_never_the_newest() -> None:
     points = [point(1), point(2, "kept"), point(3), point(4)]
-    assert [each.sequence for each in droppable(points, NO_PINS)] == [1, 3]
-    assert droppable(points[:1], NO_PINS) == []
+    assert [each.sequence for each in droppable(points, NO_PINS, 100, 0)] == [1, 3]
+    assert droppable(points[:1], NO_PINS, 100, 0) == []
 
 
 def test_pinned_points_stay_and_nothing_behind_a_view_goes() -> None:
     points = [point(number) for number in range(1, 7)]
     pins = Pins(held=frozenset([4]), kept=frozenset([2]))
-    assert [each.sequence for each in droppable(points, pins)] == [1, 3]
+    assert [each.sequence for each in droppable(points, pins, 100, 0)] == [1, 3]
 
 
 # -- doing
@@ -67,7 +68,7 @@ def test_pinned_points_stay_and_nothing_behind_a_view_goes() -> None:
 
 def test_within_the_budget_nothing_goes() -> None:
     world = world_with(4)
-    assert world.group.retain(10 << 20).dropped == []
+    assert world.group.retain(HistoryPolicy(10 << 20)).dropped == []
     assert left(world) == [1, 2, 3, 4]
 
 
@@ -92,7 +93,7 @@ def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
 def test_labelled_points_stay_and_what_lies_between_is_merged() -> None:
     world = world_with(14, {2: "two", 9: "nine"})
     images = sum(batch.images.record_bytes for batch in world.group._history.batches)
-    retained = world.group.retain(1)
+    retained = world.group.retain(HistoryPolicy(1))
     for dropped in retained.dropped:
         world.forget(dropped.sequence)
     assert left(world) == [2, 9, 14]
@@ -111,9 +112,9 @@ def test_labelled_points_stay_and_what_lies_between_is_merged() -> None:
 
 def test_what_is_not_worth_it_is_not_tried_again_at_once() -> None:
     world = world_with(10, {number: f"l{number}" for number in range(1, 11)})
-    assert world.group.retain(100_000).over_budget
+    assert world.group.retain(HistoryPolicy(100_000)).over_budget
     calls = world.storage.calls["pread"]
-    assert world.group.retain(100_000).over_budget
+    assert world.group.retain(HistoryPolicy(100_000)).over_budget
     assert world.storage.calls["pread"] == calls
 
 
@@ -121,14 +122,14 @@ def test_an_open_view_keeps_what_lies_behind_its_point() -> None:
     world = world_with(10)
     view = world.group.view(4)
     again = world.group.view(4)
-    retained = world.group.retain(1)
+    retained = world.group.retain(HistoryPolicy(1))
     assert [each.sequence for each in retained.dropped] == [1, 2, 3]
     assert retained.over_budget == "an open view keeps what lies behind its point"
     assert view.read("a", 0, 37_376) == world.expected[4]["a"]
     view.close()
-    assert world.group.retain(2).dropped == []
+    assert world.group.retain(HistoryPolicy(2)).dropped == []
     again.close()
-    retained = world.group.retain(3)
+    retained = world.group.retain(HistoryPolicy(3))
     assert retained.dropped[0].sequence == 4
     for sequence in set(world.announced) - set(left(world)):
         world.forget(sequence)

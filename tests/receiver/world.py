@@ -20,6 +20,7 @@ from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica, Limits
+from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
 from replicator.base.errors import FencedError, OwnedError
 from tests.receiver.plain import Contents, PlainReplica
@@ -35,6 +36,8 @@ SMALL = Limits(
     step_blocks=3,
     cache_bytes=8_000,
 )
+LOOKS_NS = 10_000_000
+"""More than what the clock moves by being looked at in one call."""
 Factory = Callable[..., GroupReplica]
 
 
@@ -86,6 +89,8 @@ class World:
         self.closed_ordinal = 0
         self.whole_cuts: set[tuple[int, int]] = set()
         self.before_rolling: Contents = {}
+        self.received: dict[int, int] = {}
+        self.lock_ns = 0
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
         self.group.recover()
@@ -165,8 +170,8 @@ class World:
         self.guest[name][offset : offset + length] = bytes(length)
         self.log(self.source.zero(name, offset, length))
 
-    def cut(self, label: str | None = None) -> None:
-        record = self.log(self.source.cut(label))
+    def cut(self, label: str | None = None, *, kind: str = "crash", expire_ns: int = 0) -> None:
+        record = self.log(self.source.cut(label, kind=kind, expire_ns=expire_ns))
         if all(self.source.complete.values()):
             self.whole_cuts.add((self.source.ordinal, record.end_lsn))
 
@@ -295,13 +300,34 @@ class World:
         self.plain.remember(state.ordinal, state.lsn)
 
     def retain(self, max_bytes: int) -> None:
-        droppable = {point.sequence for point in self.group.points()[:-1] if point.label is None}
-        self.may_be_gone |= droppable
-        retained = self.group.retain(max_bytes)
-        for point in retained.dropped:
-            assert point.sequence in droppable
-            self.forget(point.sequence)
+        self.age(HistoryPolicy(max_bytes), 0)
+
+    def age(self, policy: HistoryPolicy, by_ns: int) -> None:
+        """Time passes, and the past is kept as the policy says."""
+        self.clock.now_ns += by_ns
+        lock_ns = max(self.lock_ns, policy.min_lock_ns)
+        may_go = {
+            point.sequence for point in self.group.points()[:-1] if self._may_go(point, lock_ns)
+        }
+        self.may_be_gone |= may_go
+        dropped = [point.sequence for point in self.group.retain(policy).dropped]
+        assert set(dropped) <= may_go
+        for sequence in dropped:
+            self.forget(sequence)
         self.may_be_gone.clear()
+        assert self.group.lock_ns >= self.lock_ns
+        self.lock_ns = self.group.lock_ns
+
+    def _may_go(self, point: Point, lock_ns: int) -> bool:
+        if not self.group.is_point_applied(point.sequence):
+            return False
+        now_ns = self.clock.now_ns + LOOKS_NS
+        received_ns = self.received.setdefault(point.sequence, point.received_ns)
+        if now_ns - received_ns < lock_ns:
+            return False
+        if point.label is None:
+            return True
+        return bool(point.expire_ns) and received_ns + point.expire_ns <= now_ns
 
     def give_up(self, sequences: list[int]) -> None:
         """Points go, and what they needed stays until it is tidied up."""
@@ -348,6 +374,7 @@ class World:
 
     def _take_stock(self) -> None:
         """What survived must hold what was promised, and may hold more."""
+        assert self.group.lock_ns >= self.lock_ns, "the lock is gone"
         facts = self.group.facts()
         if facts.stream is not None:
             held = (facts.ordinal, facts.durable_lsn)
@@ -431,6 +458,10 @@ class World:
                 known.lsn,
             )
             if self.group.is_point_applied(point.sequence):
+                assert point.received_ns > 0
+                assert self.received.setdefault(point.sequence, point.received_ns) == (
+                    point.received_ns
+                )
                 self.check_point(point)
         self.check_state_file()
         self.check_closed()

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a group's past, step by step: thinning, budget, lock, and what is said of them.
+
+`keep` is called before each batch, and from time to time when there is none. In this order: the
+lock that the policy wants is put on record, if it is longer than the one there; what the rules do
+not keep goes (receiver.thinning); what the budget has no room for goes (receiver.retention). What
+it returns says whether apply has to wait.
+
+The lock stands in the state of the group, in each batch's header, so it is as durable as the
+history, and it only rises: a shorter `min_lock` in the configuration changes nothing about it. It
+is put on record by a batch that holds nothing else, before anything is given up under the new
+policy. `unlock` takes it down to what the policy says, by another such batch.
+
+The window is how far back the oldest point reaches, by the receiver's clock. Where the budget makes
+it shorter than the rules want it, that is an event: the first time, and again whenever it has lost
+another tenth. It is over when the window reaches as far as the rules want.
+
+Concurrency: apply thread, but for what is marked "any thread". Failure: each step is durable or
+has not happened; nothing here has to be made up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from receiver.apply import Applier
+from receiver.catalog import GroupCatalog, SegmentFact
+from receiver.forecast import Growth, forecast_seconds
+from receiver.history.log import HistoryLog, as_mishap
+from receiver.policy import HistoryPolicy
+from receiver.reclaim import Pins
+from receiver.retention import Retention, Situation
+from receiver.telling import Telling
+from receiver.thinning import end_ns, span_ns, window_ns
+from receiver.values import Point, Retained
+from replicator.base.clock import NS_PER_S
+
+TELL_AGAIN_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFacts:
+    """The past of a group as it is kept now. `window_ns` is None without points, `forecast` None
+    while it is not known. `is_short`: the budget has made the window shorter than is wanted."""
+
+    window_ns: int | None
+    wanted_ns: int
+    is_short: bool
+    capacity_bytes: int
+    forecast_seconds: float | None
+    lock_ns: int
+    locked_until_ns: int | None
+
+
+def segment_facts(history: HistoryLog) -> list[SegmentFact]:
+    return [
+        SegmentFact(each.first, each.end, each.size_bytes, each.digest) for each in history.segments
+    ]
+
+
+class Keeping:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        group: str,
+        applier: Applier,
+        history: HistoryLog,
+        retention: Retention,
+        telling: Telling,
+        catalog: GroupCatalog,
+        pins: Callable[[], Pins],
+        utc_ns: Callable[[], int],
+    ) -> None:
+        self._group = group
+        self._applier = applier
+        self._history = history
+        self._retention = retention
+        self._telling = telling
+        self._catalog = catalog
+        self._pins = pins
+        self._utc_ns = utc_ns
+        self._policy = HistoryPolicy(0)
+        self._growth = Growth()
+        self._told_ns: int | None = None
+
+    def keep(self, policy: HistoryPolicy) -> Retained:
+        """See the head of this file. Raises NoSpaceError, OSError, DamageError."""
+        self._policy = policy
+        if self._applier.is_rolling_back:  # it needs what is there until it is done
+            return Retained([], self._retention.used_bytes)
+        try:
+            if policy.min_lock_ns > self.lock_ns and self._applier.applied_point:
+                self._set_lock(policy.min_lock_ns)
+            now_ns = self._utc_ns()
+            self._growth.note(now_ns, self._history.written_bytes)
+            situation = self.situation(now_ns)
+            thinned = self._retention.thin(policy, situation)
+            self._tell_dropped(thinned)
+            before_ns = window_ns(self._retention.applied_points(situation), now_ns)
+            retained = self._retention.fit(policy, situation)
+        except OSError as error:
+            raise as_mishap(error, "the history", self._group) from error
+        self._tell_dropped(retained.dropped)
+        after_ns = window_ns(self._retention.applied_points(situation), now_ns)
+        self._tell_window(before_ns, after_ns, span_ns(policy.rules))
+        if retained.over_budget:
+            self._telling.event(
+                "retention.over_budget", used_bytes=retained.used_bytes, why=retained.over_budget
+            )
+        is_too_large = self._history.used_bytes > policy.max_bytes
+        return replace(
+            retained,
+            dropped=[*thinned, *retained.dropped],
+            must_wait=bool(retained.over_budget) and is_too_large,
+        )
+
+    def situation(self, now_ns: int) -> Situation:
+        return Situation(
+            now_ns,
+            self._applier.newest_state,
+            self._applier.applied_point,
+            self._pins(),
+            max(self.lock_ns, self._policy.min_lock_ns),
+        )
+
+    # -- the lock
+
+    @property
+    def lock_ns(self) -> int:
+        """The one on record. Any thread."""
+        return self._applier.newest_state.lock_ns
+
+    def _set_lock(self, lock_ns: int) -> None:
+        """Durable when this returns."""
+        if self._applier.has_pending:
+            return  # a batch that is done again first; the policy's lock holds meanwhile
+        before_ns = self.lock_ns
+        self._applier.state_lock(lock_ns)
+        self._telling.event(
+            "history.locked" if lock_ns > before_ns else "history.unlocked",
+            seconds=lock_ns // NS_PER_S,
+            before_seconds=before_ns // NS_PER_S,
+        )
+
+    # -- telling
+
+    def _tell_dropped(self, dropped: Sequence[Point]) -> None:
+        if not dropped:
+            return
+        self._telling.event(
+            "points.dropped",
+            count=len(dropped),
+            oldest=dropped[0].sequence,
+            newest=dropped[-1].sequence,
+            used_bytes=self._retention.used_bytes,
+        )
+        sequences = [point.sequence for point in dropped]
+        self._telling.index(lambda: self._catalog.drop_points(sequences))
+        self._telling.index(lambda: self._catalog.set_segments(segment_facts(self._history)))
+
+    def _tell_window(self, before_ns: int | None, after_ns: int | None, wanted_ns: int) -> None:
+        if after_ns is None or after_ns >= wanted_ns:
+            self._told_ns = None
+            return
+        if before_ns is None or after_ns >= before_ns:
+            return
+        if self._told_ns is None or after_ns < self._told_ns * TELL_AGAIN_SHARE:
+            self._told_ns = after_ns
+            self._telling.event(
+                "history.window_shrunk",
+                seconds=after_ns // NS_PER_S,
+                before_seconds=before_ns // NS_PER_S,
+                wanted_seconds=wanted_ns // NS_PER_S,
+            )
+
+    def facts(self, points: Sequence[Point], now_ns: int) -> HistoryFacts:
+        """`points` are all there are. Any thread."""
+        policy = self._policy
+        lock_ns = max(self.lock_ns, policy.min_lock_ns)
+        return HistoryFacts(
+            window_ns=window_ns(points, now_ns),
+            wanted_ns=span_ns(policy.rules),
+            is_short=self._told_ns is not None,
+            capacity_bytes=policy.max_bytes,
+            forecast_seconds=forecast_seconds(self._growth.samples, policy.max_bytes),
+            lock_ns=lock_ns,
+            locked_until_ns=end_ns(points[-1]) + lock_ns if points and lock_ns else None,
+        )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a group's past is kept, as retention goes by it. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from receiver.thinning import Rule
+from replicator.config.receiver import HistorySection
+
+WhenFull = Literal["thin", "pause"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPolicy:
+    """`rules` empty: points of any age are kept. `min_window_ns` spares points from the budget,
+    `min_lock_ns` from everything; the lock in force may be longer (receiver.keeping)."""
+
+    max_bytes: int
+    rules: tuple[Rule, ...] = ()
+    min_window_ns: int = 0
+    when_full: WhenFull = "thin"
+    min_lock_ns: int = 0
+
+
+def policy_of(section: HistorySection) -> HistoryPolicy:
+    return HistoryPolicy(
+        max_bytes=section.max_bytes,
+        rules=tuple(Rule(rule.step_ns, rule.span_ns) for rule in section.keep),
+        min_window_ns=section.min_window,
+        when_full=section.when_full,
+        min_lock_ns=section.min_lock,
+    )
