@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Application-consistent points: scripts, freeze, cut, thaw, and the watchdog behind it all."""
