@@ -13,7 +13,7 @@ from replicator.base.storage import SystemStorage
 from tests.receiver.history_of_seed import live
 from tests.receiver.world import GROUP_DIRECTORY, World
 
-SEEDS = (5, 9, 26, 28, 29)  # among them compactions, rollbacks, syncs, crashes
+SEEDS = (16, 25, 32, 43, 44)  # among them compactions, rollbacks, syncs, crashes
 
 
 @cache

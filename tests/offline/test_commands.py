@@ -15,7 +15,7 @@ from replicator.cli.main import run
 from tests.offline.copies import BareHistory
 
 Captured = pytest.CaptureFixture[str]
-LONG = 29
+LONG = 32
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
 
 Captured = pytest.CaptureFixture[str]
-LONG = 29
+LONG = 32
 
 
 def contents(files: list[Path]) -> dict[str, bytes]:
