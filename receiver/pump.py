@@ -21,18 +21,17 @@ from receiver.lane import Lane
 from replicator.base.errors import NoSpaceError, ReplicatorError
 
 SPACE_RETRY_SECONDS = 5.0
-IDLE_SECONDS = 60.0
-"""A group that has nothing to apply takes a step so often all the same: its points grow older."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ApplyPump:
-    """`step` applies one batch, and says whether there was one; `moved` is called on the loop
+    """`step` applies one batch, and says in how many seconds the next one is due: 0.0 after a
+    batch, for there may be more; later where there was none. `moved` is called on the loop
     whenever something has changed: a batch, a pause, the end."""
 
     def __init__(
-        self, group: str, lane: Lane, step: Callable[[], bool], moved: Callable[[], None]
+        self, group: str, lane: Lane, step: Callable[[], float], moved: Callable[[], None]
     ) -> None:
         self._group = group
         self._lane = lane
@@ -67,7 +66,7 @@ class ApplyPump:
         while self.stopped is None:
             self._work.clear()
             try:
-                is_more = await self._lane.run(self._step)
+                wait_seconds = await self._lane.run(self._step)
             except NoSpaceError as error:
                 self._pause_for(error)
                 await self._until_work(SPACE_RETRY_SECONDS)
@@ -75,10 +74,10 @@ class ApplyPump:
                 self.stop_for(error)
             else:
                 self._go_on()
-                if is_more:
-                    self._moved()
+                if wait_seconds:
+                    await self._until_work(wait_seconds)
                 else:
-                    await self._until_work(IDLE_SECONDS)
+                    self._moved()
 
     async def _until_work(self, timeout_seconds: float) -> None:
         with suppress(TimeoutError):

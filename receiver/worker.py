@@ -34,6 +34,7 @@ from receiver.digest_stream import SyncStart
 from receiver.figures import GroupFigures
 from receiver.group import GroupReplica
 from receiver.lane import Lane
+from receiver.pacing import Pacing
 from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
@@ -54,6 +55,8 @@ from replicator.wire import messages as wire
 from replicator.wire.frames import Frame
 from replicator.wire.limits import DIGEST_BLOCK_BYTES
 
+IDLE_SECONDS = 60.0
+"""A group that has nothing to apply takes a step so often all the same: its points grow older."""
 RESENT_POINTS = 64
 """Points told again when a stream is resumed: their ACK may have been lost with the connection."""
 
@@ -90,6 +93,7 @@ class GroupWorker:
         self._policy = policy
         self._intake = Lane(f"{self.name}.intake")
         self._apply = Lane(f"{self.name}.apply")
+        self._upkeep = Pacing()
         self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
         self._closing = False
         self.is_recovered = False
@@ -334,23 +338,35 @@ class GroupWorker:
         finally:
             await asyncio.to_thread(view.close)
 
-    def _apply_one(self) -> bool:
+    def _apply_one(self) -> float:
         """In the apply lane: what the past must give up, and one batch if there is room for its
-        before-images."""
+        before-images. In how many seconds the next is due."""
         try:
             self._make_room()
             before = self._replica.applied_lsn
             if not self._replica.apply_next():
-                return self._replica.tidy()
+                return self._tidy() or IDLE_SECONDS
             self.figures.batches += 1
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
-            self._replica.tidy()
+            self._tidy()
         except DamageError:
             self.figures.found_damage("apply")
             raise
         except OSError as error:
             raise _mishap(error) from error
-        return True
+        return 0.0
+
+    def _tidy(self) -> float:
+        """A step of upkeep, if it is time for one. In how many seconds the next is due; 0 where
+        there is nothing to do."""
+        began = time.monotonic()
+        if self._upkeep.wait_seconds(began):
+            return self._upkeep.wait_seconds(began)
+        if not self._replica.tidy():
+            return 0.0
+        ended = time.monotonic()
+        self._upkeep.took(began, ended)
+        return self._upkeep.wait_seconds(ended)
 
     def _make_room(self) -> None:
         """Raises NoSpaceError where there is none within the budget: then the inbox goes on, and

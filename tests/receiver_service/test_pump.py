@@ -23,13 +23,13 @@ class Batches:
         self.done = 0
         self.threads: set[int] = set()
 
-    def __call__(self) -> bool:
+    def __call__(self) -> float:
         self.threads.add(threading.get_ident())
         outcome = self.outcomes.pop(0) if self.outcomes else False
         if isinstance(outcome, Exception):
             raise outcome
         self.done += outcome
-        return outcome
+        return 0.0 if outcome else 60.0
 
 
 async def pumping(batches: Batches, until: Callable[[ApplyPump], bool]) -> ApplyPump:
