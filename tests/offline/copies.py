@@ -11,15 +11,42 @@ from receiver.offline.places import HistoryPlace, find_histories
 from receiver.offline.verify import HistoryVerification, SegmentReport
 from replicator.base.storage import SystemStorage
 from tests.receiver.history_of_seed import live
-from tests.receiver.world import GROUP_DIRECTORY, World
+from tests.receiver.source import noise
+from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 
-SEEDS = (16, 25, 32, 43, 44)  # among them compactions, rollbacks, syncs, crashes
+LONG = -1
+"""Not a seed: a quiet life of several segments, a rollback in the middle."""
+COMPACTED = -2
+"""The same, with unlabelled points given up, and what lies between the others merged."""
+SEEDS = (LONG, COMPACTED, 5, 9, 26, 28, 29)
 
 
 @cache
 def lived(seed: int) -> World:
     """Not to be changed."""
-    return live(seed)
+    if seed not in (LONG, COMPACTED):
+        return live(seed)
+    world = _long()
+    if seed == COMPACTED:
+        world.give_up([each.sequence for each in world.group.points()[:50] if not each.label])
+        for _ in range(200):
+            world.tidy(6)
+        world.check()
+    return world
+
+
+def _long() -> World:
+    world = World(limits=SMALL)
+    world.begin_stream(from_zero=True)
+    for value in range(60):
+        world.write("a", value % 3 * 4096, noise(value, 4096))
+        world.write("b", value % 5 * 4096, bytes([value]) * 8192)
+        world.cut(f"mark {value}" if value % 7 == 0 else None)
+        world.settle()
+    world.rollback(40)
+    world.finish_rollback()
+    world.check()
+    return world
 
 
 def export(world: World, group_dir: Path, source: Path = GROUP_DIRECTORY) -> None:

@@ -12,10 +12,9 @@ from receiver.audit.chain import Fact, Head
 from receiver.audit.log import open_audit
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
-from tests.offline.copies import BareHistory
+from tests.offline.copies import LONG, BareHistory
 
 Captured = pytest.CaptureFixture[str]
-LONG = 32
 
 
 @pytest.fixture

@@ -18,14 +18,13 @@ from replicator.base.daemon import hold_lock
 from replicator.base.errors import DamageError, NoPointError, NotFoundError, UsageError
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
-from tests.offline.copies import SEEDS, BareHistory, export
+from tests.offline.copies import LONG, SEEDS, BareHistory, export
 from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
 
 Captured = pytest.CaptureFixture[str]
-LONG = 32
 
 
 def contents(files: list[Path]) -> dict[str, bytes]:

@@ -15,10 +15,9 @@ from receiver.catalog import Catalog
 from receiver.keeping import segment_facts
 from replicator.base.daemon import hold_lock
 from replicator.cli.main import run
-from tests.offline.copies import BareHistory
+from tests.offline.copies import LONG, BareHistory
 
 Captured = pytest.CaptureFixture[str]
-LONG = 32
 
 
 @pytest.fixture
