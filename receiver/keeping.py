@@ -13,7 +13,7 @@ policy. `unlock` takes it down to what the policy says, by another such batch.
 
 The window is how far back the oldest point reaches, by the receiver's clock. Where the budget makes
 it shorter than the rules want it, that is an event: the first time, and again whenever it has lost
-another tenth. It is over when the window reaches as far as the rules want.
+another tenth. It is over when the window reaches nine tenths as far as the rules want.
 
 Concurrency: apply thread, but for what is marked "any thread". Failure: each step is durable or
 has not happened; nothing here has to be made up for.
@@ -36,7 +36,8 @@ from receiver.thinning import end_ns, span_ns, window_ns
 from receiver.values import Point, Retained
 from replicator.base.clock import NS_PER_S
 
-TELL_AGAIN_SHARE = 0.9
+TELL_SHARE = 0.9
+"""Rules with long steps let the window stand a little short of their span at all times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +162,12 @@ class Keeping:
         self._telling.index(lambda: self._catalog.set_segments(segment_facts(self._history)))
 
     def _tell_window(self, before_ns: int | None, after_ns: int | None, wanted_ns: int) -> None:
-        if after_ns is None or after_ns >= wanted_ns:
+        if after_ns is None or after_ns >= wanted_ns * TELL_SHARE:
             self._told_ns = None
             return
         if before_ns is None or after_ns >= before_ns:
             return
-        if self._told_ns is None or after_ns < self._told_ns * TELL_AGAIN_SHARE:
+        if self._told_ns is None or after_ns < self._told_ns * TELL_SHARE:
             self._told_ns = after_ns
             self._telling.event(
                 "history.window_shrunk",

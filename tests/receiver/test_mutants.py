@@ -15,19 +15,24 @@ import pytest
 
 from journal.record import RecordType
 from receiver import apply as apply_module
-from receiver import apply_content
+from receiver import apply_content, thinning
 from receiver.apply import Applier
 from receiver.apply_batch import BatchBuilder, units_of
 from receiver.apply_content import Operation
 from receiver.front import Front
 from receiver.group import GroupReplica
 from receiver.history import images as images_module
+from receiver.history.batches import point_body
+from receiver.history.bodies import PointBody
 from receiver.history.images import BLOCK_BYTES, EarliestImages, ImageTable
 from receiver.history.log import HistoryLog
 from receiver.inbox import Inbox
 from receiver.intake import Intake
+from receiver.keeping import Keeping
 from receiver.replica import Replica
+from receiver.retention import Situation
 from receiver.sync_state import GroupState
+from receiver.values import Point
 from replicator.base.errors import ReplicatorError
 from tests.receiver.history_of_seed import live
 from tests.world.storage import SimFile, SimStorage
@@ -263,6 +268,48 @@ def numbers_from_memory(patch: Patch) -> None:
     patch.setattr(Intake, "start", start)
 
 
+def points_dropped_without_a_record(patch: Patch) -> None:
+    """What they needed is freed, and after a restart they are back."""
+    patch.setattr(
+        HistoryLog, "drop_points", lambda log, sequences, _state: log.forget_points(sequences)
+    )
+
+
+def promises_forgotten(patch: Patch) -> None:
+    """A label protects nothing from growing old."""
+    patch.setattr(thinning, "is_promised", lambda _point, _now_ns: False)
+
+
+def lock_in_memory_alone(patch: Patch) -> None:
+    """A restart with another configuration is without it."""
+    body = GroupState.body
+    patch.setattr(
+        GroupState,
+        "body",
+        lambda state, disks: msgspec.structs.replace(body(state, disks), lock_ns=0),
+    )
+
+
+def lock_of_the_configuration_alone(patch: Patch) -> None:
+    """A shorter one in the configuration is believed."""
+
+    def situation(keeping: Keeping, now_ns: int) -> Situation:
+        applier = keeping._applier
+        state, point = applier.newest_state, applier.applied_point
+        return Situation(now_ns, state, point, keeping._pins(), keeping._policy.min_lock_ns)
+
+    patch.setattr(Keeping, "situation", situation)
+
+
+def coming_not_on_record(patch: Patch) -> None:
+    """A point's age is known only while the process lives."""
+
+    def unaged(point: Point) -> PointBody:
+        return msgspec.structs.replace(point_body(point), received_ns=0)
+
+    patch.setattr("receiver.history.writer.point_body", unaged)
+
+
 MUTANTS: list[Mutant] = [
     no_sync_in_recovery,
     batch_limits_decided_anew,
@@ -283,6 +330,11 @@ MUTANTS: list[Mutant] = [
     redo_believes_the_cache,
     points_inside_a_sync,
     numbers_from_memory,
+    points_dropped_without_a_record,
+    promises_forgotten,
+    lock_in_memory_alone,
+    lock_of_the_configuration_alone,
+    coming_not_on_record,
 ]
 
 
