@@ -18,6 +18,7 @@ from tests.world.storage import Stopped
 
 S = NS_PER_S
 RULES = (Rule(0, 10 * S), Rule(5 * S, 60 * S), Rule(20 * S, 300 * S))
+VIEWS_MAX = 3
 Draw = Callable[[int], int]
 """A number below the given one."""
 Action = Callable[[World, Draw], None]
@@ -150,11 +151,13 @@ def age(world: World, draw: Draw) -> None:
 
 def give_up(world: World, draw: Draw) -> None:
     """Some of the older points, as a thinning would choose them."""
+    held = {sequence for sequence, _, _ in world.views}
     gone = [
         point.sequence
         for point in world.group.points()[:-1]
         if point.label is None
         and point.kind in ("crash", "application")
+        and point.sequence not in held
         and world.group.is_point_applied(point.sequence)
         and draw(2)
     ]
@@ -164,6 +167,18 @@ def give_up(world: World, draw: Draw) -> None:
 
 def tidy(world: World, draw: Draw) -> None:
     world.tidy(1 + draw(6))
+
+
+def open_view(world: World, draw: Draw) -> None:
+    """Held open across all that follows: applying, rollbacks, resyncs, compaction."""
+    points = [each for each in sorted(world.announced) if world.group.is_point_applied(each)]
+    if points and len(world.views) < VIEWS_MAX:
+        world.open_view(points[draw(len(points))])
+
+
+def close_view(world: World, draw: Draw) -> None:
+    if world.views:
+        world.close_view(draw(len(world.views)))
 
 
 ACTIONS: dict[str, tuple[int, Action]] = {
@@ -181,6 +196,8 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "age": (2, age),
     "give_up": (2, give_up),
     "tidy": (5, tidy),
+    "open_view": (2, open_view),
+    "close_view": (3, close_view),
 }
 """How often, and what. Each may raise Stopped at any storage call."""
 

@@ -16,6 +16,7 @@ import pytest
 from journal.record import RecordType
 from receiver import apply as apply_module
 from receiver import apply_content, thinning
+from receiver import reclaim as reclaim_module
 from receiver.apply import Applier
 from receiver.apply_batch import BatchBuilder, units_of
 from receiver.apply_content import Operation
@@ -26,9 +27,11 @@ from receiver.history.batches import point_body
 from receiver.history.bodies import PointBody
 from receiver.history.images import BLOCK_BYTES, EarliestImages, ImageTable
 from receiver.history.log import HistoryLog
+from receiver.history.merging import group_batches
 from receiver.inbox import Inbox
 from receiver.intake import Intake
 from receiver.keeping import Keeping
+from receiver.reclaim import Reclaim
 from receiver.replica import Replica
 from receiver.retention import Situation
 from receiver.sync_state import GroupState
@@ -310,7 +313,34 @@ def coming_not_on_record(patch: Patch) -> None:
     patch.setattr("receiver.history.writer.point_body", unaged)
 
 
+def views_do_not_stop_compaction(patch: Patch) -> None:
+    """What a view reads is rewritten under it."""
+    patch.setattr(Reclaim, "_frozen_from", lambda reclaim, _pins: reclaim._history.newest_first)
+
+
+def needed_segments_removed(patch: Patch) -> None:
+    """One segment more than no kept point needs."""
+    count = reclaim_module.removable
+    patch.setattr(
+        reclaim_module,
+        "removable",
+        lambda segments, batches, kept: min(len(segments), count(segments, batches, kept) + 1),
+    )
+
+
+def merged_over_a_kept_point(patch: Patch) -> None:
+    """Batches on both sides of a kept point become one."""
+    patch.setattr(
+        reclaim_module,
+        "group_batches",
+        lambda batches, kept, oldest: group_batches(batches, frozenset(sorted(kept)[::2]), oldest),
+    )
+
+
 MUTANTS: list[Mutant] = [
+    views_do_not_stop_compaction,
+    needed_segments_removed,
+    merged_over_a_kept_point,
     no_sync_in_recovery,
     batch_limits_decided_anew,
     images_after_overwrite,

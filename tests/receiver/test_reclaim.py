@@ -6,17 +6,21 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from journal.seal import seal_segment
 from journal.stream_files import read_seal
 from receiver.group import Limits
-from receiver.history.compaction import Compaction
+from receiver.history import compaction
+from receiver.history.compaction import Compaction, _NewSegment
 from receiver.history.opening import NEW_SUFFIX
+from replicator.base.errors import DamageError
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
-from tests.world.storage import Stopped
+from tests.world.storage import SimFile, SimStorage, Stopped
 
 LIMITS = Limits(history_segment_bytes=60_000, inbox_segment_bytes=6_000, step_blocks=8)
 DISKS = [("a", 64 * 4096), ("b", 16 * 4096)]
@@ -189,9 +193,9 @@ def test_a_compacted_segment_goes_on_from_the_one_before_and_is_sealed() -> None
     assert GROUP_DIRECTORY in world.group._history.folder.parents
 
 
-def test_a_crash_anywhere_in_it_changes_no_point() -> None:
-    calls = _calls_of_a_tidy()
-    for stop in range(1, calls + 1):
+def crash_anywhere() -> None:
+    """In a tidy, at each storage call of it, both kinds of crash."""
+    for stop in range(1, _calls_of_a_tidy() + 1):
         for power in (False, True):
             world = thinned(count=10, every=4)
             world.storage.stop_at(stop)
@@ -201,6 +205,28 @@ def test_a_crash_anywhere_in_it_changes_no_point() -> None:
             world.check()
             world.tidy(100)
             world.check()
+
+
+def test_a_crash_anywhere_in_it_changes_no_point() -> None:
+    crash_anywhere()
+
+
+def test_a_segment_that_is_not_durable_before_it_replaces_others_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A test of the test before."""
+    monkeypatch.setattr(_NewSegment, "finish", lambda new: new._close())
+    monkeypatch.setattr(compaction, "seal_segment", _seal_unsynced)
+    with pytest.raises((AssertionError, DamageError)):
+        crash_anywhere()
+
+
+def _seal_unsynced(
+    storage: SimStorage, path: Path, *, end_lsn: int, previous_digest: bytes
+) -> None:
+    with pytest.MonkeyPatch.context() as inner:
+        inner.setattr(SimFile, "datasync", lambda _file: None)
+        seal_segment(storage, path, end_lsn=end_lsn, previous_digest=previous_digest)
 
 
 def _calls_of_a_tidy() -> int:

@@ -20,6 +20,7 @@ from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica, Limits
+from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
 from replicator.base.errors import FencedError, OwnedError
@@ -87,6 +88,7 @@ class World:
         self.rolling_to: Contents | None = None
         self.dead_ordinal = 0
         self.closed_ordinal = 0
+        self.views: list[tuple[int, PointView, Contents]] = []
         self.whole_cuts: set[tuple[int, int]] = set()
         self.before_rolling: Contents = {}
         self.received: dict[int, int] = {}
@@ -329,6 +331,14 @@ class World:
             return True
         return bool(point.expire_ns) and received_ns + point.expire_ns <= now_ns
 
+    def open_view(self, sequence: int) -> None:
+        """Stays open through whatever comes, until it is closed or the receiver dies."""
+        self.views.append((sequence, self.group.view(sequence), dict(self.expected[sequence])))
+
+    def close_view(self, at: int) -> None:
+        _, view, _ = self.views.pop(at)
+        view.close()
+
     def give_up(self, sequences: list[int]) -> None:
         """Points go, and what they needed stays until it is tidied up."""
         self.may_be_gone |= set(sequences)
@@ -367,6 +377,7 @@ class World:
         self._take_stock()
 
     def _die(self, *, power: bool) -> None:
+        self.views.clear()
         if power:
             self.storage.power_cut(self.rng)
         else:
@@ -463,6 +474,8 @@ class World:
                     point.received_ns
                 )
                 self.check_point(point)
+        for sequence, view, contents in self.views:
+            self.check_view(sequence, view, contents)
         self.check_state_file()
         self.check_closed()
 
@@ -484,11 +497,13 @@ class World:
         view = self.group.view(point.sequence)
         try:
             assert {name for name, _ in view.disks} <= set(self.expected[point.sequence])
-            for name, size in view.disks:
-                found = view.read(name, 0, size)
-                assert found == self.expected[point.sequence][name], (point, name)
+            self.check_view(point.sequence, view, self.expected[point.sequence])
         finally:
             view.close()
+
+    def check_view(self, sequence: int, view: PointView, contents: Contents) -> None:
+        for name, size in view.disks:
+            assert view.read(name, 0, size) == contents[name], (sequence, name)
 
     def check_state_file(self) -> None:
         path = GROUP_DIRECTORY / "disks" / "state.json"
