@@ -9,7 +9,7 @@ from receiver.group_status import GroupFacts, GroupState, rpo_seconds, state_of
 from receiver.metrics import GroupSnapshot
 from receiver.values import Point as CorePoint
 from receiver.worker import GroupWorker
-from replicator.base.clock import rfc3339
+from replicator.base.clock import NS_PER_S, rfc3339
 from replicator.control.types import DiskStatus, GroupStatus, Point
 
 
@@ -46,6 +46,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         return GroupStatus(name=worker.name, state=state, disks=[], reason=reason, peer=peer)
     replica, facts = worker.replica, worker.facts()
     newest = replica.newest_point
+    points, kept = replica.points(), replica.history_facts(worker.policy, now_ns)
     has_stream = facts.stream is not None
     return GroupStatus(
         name=worker.name,
@@ -62,13 +63,26 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         peer=peer,
         lag_bytes=replica.unapplied_bytes,
         history_bytes=replica.history_bytes,
+        oldest_point=point_of(points[0]) if points else None,
+        window_seconds=_seconds(kept.window_ns),
+        window_wanted_seconds=_seconds(kept.wanted_ns),
+        window_is_short=kept.is_short,
+        history_capacity_bytes=kept.capacity_bytes,
+        forecast_seconds=kept.forecast_seconds,
+        lock_seconds=_seconds(kept.lock_ns),
+        locked_until=None if kept.locked_until_ns is None else rfc3339(kept.locked_until_ns),
     )
+
+
+def _seconds(length_ns: int | None) -> float | None:
+    return None if length_ns is None else length_ns / NS_PER_S
 
 
 def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnapshot:
     blank = GroupSnapshot(
         name=worker.name,
         state=group_state(worker),
+        is_paused=worker.paused is not None,
         figures=worker.figures,
         views=views,
         reconnects=worker.seat.fenced,
@@ -76,6 +90,7 @@ def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnap
     if not worker.is_recovered:
         return blank
     replica, facts, points = worker.replica, worker.facts(), worker.points()
+    kept = replica.history_facts(worker.policy, now_ns)
     has_stream = facts.stream is not None
     return replace(
         blank,
@@ -88,4 +103,10 @@ def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnap
         newest_point_ns=points[-1].time_ns if points else None,
         history_bytes=replica.history_bytes,
         inbox_bytes=replica.inbox_bytes,
+        window_seconds=_seconds(kept.window_ns),
+        window_wanted_seconds=_seconds(kept.wanted_ns),
+        is_window_short=kept.is_short,
+        capacity_bytes=kept.capacity_bytes,
+        forecast_seconds=kept.forecast_seconds,
+        lock_seconds=_seconds(kept.lock_ns),
     )

@@ -481,9 +481,9 @@ class GroupReplica:
         """See Keeping. Any thread."""
         return self._keeping.lock_ns
 
-    def history_facts(self, now_ns: int) -> HistoryFacts:
+    def history_facts(self, policy: HistoryPolicy, now_ns: int) -> HistoryFacts:
         """Any thread."""
-        return self._keeping.facts(self._points.all, now_ns)
+        return self._keeping.facts(policy, self._points.all, now_ns)
 
     def tidy(self) -> bool:
         """A step of freeing what no point needs any more, some tens of milliseconds. False if

@@ -82,13 +82,11 @@ class Keeping:
         self._catalog = catalog
         self._pins = pins
         self._utc_ns = utc_ns
-        self._policy = HistoryPolicy(0)
         self._growth = Growth()
         self._told_ns: int | None = None
 
     def keep(self, policy: HistoryPolicy) -> Retained:
         """See the head of this file. Raises NoSpaceError, OSError, DamageError."""
-        self._policy = policy
         if self._applier.is_rolling_back:  # it needs what is there until it is done
             return Retained([], self._retention.used_bytes)
         try:
@@ -96,7 +94,7 @@ class Keeping:
                 self._set_lock(policy.min_lock_ns)
             now_ns = self._utc_ns()
             self._growth.note(now_ns, self._history.written_bytes)
-            situation = self.situation(now_ns)
+            situation = self.situation(policy, now_ns)
             thinned = self._retention.thin(policy, situation)
             self._tell_dropped(thinned)
             before_ns = window_ns(self._retention.applied_points(situation), now_ns)
@@ -117,13 +115,13 @@ class Keeping:
             must_wait=bool(retained.over_budget) and is_too_large,
         )
 
-    def situation(self, now_ns: int) -> Situation:
+    def situation(self, policy: HistoryPolicy, now_ns: int) -> Situation:
         return Situation(
             now_ns,
             self._applier.newest_state,
             self._applier.applied_point,
             self._pins(),
-            max(self.lock_ns, self._policy.min_lock_ns),
+            max(self.lock_ns, policy.min_lock_ns),
         )
 
     # -- the lock
@@ -176,9 +174,8 @@ class Keeping:
                 wanted_seconds=wanted_ns // NS_PER_S,
             )
 
-    def facts(self, points: Sequence[Point], now_ns: int) -> HistoryFacts:
+    def facts(self, policy: HistoryPolicy, points: Sequence[Point], now_ns: int) -> HistoryFacts:
         """`points` are all there are. Any thread."""
-        policy = self._policy
         lock_ns = max(self.lock_ns, policy.min_lock_ns)
         return HistoryFacts(
             window_ns=window_ns(points, now_ns),

@@ -45,6 +45,13 @@ class GroupSnapshot:
     newest_point_ns: int | None = None
     history_bytes: int | None = None
     inbox_bytes: int | None = None
+    is_paused: bool = False
+    window_seconds: float | None = None
+    window_wanted_seconds: float | None = None
+    is_window_short: bool | None = None
+    capacity_bytes: int | None = None
+    forecast_seconds: float | None = None
+    lock_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +129,6 @@ def _seconds(time_ns: int | None) -> float | None:
     return None if time_ns is None else time_ns / NS
 
 
-def _window(group: GroupSnapshot) -> float | None:
-    if group.oldest_point_ns is None or group.newest_point_ns is None:
-        return None
-    return (group.newest_point_ns - group.oldest_point_ns) / NS
-
-
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     (
         "replicator_replication_lag_seconds",
@@ -152,7 +153,41 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
         "Time of the oldest point.",
         lambda g: _seconds(g.oldest_point_ns),
     ),
-    ("replicator_journal_window_seconds", "From the oldest point to the newest.", _window),
+    (
+        "replicator_journal_window_seconds",
+        "Age of the oldest point, by the receiver's clock.",
+        lambda group: group.window_seconds,
+    ),
+    (
+        "replicator_journal_window_wanted_seconds",
+        "How far back keep reaches.",
+        lambda group: group.window_wanted_seconds,
+    ),
+    (
+        "replicator_journal_window_short",
+        "1 while the budget makes the window shorter than that.",
+        lambda group: group.is_window_short,
+    ),
+    (
+        "replicator_journal_forecast_seconds",
+        "How long a window the budget holds at the present rate of change.",
+        lambda group: group.forecast_seconds,
+    ),
+    (
+        "replicator_journal_lock_seconds",
+        "Points younger than this are given up for nothing.",
+        lambda group: group.lock_seconds,
+    ),
+    (
+        "replicator_journal_group_capacity_bytes",
+        "Budget of the group's history.",
+        lambda group: group.capacity_bytes,
+    ),
+    (
+        "replicator_apply_paused",
+        "1 while nothing is applied for want of room.",
+        lambda group: group.is_paused,
+    ),
     ("replicator_journal_bytes", "Size of the history.", lambda g: g.history_bytes),
     ("replicator_inbox_bytes", "Size of the inbox.", lambda g: g.inbox_bytes),
     ("replicator_views", "Views that are open.", lambda g: g.views),

@@ -26,9 +26,9 @@ class HistoryPolicy:
 
 def policy_of(section: HistorySection) -> HistoryPolicy:
     return HistoryPolicy(
-        max_bytes=section.max_bytes,
+        max_bytes=int(section.max_bytes),
         rules=tuple(Rule(rule.step_ns, rule.span_ns) for rule in section.keep),
-        min_window_ns=section.min_window,
+        min_window_ns=int(section.min_window),
         when_full=section.when_full,
-        min_lock_ns=section.min_lock,
+        min_lock_ns=int(section.min_lock),
     )

@@ -90,7 +90,7 @@ class GroupWorker:
         self.changed = Change()
         self._replica = replica
         self._receiver = receiver
-        self._policy = policy
+        self.policy = policy
         self._intake = Lane(f"{self.name}.intake")
         self._apply = Lane(f"{self.name}.apply")
         self._upkeep = Pacing()
@@ -371,7 +371,7 @@ class GroupWorker:
     def _make_room(self) -> None:
         """Raises NoSpaceError where there is none within the budget: then the inbox goes on, and
         this is tried again."""
-        retained = self._replica.retain(self._policy)
+        retained = self._replica.retain(self.policy)
         self.figures.points_dropped += len(retained.dropped)
         if retained.must_wait and self._replica.unapplied_bytes:
             raise NoSpaceError(

@@ -30,6 +30,7 @@ from replicator.cli.output import (
     print_table,
     progress_bar,
 )
+from replicator.cli.window import describe_history
 
 if TYPE_CHECKING:
     from replicator.control.types import GroupStatus, Point, RollbackPlan, Status, View
@@ -317,6 +318,8 @@ def _print_groups(found: Status, now: datetime) -> None:
     for group in found.groups:
         if group.reason:
             click.echo(f"{group.name}: {group.reason}")
+        if group.window_seconds is not None:
+            click.echo(f"{group.name}: {describe_history(group)}")
 
 
 def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:

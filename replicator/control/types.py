@@ -130,6 +130,20 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     """Log that is not durable at the receiver yet (agent), or not applied yet (receiver)."""
     spool_bytes: int | None = None
     history_bytes: int | None = None
+    oldest_point: Point | None = None
+    window_seconds: float | None = None
+    """Age of the oldest point, by the receiver's clock."""
+    window_wanted_seconds: float | None = None
+    """How far back `keep` reaches."""
+    window_is_short: bool | None = None
+    """Whether the budget has made the window shorter than that."""
+    history_capacity_bytes: int | None = None
+    forecast_seconds: float | None = None
+    """How long a window the budget holds at the present rate of change; null while unknown."""
+    lock_seconds: float | None = None
+    """Points younger than this are given up for nothing."""
+    locked_until: str | None = None
+    """When the lock of the newest point ends; null without a lock."""
 
 
 class Status(Message, frozen=True, kw_only=True):

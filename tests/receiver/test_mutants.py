@@ -31,6 +31,7 @@ from receiver.history.merging import group_batches
 from receiver.inbox import Inbox
 from receiver.intake import Intake
 from receiver.keeping import Keeping
+from receiver.policy import HistoryPolicy
 from receiver.reclaim import Reclaim
 from receiver.replica import Replica
 from receiver.retention import Situation
@@ -296,10 +297,10 @@ def lock_in_memory_alone(patch: Patch) -> None:
 def lock_of_the_configuration_alone(patch: Patch) -> None:
     """A shorter one in the configuration is believed."""
 
-    def situation(keeping: Keeping, now_ns: int) -> Situation:
+    def situation(keeping: Keeping, policy: HistoryPolicy, now_ns: int) -> Situation:
         applier = keeping._applier
         state, point = applier.newest_state, applier.applied_point
-        return Situation(now_ns, state, point, keeping._pins(), keeping._policy.min_lock_ns)
+        return Situation(now_ns, state, point, keeping._pins(), policy.min_lock_ns)
 
     patch.setattr(Keeping, "situation", situation)
 
