@@ -43,16 +43,15 @@ from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, GroupBody, Held
 from receiver.history.images import U64
 from receiver.history.log import HistoryLog
-from receiver.history.opening import Tail
 from receiver.history.packing import Packer
 from receiver.history.writer import BeforeImages, Draft
 from receiver.inbox import Inbox
 from receiver.points import PointList
+from receiver.redo import Redo
 from receiver.replica import Replica
 from receiver.rollback import RollbackWork
 from receiver.sync_state import Disk, GroupState
 from receiver.values import Point
-from replicator.base.errors import DamageError
 
 
 @dataclass(slots=True)
@@ -91,6 +90,7 @@ class Applier:
         self._utc_ns = utc_ns
         self._batch_bytes = batch_bytes
         self._packer = Packer()
+        self._redoing = Redo(history, inbox, batch_bytes, self._create)
         self._pending: _Pending | None = None
         self._applied_point = 0
         self._early: tuple[int, dict[str, int]] = (-1, {})
@@ -121,29 +121,6 @@ class Applier:
             default=0,
         )
         self._applied_point = done[-1] if done else 0
-
-    def check_replica(self, state: GroupState, tail: Tail | None) -> None:
-        """The images must be there; and if the history ends in an incomplete batch, each whole
-        before-image of it must still be what the replica holds: else it had been complete, the
-        replica was overwritten, and the history is damaged. Raises DamageError."""
-        by_slot = {disk.slot: disk for disk in state.disks.values()}
-        for disk in state.disks.values():
-            self._replica.check(disk.name, disk.size_bytes)
-        for image in tail.images if tail is not None else ():
-            owner = by_slot.get(image.slot)
-            if owner is None:
-                continue  # a disk that only this batch would have introduced
-            length = min(image.length, owner.size_bytes - image.offset)
-            content = image.content if image.content is not None else bytes(length)
-            if self._replica.read(owner.name, image.offset, length) != content:
-                assert tail is not None
-                raise DamageError(
-                    f"{tail.where}: this batch looks incomplete, but"
-                    f" {self._replica.path(owner.name)} no longer holds at offset {image.offset}"
-                    " what the batch found there: the batch was complete once, and is damaged",
-                    hint="points older than it cannot be reproduced; set the group aside and let"
-                    " it sync anew",
-                )
 
     # -- what others ask
 
@@ -390,61 +367,14 @@ class Applier:
         pending.changes = []
 
     def _redo(self, pending: _Pending) -> list[DiskChange]:
-        """A batch again, after a restart. Exactly its records, exactly its blocks: whatever came
-        into the inbox since then belongs to the next one. Blocks that look as they should are
-        written all the same: they may do so in the page cache alone, after a sync that failed."""
-        batch, before = pending.batch, pending.before
-        self._replica.say_inconsistent(_reason(pending.state, batch.kind))
-        operations: dict[str, list[Operation]] = {}
-        if batch.kind == "log":
-            operations = self._operations_again(pending)
-        elif batch.kind == "zero":
-            operations = self._zeroes_again(batch, pending.state)
-        elif batch.kind == "rollback":
-            work = RollbackWork.of(self._history, before)
-            operations = work.operations_of(batch)
-        changes = self._changes(pending.state, operations, always=batch.images.keys()[0])
+        """See receiver.redo."""
+        batch, state = pending.batch, pending.state
+        self._replica.say_inconsistent(_reason(state, batch.kind))
+        operations = self._redoing.operations(batch, pending.before, state)
+        changes = self._changes(state, operations, always=self._history.table(batch).keys()[0])
         for change in changes:
-            if not batch.images.covers(change.keys):
-                raise DamageError(
-                    f"{self._replica.path(change.name)}: batch {batch.number} would overwrite"
-                    " blocks that it has no before-image of: replica, inbox and history do not"
-                    " belong together",
-                    hint="set the group aside and let it sync anew",
-                )
+            self._redoing.check(batch, change.keys, self._replica.path(change.name))
         return changes
-
-    def _operations_again(self, pending: _Pending) -> dict[str, list[Operation]]:
-        batch = pending.batch
-        state = pending.before.copy()
-        if state.ordinal != batch.ordinal:
-            state.begin_stream(pending.state.stream, batch.ordinal, batch.start_lsn)
-        builder = BatchBuilder(state, self._batch_bytes)
-        for frame in self._inbox.frames_from(batch.ordinal, batch.start_lsn):
-            if frame.start_lsn >= batch.end_lsn:
-                break
-            for unit in units_of(self._inbox.read(batch.ordinal, frame), batch.start_lsn):
-                if unit.end_lsn > batch.end_lsn:
-                    break
-                builder.feed(unit)
-                self._create(builder.created)
-        if state.lsn != batch.end_lsn:
-            raise DamageError(
-                f"the inbox ends at LSN {state.lsn} of stream {batch.ordinal}, but a batch up to"
-                f" LSN {batch.end_lsn} was begun from it",
-                hint="restore the inbox from a copy, or set the group aside and let it sync anew",
-            )
-        return builder.operations
-
-    def _zeroes_again(self, batch: Batch, state: GroupState) -> dict[str, list[Operation]]:
-        begin = self._history.read_begin(batch)
-        by_slot: dict[int, Disk] = {disk.slot: disk for disk in state.disks.values()}
-        return {
-            by_slot[slot].name: [
-                Operation(low, high - low, None) for low, high in ExtentSet.unpack(packed)
-            ]
-            for slot, packed in begin.zeroes.items()
-        }
 
     def _create(self, disks: list[Disk]) -> None:
         """Images of disks that the stream has just declared."""

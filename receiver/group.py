@@ -43,7 +43,7 @@ from receiver.point_view import PointView
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins, Reclaim
-from receiver.recovery import match_inbox
+from receiver.recovery import check_replica, match_inbox
 from receiver.replica import Replica
 from receiver.retention import Retention
 from receiver.telling import Telling
@@ -166,7 +166,7 @@ class GroupReplica:
         OSError."""
         self._replica.prepare()
         before, state, tail = self._history.open()
-        self._applier.check_replica(before, tail)
+        check_replica(self._replica, before, tail)
         if tail is not None:
             self._history.accept_tail()
             self._telling.event("history.cut", where=tail.where, why=tail.label)

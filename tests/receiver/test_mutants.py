@@ -23,7 +23,7 @@ from receiver.apply_content import Operation
 from receiver.front import Front
 from receiver.group import GroupReplica
 from receiver.history import images as images_module
-from receiver.history.batches import point_body
+from receiver.history.batches import Batch, point_body
 from receiver.history.bodies import PointBody
 from receiver.history.images import BLOCK_BYTES, EarliestImages, ImageTable
 from receiver.history.log import HistoryLog
@@ -33,6 +33,7 @@ from receiver.intake import Intake
 from receiver.keeping import Keeping
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Reclaim
+from receiver.redo import Redo
 from receiver.replica import Replica
 from receiver.retention import Situation
 from receiver.sync_state import GroupState
@@ -63,20 +64,21 @@ def no_sync_in_recovery(patch: Patch) -> None:
 def batch_limits_decided_anew(patch: Patch) -> None:
     """A redo takes whatever is in the inbox by now."""
 
-    def again(applier: Applier, pending: Any) -> dict[str, list[Operation]]:
-        state = pending.before.copy()
-        batch = pending.batch
+    def again(
+        redo: Redo, batch: Batch, before: GroupState, behind: GroupState
+    ) -> dict[str, list[Operation]]:
+        state = before.copy()
         if state.ordinal != batch.ordinal:
-            state.begin_stream(pending.state.stream, batch.ordinal, batch.start_lsn)
+            state.begin_stream(behind.stream, batch.ordinal, batch.start_lsn)
         builder = BatchBuilder(state, 1 << 40)
-        for frame in applier._inbox.frames_from(batch.ordinal, batch.start_lsn):
-            opened = applier._inbox.read(batch.ordinal, frame)
+        for frame in redo._inbox.frames_from(batch.ordinal, batch.start_lsn):
+            opened = redo._inbox.read(batch.ordinal, frame)
             for unit in units_of(opened, state.lsn):
                 builder.feed(unit)
-                applier._create(builder.created)
+                redo._create(builder.created)
         return builder.operations
 
-    patch.setattr(Applier, "_operations_again", again)
+    patch.setattr(Redo, "_of_records", again)
     patch.setattr(ImageTable, "covers", lambda _table, _keys: True)
 
 
