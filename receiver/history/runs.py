@@ -81,6 +81,8 @@ class Runs:
 
     def cut(self, start: int, end: int) -> Runs:
         """Those of the keys [start, end), and of a run that reaches beyond only what is within."""
+        if start >= end:
+            return NO_RUNS
         first = int(np.searchsorted(self.starts, np.uint64(start), "right"))
         if first and start < int(self.starts[first - 1]) + int(self.rows[first - 1]["blocks"]):
             first -= 1

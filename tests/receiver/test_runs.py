@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.history.images import EarliestImages, Image, ImageTable, block_key, key_parts
@@ -46,6 +46,7 @@ def test_in_whatever_order_neighbours_are_joined(batches: list[Extents], split: 
 
 
 @given(extents(), st.integers(0, 60), st.integers(0, 60), st.integers(0, 2))
+@example([(0, 0, 3, False)], 1, 0, 0)
 def test_a_cut_holds_what_is_within(of: Extents, start: int, length: int, slot: int) -> None:
     runs = runs_of(table(of))
     low, high = block_key(slot, start), block_key(slot, start + length)
