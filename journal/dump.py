@@ -12,18 +12,20 @@ It changes nothing, and reads a log that is being appended to as far as that is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from journal.entry import Entry
-from journal.format import ENTRIES, RECORDS
+from journal.format import ENTRIES, RECORDS, EntryFormat
 from journal.record import NO_DISK, Record, RecordType
-from journal.segment import HEADER_BYTES, SegmentHeader, SegmentKind, parse_header
+from journal.segment import HEADER_BYTES, Seal, SegmentHeader, SegmentKind, parse_header
 from journal.stream_files import read_seal
-from journal.survey import survey_behind
+from journal.survey import next_good, survey_behind
 from replicator.base.clock import rfc3339
 from replicator.base.errors import DamageError, NotFoundError, VersionError
 from replicator.base.storage import File, SystemStorage
@@ -35,19 +37,36 @@ _DEPTH = 6
 _WITH_CONTENT = frozenset((RecordType.WRITE, RecordType.ZERO, RecordType.SAME))
 
 
-def inspect_path(path: Path) -> Iterator[str]:
-    """Lines about a segment, or about every segment below a directory. Raises NotFoundError."""
+Describe = Callable[[object], str]
+"""An entry in words, on one line of bounded length."""
+
+
+class _Stands(msgspec.Struct):
+    """Of a history's state: which positions a compacted segment stands for."""
+
+    end: int
+    chain: int
+
+
+class _State(msgspec.Struct):
+    stands_for: _Stands | None = None
+
+
+def inspect_path(path: Path, in_words: Describe | None = None) -> Iterator[str]:
+    """Lines about a segment, or about every segment below a directory; `in_words` for who knows
+    more of the entries than this package. Raises NotFoundError."""
+    in_words = in_words or describe
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or directory")
     if not path.is_dir():
-        yield from _Inspection(path).lines()
+        yield from _Inspection(path, in_words).lines()
         return
     segments = sorted(path.rglob("*.seg"))
     if not segments:
         yield f"{path}: no segments"
     before: _Inspection | None = None
     for segment in segments:
-        inspection = _Inspection(segment)
+        inspection = _Inspection(segment, in_words)
         yield from inspection.lines()
         if before is not None and segment.parent == before.path.parent:
             yield from _seam(before, inspection)
@@ -114,9 +133,11 @@ class _Inspection:
     """One segment, and where its good entries end."""
 
     path: Path
+    in_words: Describe
     header: SegmentHeader | None = None
     end_lsn: int = 0
     chain: int = 0
+    stands: _Stands | None = None
 
     def lines(self) -> Iterator[str]:
         try:
@@ -149,7 +170,7 @@ class _Inspection:
         yield from self._entries(file, header, size)
 
     def _entries(self, file: File, header: SegmentHeader, size: int) -> Iterator[str]:
-        form = ENTRIES if header.kind is SegmentKind.INBOX else RECORDS
+        form: EntryFormat[Any] = ENTRIES if header.kind is SegmentKind.INBOX else RECORDS
         self.end_lsn, self.chain = header.first_lsn, header.chain
         end = header.first_lsn + size - HEADER_BYTES
         want = WALK_BYTES
@@ -161,7 +182,7 @@ class _Inspection:
             start, before = self.end_lsn, self.chain
             found = form.scan(data, start, before, where=str(self.path))
             for lsn, entry in found.records:
-                yield f"  {lsn:>14}  {describe(entry)}"
+                yield self._line(lsn, entry)
             self.end_lsn, self.chain = found.end_lsn, found.chain
             want = WALK_BYTES
             if found.torn and not is_all:
@@ -169,12 +190,45 @@ class _Inspection:
             else:
                 problem = found.problem
         yield from self._end(file, header, problem, end)
+        if problem and self._seal(file, header) is None:
+            yield from self._behind(file, header, form, end)
+
+    def _line(self, lsn: int, entry: object) -> str:
+        if isinstance(entry, Record) and entry.type == RecordType.STATE and self.stands is None:
+            with suppress(msgspec.MsgspecError):
+                self.stands = msgspec.msgpack.decode(entry.payload, type=_State).stands_for
+        return f"  {lsn:>14}  {self.in_words(entry)}"
+
+    def _seal(self, file: File, header: SegmentHeader) -> Seal | None:
+        """The one that stands right behind the last good entry."""
+        seal = read_seal(file, header.first_lsn)
+        fits = seal is not None and (seal.end_lsn, seal.chain) == (self.end_lsn, self.chain)
+        return seal if fits else None
+
+    def _behind(
+        self, file: File, header: SegmentHeader, form: EntryFormat[Any], end: int
+    ) -> Iterator[str]:
+        """What can still be read behind a fault, up to the end."""
+        start = self.end_lsn
+        data = file.pread(end - start, HEADER_BYTES + start - header.first_lsn)
+        at = 0
+        while (good := next_good(form, data, at, self.chain)) is not None:
+            behind, chain = good
+            yield f"  {start + at:>14}  {behind - at} bytes that cannot be read"
+            run = form.scan(memoryview(data)[behind:], start + behind, chain)
+            for lsn, entry in run.records:
+                yield self._line(lsn, entry)
+            self.end_lsn, self.chain, at = run.end_lsn, run.chain, run.end_lsn - start
+            if not run.problem:
+                break
+        if (seal := self._seal(file, header)) is not None:
+            yield f"  {self.end_lsn:>14}  the seal is that of these entries: {seal.entries} of them"
 
     def _end(
         self, file: File, header: SegmentHeader, problem: str, file_end_lsn: int
     ) -> Iterator[str]:
-        seal = read_seal(file, header.first_lsn)
-        if seal is not None and (seal.end_lsn, seal.chain) == (self.end_lsn, self.chain):
+        seal = self._seal(file, header)
+        if seal is not None:
             yield f"  {self.end_lsn:>14}  sealed: {seal.entries} entries"
             yield f"  {'':14}  digest {seal.digest.hex()}"
             yield f"  {'':14}  after  {seal.previous_digest.hex()}"
@@ -185,6 +239,7 @@ class _Inspection:
         offset = HEADER_BYTES + self.end_lsn - header.first_lsn
         left = file_end_lsn - self.end_lsn
         yield f"  {'':14}  {problem} (file offset {offset}, {left} bytes left)"
+        seal = read_seal(file, header.first_lsn)
         if seal is not None:
             yield f"  {'':14}  it was sealed when it was good up to LSN {seal.end_lsn}"
         data = file.pread(left, offset)
@@ -201,7 +256,12 @@ def _seam(before: _Inspection, after: _Inspection) -> Iterator[str]:
     """Whether one segment goes on where the one before it ends."""
     if before.header is None or after.header is None:
         return
-    if before.end_lsn < after.header.first_lsn:
-        yield f"  nothing holds LSN {before.end_lsn} to {after.header.first_lsn}"
-    elif before.chain != after.header.chain:
+    end, chain = before.end_lsn, before.chain
+    if before.stands is not None:
+        end, chain = before.stands.end, before.stands.chain
+    if end < after.header.first_lsn:
+        yield f"  nothing holds LSN {end} to {after.header.first_lsn}"
+    elif end > after.header.first_lsn:
+        yield f"  {os.path.basename(before.path)} stands for it, too: it is left over"
+    elif chain != after.header.chain:
         yield f"  the chain of {os.path.basename(before.path)} does not lead here"

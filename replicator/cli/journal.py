@@ -33,8 +33,9 @@ def journal() -> None:
 def journal_inspect(path: Path) -> None:
     """Print what the segment or folder PATH holds, one record a line."""
     from journal.dump import inspect_path
+    from receiver.offline.words import describe_record
 
-    for line in inspect_path(path):
+    for line in inspect_path(path, describe_record):
         click.echo(line)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from replicator.cli import orders
 from replicator.cli.main import replicator, run
 from replicator.control import client
 from tests.control.services import Audited, CannedAgent, CannedReceiver, served_in_thread
+from tests.journal import golden
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,13 +87,13 @@ def test_pki_where_nothing_may_be_written(
 
 
 def test_journal_inspect_prints_what_the_journal_says(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    inspect = types.ModuleType("journal.dump")
-    inspect.inspect_path = lambda path: iter([f"segment {path}", "cut"])  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "journal.dump", inspect)
-    assert run(["journal", "inspect", "/s"]) == 0
-    assert capsys.readouterr().out == "segment /s\ncut\n"
+    (tmp_path / "log.seg").write_bytes(golden.read("log-sealed.hex"))
+    assert run(["journal", "inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}/log.seg: log of group 'golden'")
+    assert "label='before upgrade'" in out
 
 
 def test_status_shows_whichever_daemon_is_here(

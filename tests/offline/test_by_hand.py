@@ -17,7 +17,7 @@ from receiver.audit.chain import Fact
 from receiver.audit.log import open_audit
 from replicator.base.storage import SystemStorage
 from tests.offline import by_hand
-from tests.offline.copies import SEEDS, BareHistory
+from tests.offline.copies import LONG, SEEDS, BareHistory
 
 OURS = {"replicator", "receiver", "journal", "agent", "tests"}
 FORMATS = (Path(__file__).parents[2] / "docs/formats.md").read_text()
@@ -61,7 +61,7 @@ def test_it_runs_where_nothing_of_this_project_is_installed(tmp_path: Path) -> N
 
 @pytest.mark.skipif(shutil.which("xxd") is None, reason="needs xxd")
 def test_the_shell_lines_of_the_page_print_the_digests(tmp_path: Path) -> None:
-    bare = BareHistory(tmp_path, SEEDS[-1])
+    bare = BareHistory(tmp_path, LONG)
     sealed = bare.segments[0]
     log = open_audit(SystemStorage(), tmp_path / "audit", lambda: 1)
     log.append(Fact("rollback", "g", '{"to": "a\\u0000"}'))

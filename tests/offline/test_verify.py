@@ -33,8 +33,7 @@ def bare(tmp_path: Path) -> BareHistory:
     return BareHistory(tmp_path, LONG)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000))
+@pytest.mark.parametrize("seed", range(100, 124))
 def test_a_history_that_lived_through_anything_has_no_fault(seed: int) -> None:
     world = live(seed)
     (place,) = find_histories(world.storage, GROUP_DIRECTORY)
@@ -42,7 +41,7 @@ def test_a_history_that_lived_through_anything_has_no_fault(seed: int) -> None:
     reports = list(verification.run())
     assert verification.faults == []
     assert set(verification.points) == {point.sequence for point in world.group.points()}
-    assert sum(report.batches for report in reports) > 0
+    assert sum(report.batches for report in reports) >= len(verification.points)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=ANY)
