@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,8 @@ from agent.drivers.driver import Driver, Host, Look
 from agent.group_state import MOVES, Facts, State, observe
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
+from agent.quiesce.schedule import Schedule
+from agent.quiesce.sequence import Quiesced, Quiescence
 from agent.receiver_link import ReceiverLink, Wishes
 from agent.shipper import Shipper
 from agent.shipping import Renew
@@ -41,7 +44,7 @@ from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig
 from replicator.control import types
 from replicator.control.service import Report
-from replicator.control.splitter import CutKind, Marked, SplitterGroupStatus
+from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.link import Connector
 from replicator.wire.messages import Hello, OfferedDisk, Point, Welcome
 
@@ -83,6 +86,12 @@ class GroupAgent:
         self.shipper = Shipper(around.storage, directories, config.name, around.memory)
         self._orders = GroupOrders(around.splitter, config.name, lambda: self.shipper.above_ordinal)
         self._driver: Driver = host.driver(config, self._orders, self._wake_driver)
+        self.quiescence = Quiescence(config, self._driver.freezer, around.memory, around.clock)
+        self.schedule = (
+            None
+            if config.mark_every_ns is None
+            else Schedule(config.name, config.mark_every_ns, around.clock, self._mark_by_schedule)
+        )
         self._look_due = asyncio.Event()
         self._one_order = asyncio.Lock()
         self._driver_problem = ""
@@ -113,7 +122,11 @@ class GroupAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.link.run())
                 tasks.create_task(self._drive())
+                tasks.create_task(self.quiescence.recover())
+                if self.schedule is not None:
+                    tasks.create_task(self.schedule.run())
         finally:
+            await self.quiescence.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -226,17 +239,32 @@ class GroupAgent:
 
     async def mark(self, request: types.MarkRequest, report: Report) -> types.MarkedPoint:
         self._require_admitted()
-        if request.quiesce:
-            raise UsageError(f"driver {self.config.driver!r} of group {self.name!r} cannot quiesce")
+        cut = partial(self._orders.mark, request.label, expire_ns=request.expire_seconds * NS_PER_S)
         async with self._label_reserved(request.label):
-            marked = await self._orders.mark(
-                request.label, expire_ns=request.expire_seconds * NS_PER_S
-            )
-        log.info("marked", group=self.name, label=request.label, lsn=marked.lsn)
+            if request.quiesce:
+                self._require_ready()
+                made = await self.quiescence.run(request.label, cut)
+            else:
+                made = Quiesced(await cut("crash"), "crash")
+        lsn = made.marked.lsn
+        log.info("marked", group=self.name, label=request.label, kind=made.kind, lsn=lsn)
         point = None
         if request.wait:
-            point = await self._wait_for(self._marks.add(request.label, marked.lsn), report)
-        return _marked_point(marked, "crash", request.label, point)
+            point = await self._wait_for(self._marks.add(request.label, lsn), report)
+        return _marked_point(made, request.label, point)
+
+    async def _mark_by_schedule(self) -> None:
+        expire_seconds = int(self.config.mark_expire_ns) // NS_PER_S
+        request = types.MarkRequest(quiesce=self.config.mark_quiesce, expire_seconds=expire_seconds)
+        await self.mark(request, lambda _: None)
+
+    def _require_ready(self) -> None:
+        """No guest is frozen for a cut that cannot be made."""
+        if self.status is None or self.status.state != "ready":
+            raise NoPointError(
+                f"group {self.name!r} is {self.state.value}: no point can be made now",
+                hint=self._reason(),
+            )
 
     @asynccontextmanager
     async def _label_reserved(self, label: str | None) -> AsyncIterator[None]:
@@ -389,20 +417,17 @@ def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
     )
 
 
-def _marked_point(
-    marked: Marked, kind: CutKind, label: str | None, point: Point | None
-) -> types.MarkedPoint:
+def _marked_point(made: Quiesced, label: str | None, point: Point | None) -> types.MarkedPoint:
     """What is said of a mark, with or without the receiver's number."""
-    if point is None:
-        time = rfc3339(marked.time_ns)
-        return types.MarkedPoint(sequence=None, time=time, until=time, kind=kind, label=label)
-    known = point_of(point)
+    time = rfc3339(made.marked.time_ns)
     return types.MarkedPoint(
-        sequence=known.sequence,
-        time=known.time,
-        until=known.until,
-        kind=known.kind,
-        label=known.label,
+        sequence=None if point is None else point.sequence,
+        time=time,
+        until=time if point is None else point_of(point).until,
+        kind=made.kind,
+        label=label,
+        frozen_seconds=made.frozen_seconds,
+        notice=made.notice,
     )
 
 

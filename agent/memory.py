@@ -3,11 +3,13 @@
 
 STATE_DIR/agent.json        {"instance": UUID}      the identity of this state directory
 STATE_DIR/groups/GROUP.json {"generation_seen": n, "generation_accepted": n}
+STATE_DIR/frozen/GROUP.json {"domains": […], "label": text or null}
 
 Everything else is derived: what to ship from the spool and the receiver's WELCOME, the group's
 state from the splitter. So a kill -9 at any moment loses nothing. `generation_seen` is made durable
 before anything is done on its account; a lost file means that only the fence of a receiver that
-was set back is lost, not data.
+was set back is lost, not data. A file in frozen/ is there from before a group's guests are frozen,
+or its `pre` script is run, until they are thawed and `post` was run.
 
 Files are replaced as a whole: after a crash one is the old or the new one.
 """
@@ -39,6 +41,13 @@ class GroupMemory(msgspec.Struct, frozen=True):
     generation_accepted: int | None = None
 
 
+class FrozenNote(msgspec.Struct, frozen=True):
+    """These domains may be frozen on our account; the scripts were given `label`."""
+
+    domains: tuple[str, ...]
+    label: str | None = None
+
+
 class AgentMemory:
     """The files under one state directory."""
 
@@ -61,6 +70,22 @@ class AgentMemory:
     def remember(self, name: str, memory: GroupMemory) -> None:
         """Durable when it returns."""
         self._write(self._group_path(name), memory)
+
+    def frozen(self, name: str) -> FrozenNote | None:
+        """None: nothing is to be thawed. Raises DamageError."""
+        return self._read(self._frozen_path(name), FrozenNote)
+
+    def note_frozen(self, name: str, note: FrozenNote) -> None:
+        """Durable when it returns."""
+        self._write(self._frozen_path(name), note)
+
+    def forget_frozen(self, name: str) -> None:
+        """A note that a crash brings back costs a thaw too many."""
+        if self._storage.exists(self._frozen_path(name)):
+            self._storage.unlink(self._frozen_path(name))
+
+    def _frozen_path(self, name: str) -> Path:
+        return self._directory / "frozen" / f"{name}.json"
 
     def _group_path(self, name: str) -> Path:
         return self._directory / "groups" / f"{name}.json"

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from agent.group import GroupAgent
 from agent.group_state import State
+from agent.quiesce.figures import FROZEN_BOUNDS_SECONDS
 from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S
@@ -68,6 +69,9 @@ class AgentCollector(Collector):
         yield _spool(groups)
         yield _disks(groups)
         yield _guest_writes(groups)
+        yield _frozen(groups)
+        yield _quiesced(groups)
+        yield _scheduled(groups)
 
 
 def _gauge(name: str, text: str, groups: Sequence[GroupAgent], figure: Figure) -> GaugeMetricFamily:
@@ -230,6 +234,48 @@ def _guest_writes(groups: Sequence[GroupAgent]) -> HistogramMetricFamily:
         if group.status is not None:
             buckets = _buckets(group.status.latency)
             family.add_metric([group.name], buckets, group.status.latency.sum_us / US_PER_S)
+    return family
+
+
+def _frozen(groups: Sequence[GroupAgent]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(
+        "replicator_frozen_seconds",
+        "How long guests' filesystems were frozen for a quiesced mark.",
+        labels=["group"],
+    )
+    for group in groups:
+        figures, total = group.quiescence.figures, 0
+        buckets: list[tuple[str, float]] = []
+        bounds = [*map(str, FROZEN_BOUNDS_SECONDS), "+Inf"]
+        for bound, count in zip(bounds, figures.counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        family.add_metric([group.name], buckets, figures.sum_seconds)
+    return family
+
+
+def _quiesced(groups: Sequence[GroupAgent]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "replicator_quiesced_marks",
+        "Quiesced marks: application, crash (quiesce = try), failed.",
+        labels=["group", "outcome"],
+    )
+    for group in groups:
+        for outcome in ("application", "crash", "failed"):
+            family.add_metric([group.name, outcome], group.quiescence.figures.outcomes[outcome])
+    return family
+
+
+def _scheduled(groups: Sequence[GroupAgent]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "replicator_scheduled_marks",
+        "Marks that came by mark_every: made, failed.",
+        labels=["group", "outcome"],
+    )
+    for group in groups:
+        if group.schedule is not None:
+            family.add_metric([group.name, "made"], group.schedule.made)
+            family.add_metric([group.name, "failed"], group.schedule.failed)
     return family
 
 

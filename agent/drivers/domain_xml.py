@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID, uuid5
 
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 
 # Namespace of disk instances, so that one domain's disk keeps its identity over restarts.
 _INSTANCES = UUID("0b6c2c7e-4d5e-5e0a-9a57-0f6e8d0c7a11")
+GUEST_AGENT_CHANNEL = "org.qemu.guest_agent.0"
+AgentState = Literal["absent", "disconnected", "connected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Domain:
     name: str
     uuid: UUID
     disks: tuple[DomainDisk, ...]
+    guest_agent: AgentState = "absent"
 
     def disk(self, target: str) -> DomainDisk:
         for disk in self.disks:
@@ -80,7 +84,15 @@ def parse_domain(xml: str) -> Domain:
         for element in root.findall("./devices/disk")
         if element.find("target") is not None
     )
-    return Domain(name, uuid, disks)
+    return Domain(name, uuid, disks, _guest_agent(root))
+
+
+def _guest_agent(root: ET.Element) -> AgentState:
+    """`state` is in the XML of a running domain only."""
+    for target in root.findall("./devices/channel/target"):
+        if target.get("name") == GUEST_AGENT_CHANNEL:
+            return "connected" if target.get("state") == "connected" else "disconnected"
+    return "absent"
 
 
 def _disk(element: ET.Element) -> DomainDisk:

@@ -13,7 +13,7 @@ decides: whether the receiver takes the stream (if not, it closes it, and the dr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,29 @@ class Orders(Protocol):
     async def drop_connections(self) -> None: ...
 
 
+class Freezer(Protocol):
+    """Freezes the filesystems of a group's guests. It does not thaw: the program that `watchdog`
+    names does, also when this process is gone (agent.quiesce)."""
+
+    @property
+    def domains(self) -> tuple[str, ...]: ...
+
+    async def require_agents(self) -> None:
+        """Raises UsageError for a guest that can never be frozen, UnreachableError for one whose
+        agent does not answer now."""
+        ...
+
+    async def freeze(self, domain: str) -> int:
+        """How many filesystems were frozen. May take for ever. UnreachableError, and a
+        cancellation, leave open whether the guest is frozen, or will be; after any other
+        ReplicatorError nothing of it is on its way any more."""
+        ...
+
+    def watchdog(self, domains: Sequence[str], freeze_timeout_ns: int) -> Sequence[str]:
+        """The command of a process that thaws `domains`: see agent.quiesce.watchdog."""
+        ...
+
+
 class Driver(Protocol):
     """One group's source. All methods are called on the event loop, `step` and `resync` never at
     the same time."""
@@ -82,6 +105,11 @@ class Driver(Protocol):
     @property
     def problem(self) -> str:
         """Why the group cannot be protected now, in a sentence for people; empty if it can."""
+        ...
+
+    @property
+    def freezer(self) -> Freezer | None:
+        """None: nobody can be asked to freeze this source."""
         ...
 
     async def step(self, look: Look) -> bool:

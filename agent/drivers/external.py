@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from uuid import UUID, uuid5
 
-from agent.drivers.driver import Driver, KnownDisk, Look, Orders
+from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders
 from replicator.config.agent import GroupConfig
 
 # Identity of external disks: the config is all that names them. The splitter uses the same.
@@ -40,6 +40,10 @@ class ExternalDriver:
     @property
     def problem(self) -> str:
         return ""
+
+    @property
+    def freezer(self) -> Freezer | None:
+        return None
 
     async def step(self, look: Look) -> bool:
         return False

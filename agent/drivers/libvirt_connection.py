@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -203,6 +205,33 @@ class LibvirtConnection:
         await self._on_domain(
             domain, lambda handle: handle.blockJobSetSpeed(target, bytes_per_second, flags)
         )
+
+    async def freeze(self, name: str) -> int:
+        """Freezes the guest's filesystems; how many. In a thread of its own and without a limit:
+        the guest agent takes as long as the guest's disks do, and the pool is for other calls."""
+        connection = self._require()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[int] = loop.create_future()
+
+        def settle(frozen: int, error: libvirt.libvirtError | None) -> None:
+            if answer.cancelled():
+                return
+            if error is None:
+                answer.set_result(frozen)
+            else:
+                answer.set_exception(_translated(error))
+
+        def work() -> None:
+            frozen, failure = 0, None
+            try:
+                frozen = int(connection.lookupByName(name).fsFreeze())
+            except libvirt.libvirtError as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: the agent ends
+                loop.call_soon_threadsafe(settle, frozen, failure)
+
+        threading.Thread(target=work, name=f"freeze-{name}", daemon=True).start()
+        return await answer
 
     async def end_copy(self, domain: str, target: str) -> None:
         """Ends the block copy; the guest goes on with its source alone. Never pivots.

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import assert_never
 
 from agent.drivers.domain_xml import instance_of, is_ours, require_supported
-from agent.drivers.driver import KnownDisk, Look, Orders
+from agent.drivers.driver import Freezer, KnownDisk, Look, Orders
 from agent.drivers.libvirt_connection import LibvirtConnection, LiveDomain
+from agent.drivers.libvirt_freezer import LibvirtFreezer
 from agent.drivers.libvirt_plan import (
     BeginSync,
     Close,
@@ -80,12 +81,16 @@ class LibvirtHost:
     """All libvirt groups of this process share one connection."""
 
     def __init__(self, uri: str, socket: Path) -> None:
+        self._uri = uri
         self._socket = socket
         self._drivers: list[LibvirtDriver] = []
         self._connection = LibvirtConnection(uri, opened=self._opened, changed=self._changed)
 
     def driver(self, group: GroupConfig, orders: Orders, wake: Callable[[], None]) -> LibvirtDriver:
-        driver = LibvirtDriver(group, orders, wake, self._connection, str(self._socket))
+        freezer = LibvirtFreezer(
+            self._uri, self._connection, [disk.domain for disk in group.disks if disk.domain]
+        )
+        driver = LibvirtDriver(group, orders, wake, self._connection, str(self._socket), freezer)
         self._drivers.append(driver)
         return driver
 
@@ -113,8 +118,10 @@ class LibvirtDriver:
         wake: Callable[[], None],
         connection: LibvirtConnection,
         socket: str,
+        freezer: Freezer | None = None,
     ) -> None:
         self.problem = ""
+        self.freezer = freezer
         self.disks: tuple[KnownDisk, ...] = ()
         self._group = group
         self._orders = orders

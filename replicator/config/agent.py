@@ -38,7 +38,17 @@ MAX_STALL_MAX_NS = 60 * SECOND
 SPOOL_BYTES_MIN = MIB
 DISK_BYTES_UNIT = 512
 
+# libvirt needs some time for each freeze; guests do not stand being frozen for long.
+FREEZE_TIMEOUT_MIN_NS = 100 * MS
+FREEZE_TIMEOUT_MAX_NS = 60 * SECOND
+SCRIPT_TIMEOUT_MIN_NS = 100 * MS
+SCRIPT_TIMEOUT_MAX_NS = 600 * SECOND
+MARK_EVERY_MIN_NS = SECOND
+MARK_EVERY_MAX_NS = 31 * 86_400 * SECOND
+MARK_EXPIRE_MAX_NS = 100 * 366 * 86_400 * SECOND
+
 Driver = Literal["libvirt", "external"]
+Quiesce = Literal["require", "try"]
 
 
 class AgentSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +110,20 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     driver: Driver = "libvirt"
     checkpoint_interval_ns: DurationNs = msgspec.field(
         name="checkpoint_interval", default=DurationNs(SECOND)
+    )
+    quiesce: Quiesce = "require"
+    freeze_timeout_ns: DurationNs = msgspec.field(
+        name="freeze_timeout", default=DurationNs(10 * SECOND)
+    )
+    quiesce_pre: tuple[str, ...] = ()
+    quiesce_post: tuple[str, ...] = ()
+    script_timeout_ns: DurationNs = msgspec.field(
+        name="script_timeout", default=DurationNs(30 * SECOND)
+    )
+    mark_every_ns: DurationNs | None = msgspec.field(name="mark_every", default=None)
+    mark_quiesce: bool = False
+    mark_expire_ns: DurationNs = msgspec.field(
+        name="mark_expire", default=DurationNs(7 * 86_400 * SECOND)
     )
     disks: tuple[DiskConfig, ...] = msgspec.field(name="disk", default=())
 
@@ -179,11 +203,49 @@ def _group_faults(at: str, group: GroupConfig) -> Iterator[Fault]:
         CHECKPOINT_INTERVAL_MIN_NS,
         CHECKPOINT_INTERVAL_MAX_NS,
     )
+    yield from _quiesce_faults(at, group)
     if not group.disks:
         yield Fault(f"{at}.disk", f"group {group.name!r} has no disk", hint="add [[group.disk]]")
     for index, disk in enumerate(group.disks):
         yield from _disk_faults(f"{at}.disk[{index}]", group.driver, disk)
     yield from duplicates(f"{at}.disk", "", [disk.disk_name for disk in group.disks])
+
+
+def _quiesce_faults(at: str, group: GroupConfig) -> Iterator[Fault]:
+    for key, value_ns, least_ns, most_ns in (
+        (
+            "freeze_timeout",
+            group.freeze_timeout_ns,
+            FREEZE_TIMEOUT_MIN_NS,
+            FREEZE_TIMEOUT_MAX_NS,
+        ),
+        (
+            "script_timeout",
+            group.script_timeout_ns,
+            SCRIPT_TIMEOUT_MIN_NS,
+            SCRIPT_TIMEOUT_MAX_NS,
+        ),
+        ("mark_every", group.mark_every_ns, MARK_EVERY_MIN_NS, MARK_EVERY_MAX_NS),
+        ("mark_expire", group.mark_expire_ns, SECOND, MARK_EXPIRE_MAX_NS),
+    ):
+        if value_ns is not None:
+            yield from _bounds(f"{at}.{key}", value_ns, least_ns, most_ns)
+    for key, command in (("quiesce_pre", group.quiesce_pre), ("quiesce_post", group.quiesce_post)):
+        if command and not command[0].startswith("/"):
+            yield Fault(
+                f"{at}.{key}[0]",
+                f"{command[0][:80]!r} is no absolute path",
+                hint="scripts are run without a shell and without PATH",
+            )
+        if any("\0" in word for word in command):
+            yield Fault(f"{at}.{key}", "holds a NUL, which no argument can")
+    scripts = bool(group.quiesce_pre or group.quiesce_post)
+    if group.mark_quiesce and group.driver == "external" and not scripts:
+        yield Fault(
+            f"{at}.mark_quiesce",
+            "nobody can quiesce a group of driver 'external' that has no scripts",
+            hint="set quiesce_pre and quiesce_post, which do it",
+        )
 
 
 def _disk_faults(at: str, driver: Driver, disk: DiskConfig) -> Iterator[Fault]:

@@ -62,6 +62,7 @@ key = "{directory}/agent-1.key"
 name = "g"
 driver = "external"
 checkpoint_interval = "100ms"
+{group}
 disk = [{{ name = "a", size = "{size}" }}, {{ name = "b", size = "{size}" }}]
 """
 
@@ -146,14 +147,24 @@ def _digest(disks: Sequence[bytes | bytearray]) -> bytes:
 class Site:
     """One host. Processes are started and killed by the test."""
 
-    def __init__(self, directory: Path, port: int, stack: ExitStack, metrics: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        stack: ExitStack,
+        metrics: str = "",
+        group: str = "",
+    ) -> None:
         self.directory = directory
         self._stack = stack
         self.model = Model()
         self.random = Random(7)
-        self.configure(port, metrics=metrics)
+        self.configure(port, metrics=metrics, group=group)
 
-    def configure(self, port: int, *, name: str = "agent-1", metrics: str = "") -> None:
+    def configure(
+        self, port: int, *, name: str = "agent-1", metrics: str = "", group: str = ""
+    ) -> None:
+        """`group`: more lines of its table."""
         self.config = self.directory / "agent.toml"
         self.config.write_text(
             CONFIG.format(
@@ -163,6 +174,7 @@ class Site:
                 port=port,
                 size=DISK_BYTES,
                 metrics=metrics,
+                group=group,
             )
         )
 

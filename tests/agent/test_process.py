@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +15,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from replicator.base.errors import NoPointError, NotFoundError, ReplicatorError, UsageError
+from replicator.base.errors import (
+    NoPointError,
+    NotFoundError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
 from replicator.base.pki import init_ca, issue
 from tests.agent.site import DISK_BYTES, DISKS, HOST, House, Site, make_pki
 from tests.peers.process import running, wait_for_unix
@@ -317,3 +325,76 @@ def test_the_agent_yields_the_cpu(directory: Path) -> None:
         nice, policy = int(fields[16]), int(fields[38])
         assert nice >= 10
         assert policy == 3  # SCHED_BATCH
+
+
+async def test_scripts_quiesce_an_external_group_and_the_schedule_marks_it(
+    directory: Path, house: House, processes: ExitStack, unused_tcp_port: int
+) -> None:
+    script = f'echo "$REPLICATOR_PHASE $REPLICATOR_GROUP $REPLICATOR_LABEL" >>{directory}/ran'
+    address = f"{HOST}:{unused_tcp_port}"
+    group = (
+        f"quiesce_pre = ['/bin/sh', '-c', '{script}']\n"
+        f"quiesce_post = ['/bin/sh', '-c', '{script}']\n"
+        'mark_every = "1s"\n'
+    )
+    site = Site(directory, house.port, processes, metrics=address, group=group)
+    await site.start_splitter()
+    await site.start_agent()
+    await site.until(lambda group: group.state == "protected")
+    point = await asyncio.to_thread(
+        site.control.mark, "g", "calm", wait=True, quiesce=True, expire_seconds=60
+    )
+    assert (point.kind, point.label, point.frozen_seconds) == ("application", "calm", None)
+    assert point.sequence is not None
+    assert house.group.points[point.sequence - 1].kind == "application"
+    assert (directory / "ran").read_text() == "pre g calm\npost g calm\n"
+    unnamed = await asyncio.to_thread(site.control.mark, "g", None, wait=True, quiesce=True)
+    assert (unnamed.kind, unnamed.label) == ("application", None)
+    await until_counted(address, 'replicator_scheduled_marks_total{group="g",outcome="made"}', 1)
+    quiesced = 'replicator_quiesced_marks_total{group="g",outcome="application"}'
+    assert await until_counted(address, quiesced, 2) == 2
+
+
+async def until_counted(address: str, name: str, least: int) -> float:
+    """The metric, once it is that high; metrics have no events."""
+    async with asyncio.timeout(20):
+        while True:
+            text = await asyncio.to_thread(lambda: urlopen(f"http://{address}/metrics").read())
+            lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+            value = float(dict(line.rsplit(" ", 1) for line in lines)[name])
+            if value >= least:
+                return value
+            await asyncio.sleep(0.1)
+
+
+async def test_without_scripts_nobody_can_quiesce_an_external_group(site: Site) -> None:
+    with pytest.raises(UsageError, match="nobody can quiesce group 'g'"):
+        await asyncio.to_thread(site.control.mark, "g", "x", wait=False, quiesce=True)
+
+
+async def test_a_start_after_a_crash_runs_the_post_script(
+    directory: Path, house: House, processes: ExitStack
+) -> None:
+    """The agent is killed while the point is being made."""
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    group = (
+        f"quiesce_pre = ['/bin/sh', '-c', 'echo $$ >{fifo}; exec sleep 1000']\n"
+        f"quiesce_post = ['/bin/sh', '-c', 'echo post $REPLICATOR_LABEL >{fifo}']\n"
+    )
+    site = Site(directory, house.port, processes, group=group)
+    await site.start_splitter()
+    await site.start_agent()
+    await site.until(lambda group: group.state == "protected")
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.mark, "g", "calm", wait=False, quiesce=True)
+    )
+    script = int(await asyncio.to_thread(fifo.read_text))
+    await site.kill(site.agent)
+    os.kill(script, signal.SIGKILL)
+    with pytest.raises(UnreachableError):
+        await marking
+    assert (directory / "state/frozen/g.json").exists()
+    await site.start_agent()
+    assert await asyncio.to_thread(fifo.read_text) == "post calm\n"
+    await site.until(lambda group: not (directory / "state/frozen/g.json").exists())

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/configuration.md").read_text()
 WORDS: dict[Any, str] = {
     str: "string",
+    bool: "boolean",
     Path: "path",
     ByteSize: "size",
     DurationNs: "duration",
