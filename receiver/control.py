@@ -17,7 +17,6 @@ import msgspec
 
 from receiver import pointspec
 from receiver.audit.chain import Fact
-from receiver.audit.heads import Stretch
 from receiver.audit.recorder import Recorder
 from receiver.describe import group_status, point_of
 from receiver.figures import GroupFigures
@@ -96,14 +95,7 @@ class ReceiverService:
         return await asyncio.to_thread(self._recorder.listed, since_ns, limit)
 
     async def verify_audit(self) -> AuditVerdict:
-        histories = {
-            name: [
-                Stretch(each.first, each.end, each.digest.hex()) for each in worker.replica.sealed
-            ]
-            for name, worker in self._workers.items()
-            if worker.is_recovered
-        }
-        return await asyncio.to_thread(self._recorder.verify, histories)
+        return await asyncio.to_thread(self._recorder.verify, self._recorder.stretches())
 
     async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
         worker = self._worker(group)

@@ -28,13 +28,14 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
-from receiver.audit.chain import Head
 from receiver.audit.recorder import Recorder
+from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.control import ReceiverService
 from receiver.data_dir import audit_dir, catalog_path, check_format, check_room, groups_dir
 from receiver.describe import group_snapshot, group_state
 from receiver.group import GroupReplica
+from receiver.history.batches import Segment
 from receiver.listener import Listener
 from receiver.metrics import ReceiverSnapshot, registry_of
 from receiver.policy import policy_of
@@ -172,9 +173,8 @@ async def started(
             views.clear_stale(worker.name)
             worker.start()
         listener = Listener(workers, {group.name: group.agents for group in config.groups})
-        recorder = Recorder(
-            storage, audit_dir(data_dir), catalog, clock.utc_ns, lambda: _heads(workers)
-        )
+        watch = HistoryWatch(storage, lambda: _sealed(workers))
+        recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)
         closing.callback(recorder.close)
         recorder.import_from_catalog()
         recorder.note_heads()
@@ -240,14 +240,9 @@ async def _recover_groups(
     return workers
 
 
-def _heads(workers: dict[str, GroupWorker]) -> dict[str, Head]:
-    """How far the history of each group that could be read is sealed."""
-    found: dict[str, Head] = {}
-    for name, worker in workers.items():
-        segments = worker.replica.sealed if worker.is_recovered else []
-        if segments:
-            found[name] = Head(segments[-1].end, segments[-1].digest.hex())
-    return found
+def _sealed(workers: dict[str, GroupWorker]) -> dict[str, list[Segment]]:
+    """What is sealed of the history of each group that could be read."""
+    return {name: each.replica.sealed for name, each in workers.items() if each.is_recovered}
 
 
 def _begin_closing(workers: dict[str, GroupWorker]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from receiver.audit.chain import Break, Entry, Link
-from receiver.audit.heads import Stretch, fault_of, newest_heads
+from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_rewritten, unseen
 from receiver.audit.log import read_entries, read_lines, verify_audit
 from replicator.base.storage import Storage
 from replicator.control.types import AuditFault, AuditRecord, AuditVerdict
@@ -35,13 +35,17 @@ def audit_verdict(
     segments against what the audit saw of it."""
     walk = verify_audit(storage, directory, kept)
     faults = [_fault(directory, each) for each in walk.breaks]
-    for group, head in sorted(newest_heads(read_entries(storage, directory)).items()):
-        stretches = histories.get(group)
-        if stretches is None:
-            continue  # a group that is no longer configured, or cannot be read
-        end = stretches[-1].end if stretches else 0
-        if problem := fault_of(group, head, stretches, end):
+    seen = newest_rewritten(read_entries(storage, directory))
+    for group, stretches in sorted(histories.items()):
+        for problem in unseen(group, stretches, seen.get(group, {})):
             faults.append(AuditFault(file=None, offset=None, problem=problem))
+    for group, head in sorted(newest_heads(read_entries(storage, directory)).items()):
+        if group not in histories:
+            continue  # it is no longer configured, or cannot be read
+        sealed = histories[group]
+        end = sealed[-1].end if sealed else 0
+        if fault := fault_of(group, head, sealed, end):
+            faults.append(AuditFault(file=None, offset=None, problem=fault))
     return AuditVerdict(entries=walk.entries, head=walk.last.digest, faults=faults)
 
 

@@ -49,12 +49,23 @@ class Head(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What is new of the histories, by group: see Entry."""
+
+    heads: dict[str, Head] = {}
+    rewritten: dict[str, dict[int, str]] = {}
+
+
+NOTHING_SEEN = Seen()
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An order that somebody gave, or a fact about the audit itself; and what came of it.
 
     `outcome` is "started" (written before the order is carried out), "done", "cancelled", or the
     name of an error. uid and pid are null for what no person ordered. `heads` holds the histories
-    that were sealed further than when the entry before was written."""
+    that were sealed further than when the entry before was written; `rewritten` the segments that
+    a compaction has made since, by their first position, with their own digests."""
 
     sequence: int
     time: str
@@ -67,6 +78,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     message: str
     heads: dict[str, Head] = {}
+    rewritten: dict[str, dict[int, str]] = {}
     previous: str
 
 
@@ -103,7 +115,7 @@ class Link:
     digest: str = FIRST_PREVIOUS
 
 
-def pack_entry(fact: Fact, time_ns: int, heads: dict[str, Head], before: Link) -> bytes:
+def pack_entry(fact: Fact, time_ns: int, seen: Seen, before: Link) -> bytes:
     """The line that follows `before`."""
     entry = Entry(
         sequence=before.sequence + 1,
@@ -116,7 +128,8 @@ def pack_entry(fact: Fact, time_ns: int, heads: dict[str, Head], before: Link) -
         pid=fact.pid,
         outcome=fact.outcome,
         message=_sound(fact.message)[:_MESSAGE_CHARS],
-        heads=heads,
+        heads=seen.heads,
+        rewritten=seen.rewritten,
         previous=before.digest,
     )
     body = msgspec.json.encode(entry)[:-1]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the histories still reach as far as the audit has seen them. No I/O.
 
-The digests of sealed segments are a chain, so nothing in its middle can be changed; but who cuts
-off its end leaves a shorter one that is as good. The audit notes each group's newest sealed
-segment, so a history that ends before it, or that has another digest there, shows. Where retention
-has removed that segment, or a compaction has taken it into a larger one, there is nothing left to
-compare with, and that is no fault.
+The digests of sealed segments are a chain, so nothing in its middle can be changed; except for
+what a compaction has made, to which no later segment links: the audit notes the digest of each. And
+who cuts off the end leaves a shorter chain that is as good. The audit notes each group's newest
+sealed segment, so a history that ends before it, or that has another digest there, shows. Where
+retention has removed that segment, or a compaction has taken it into a larger one, there is nothing
+left to compare with, and that is no fault.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Stretch:
     first: int
     end: int
     digest: str
+    own: str = ""
+    """Its own digest, if a compaction has made it: no later segment links to that."""
 
 
 def newest_heads(entries: Iterable[Entry]) -> dict[str, Head]:
@@ -32,6 +35,37 @@ def newest_heads(entries: Iterable[Entry]) -> dict[str, Head]:
     for entry in entries:
         heads.update(entry.heads)
     return heads
+
+
+def newest_rewritten(entries: Iterable[Entry]) -> dict[str, dict[int, str]]:
+    """The digest that the audit saw last of each compacted segment, by group and position."""
+    seen: dict[str, dict[int, str]] = {}
+    for entry in entries:
+        for group, digests in entry.rewritten.items():
+            seen.setdefault(group, {}).update(digests)
+    return seen
+
+
+def rewritten_news(
+    before: Mapping[str, Mapping[int, str]], now: Mapping[str, Mapping[int, str]]
+) -> dict[str, dict[int, str]]:
+    """The compacted segments that are other than before."""
+    found: dict[str, dict[int, str]] = {}
+    for group, digests in now.items():
+        old = before.get(group, {})
+        if fresh := {first: each for first, each in digests.items() if old.get(first) != each}:
+            found[group] = fresh
+    return found
+
+
+def unseen(group: str, stretches: Sequence[Stretch], seen: Mapping[int, str]) -> list[str]:
+    """What is wrong with compacted segments, by what the audit saw of them."""
+    return [
+        f"the compacted segment at position {each.first} of group {group} is not one that the audit"
+        " saw: it was changed, or made in the last seconds before a crash"
+        for each in stretches
+        if each.own and seen.get(each.first) != each.own
+    ]
 
 
 def news(before: Mapping[str, Head], now: Mapping[str, Head]) -> dict[str, Head]:

@@ -30,11 +30,12 @@ from receiver.audit.chain import (
     BREAK_ORDER,
     CUT_ORDER,
     LINE_BYTES_MAX,
+    NOTHING_SEEN,
     Break,
     Entry,
     Fact,
-    Head,
     Link,
+    Seen,
     Walk,
     file_name,
     pack_entry,
@@ -80,15 +81,12 @@ class AuditLog:
         self.link = link
         self.breaks = breaks
 
-    def append(
-        self, fact: Fact, heads: dict[str, Head] | None = None, *, time_ns: int | None = None
-    ) -> Link:
+    def append(self, fact: Fact, seen: Seen = NOTHING_SEEN, *, time_ns: int | None = None) -> Link:
         """Durable when this returns; the new end of the chain. OSError: it was not written."""
         if self._condemned:
             raise OSError(errno.EIO, "an earlier entry could not be made durable")
-        line = pack_entry(
-            fact, self._now_ns() if time_ns is None else time_ns, heads or {}, self.link
-        )
+        time_ns = self._now_ns() if time_ns is None else time_ns
+        line = pack_entry(fact, time_ns, seen, self.link)
         file = self._file
         if file is None or self._size >= self._file_bytes_max:
             file = self._next_file()

@@ -21,16 +21,15 @@ from pathlib import Path
 import structlog
 
 from receiver.audit.answers import audit_verdict, list_audit
-from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link
-from receiver.audit.heads import Stretch, news
-from receiver.audit.log import AuditLog, open_audit
+from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link, Seen
+from receiver.audit.heads import Stretch, newest_rewritten, news, rewritten_news
+from receiver.audit.log import AuditLog, open_audit, read_entries
+from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Storage
 from replicator.control.types import AuditRecord, AuditVerdict
-
-Heads = Callable[[], dict[str, Head]]
 
 DAY_NS = 86_400 * NS_PER_S
 
@@ -38,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """See the head of this file. `heads` tells those of the groups that are recovered."""
+    """See the head of this file. `watch` looks at the recovered groups' histories."""
 
     def __init__(
         self,
@@ -46,14 +45,15 @@ class Recorder:
         directory: Path,
         catalog: Catalog,
         now_ns: Callable[[], int],
-        heads: Heads,
+        watch: HistoryWatch,
     ) -> None:
         self._storage = storage
         self._directory = directory
         self._catalog = catalog
         self._now_ns = now_ns
-        self._heads = heads
-        self._seen: dict[str, Head] = {}
+        self._watch = watch
+        self._heads: dict[str, Head] = {}
+        self._rewritten: dict[str, dict[int, str]] = {}
         self._noted_ns = 0
         self._audit: AuditLog | None = None
         self._trouble = ""
@@ -63,6 +63,7 @@ class Recorder:
             self._trouble = str(error)
             _log.error("audit.unusable", directory=str(directory), error=str(error))
             return
+        self._rewritten = newest_rewritten(read_entries(storage, directory))
         for each in self._audit.breaks:
             _log.error("audit.broken", file=each.file, offset=each.offset, problem=each.problem)
 
@@ -79,6 +80,10 @@ class Recorder:
         """Any thread."""
         return list_audit(self._storage, self._directory, since_ns, limit)
 
+    def stretches(self) -> dict[str, list[Stretch]]:
+        """The histories as they are, to be verified."""
+        return self._watch.stretches()
+
     def verify(self, histories: Mapping[str, Sequence[Stretch]]) -> AuditVerdict:
         """Any thread."""
         return audit_verdict(self._storage, self._directory, self.link, histories)
@@ -90,8 +95,7 @@ class Recorder:
                 f"the order cannot be recorded in the audit: {self._trouble}",
                 hint=f"look after {self._directory}, and restart the receiver",
             )
-        heads = self._heads()
-        changed = news(self._seen, heads)
+        changed = self._news()
         try:
             link = self._audit.append(fact, changed, time_ns=time_ns)
         except OSError as error:
@@ -102,8 +106,10 @@ class Recorder:
                 if full
                 else f"look after {self._directory}, and restart the receiver",
             ) from error
-        self._seen.update(changed)
-        if changed:
+        self._heads.update(changed.heads)
+        for group, digests in changed.rewritten.items():
+            self._rewritten.setdefault(group, {}).update(digests)
+        if changed.heads:
             self._noted_ns = self._now_ns()
         _log.info("audit.entry", sequence=link.sequence, order=fact.order, digest=link.digest)
         try:
@@ -112,17 +118,22 @@ class Recorder:
             _log.warning("audit.link_not_kept", error=str(error))
 
     def note_heads(self) -> None:
-        """Once a day, and at the first call: where the histories are, if they have moved."""
-        now_ns = self._now_ns()
-        if self._noted_ns and now_ns - self._noted_ns < DAY_NS:
-            return
-        self._noted_ns = now_ns
-        if not news(self._seen, self._heads()):
+        """What a compaction has made, at once; where the histories are, at the first call and
+        once a day, if they have moved."""
+        now_ns, changed = self._now_ns(), self._news()
+        is_due = not self._noted_ns or now_ns - self._noted_ns >= DAY_NS
+        if is_due:
+            self._noted_ns = now_ns
+        if not changed.rewritten and not (is_due and changed.heads):
             return
         try:
-            self.record(Fact(HEADS_ORDER))
+            self.record(Fact(HEADS_ORDER, message=_about(changed)))
         except ReplicatorError as error:
             _log.error("audit.heads_not_noted", error=error.message)
+
+    def _news(self) -> Seen:
+        now = self._watch.look()
+        return Seen(news(self._heads, now.heads), rewritten_news(self._rewritten, now.rewritten))
 
     def import_from_catalog(self) -> None:
         """Takes over the entries of a catalog of the first release, which kept the audit itself."""
@@ -138,3 +149,11 @@ class Recorder:
     def close(self) -> None:
         if self._audit is not None:
             self._audit.close()
+
+
+def _about(seen: Seen) -> str:
+    made = [
+        f"{group} at {', '.join(map(str, sorted(digests)))}"
+        for group, digests in seen.rewritten.items()
+    ]
+    return f"compacted: {'; '.join(made)}" if made else ""

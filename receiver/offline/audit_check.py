@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from receiver.audit.chain import Break, Head, Link
-from receiver.audit.heads import Stretch, fault_of, newest_heads
+from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_rewritten, unseen
 from receiver.audit.log import read_entries, verify_audit
 from receiver.data_dir import audit_dir, catalog_path
 from receiver.offline.verify import SegmentReport
@@ -28,6 +28,7 @@ class AuditReport:
     entries: int
     link: Link
     heads: dict[str, Head]
+    rewritten: dict[str, dict[int, str]]
     breaks: list[Break] = field(default_factory=list)
 
 
@@ -38,22 +39,28 @@ def check_audit(storage: Storage, data_dir: Path) -> AuditReport | None:
         return None
     walk = verify_audit(storage, directory, kept)
     heads = newest_heads(read_entries(storage, directory))
-    return AuditReport(directory, walk.entries, walk.last, heads, walk.breaks)
+    rewritten = newest_rewritten(read_entries(storage, directory))
+    return AuditReport(directory, walk.entries, walk.last, heads, rewritten, walk.breaks)
 
 
 def check_heads(
     report: AuditReport, group: str, segments: list[SegmentReport], end: int
-) -> str | None:
+) -> list[str]:
     """What is wrong with the group's history, by what the audit saw of it."""
-    head = report.heads.get(group)
-    if head is None:
-        return None
     stretches = [
-        Stretch(each.first, each.stands_until, each.linked.hex())
+        Stretch(
+            each.first,
+            each.stands_until,
+            each.linked.hex(),
+            each.digest.hex() if each.digest != each.linked else "",
+        )
         for each in segments
         if each.is_sealed
     ]
-    return fault_of(group, head, stretches, end)
+    faults = unseen(group, stretches, report.rewritten.get(group, {}))
+    head = report.heads.get(group)
+    fault = None if head is None else fault_of(group, head, stretches, end)
+    return faults if fault is None else [*faults, fault]
 
 
 def kept_link(catalog: Path) -> Link | None:

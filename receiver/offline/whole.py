@@ -113,8 +113,7 @@ def verify_paths(
         audit = audits.get(place.data_dir) if place.data_dir is not None else None
         if audit is not None:
             end = max((each.stands_until for each in history.segments), default=0)
-            if problem := check_heads(audit, place.group, history.segments, end):
-                history.head_faults.append(problem)
+            history.head_faults += check_heads(audit, place.group, history.segments, end)
         found.histories.append(history)
     found.audits = [audit for audit in audits.values() if audit is not None]
     if expect_head is not None and not any(expect_head in each.digests for each in found.histories):
@@ -142,10 +141,11 @@ def sealed_stretches(storage: Storage, place: HistoryPlace) -> list[Stretch]:
             if seal is not None:
                 state = read_body(file, first, first, bodies.StateBody, where)
                 stands = state.stands_for
-                end, digest = (
-                    (seal.end_lsn, seal.digest) if stands is None else (stands.end, stands.digest)
-                )
-                found.append(Stretch(first, end, digest.hex()))
+                if stands is None:
+                    found.append(Stretch(first, seal.end_lsn, seal.digest.hex()))
+                else:
+                    linked, own = stands.digest.hex(), seal.digest.hex()
+                    found.append(Stretch(first, stands.end, linked, own))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.audit.chain import Fact, Head
+from receiver.audit.chain import Fact, Head, Seen
 from receiver.audit.log import AuditLog, open_audit
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
@@ -89,7 +89,7 @@ def test_files_are_verified_with_no_daemon(tmp_path: Path, capsys: Captured) -> 
 
 def test_a_history_that_lost_its_end_shows_in_the_audit(tmp_path: Path, capsys: Captured) -> None:
     log = open_audit(SystemStorage(), tmp_path / "audit", lambda: NOW_NS)
-    log.append(Fact("rollback", "web"), {"web": Head(500, "ab" * 32)})
+    log.append(Fact("rollback", "web"), Seen({"web": Head(500, "ab" * 32)}))
     log.close()
     (tmp_path / "groups" / "web" / "history").mkdir(parents=True)
     stream = tmp_path / "groups" / "web" / "history" / f"{1:016x}-{'0' * 32}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.audit.chain import Fact, Head
+from receiver.audit.chain import Fact, Head, Seen
 from receiver.audit.log import open_audit
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
@@ -70,7 +70,7 @@ def test_the_audit_shows_that_the_end_is_gone(bare: BareHistory, capsys: Capture
     data_dir = bare.group_dir.parents[1]
     end, digest = head_of(bare, capsys)
     log = open_audit(SystemStorage(), data_dir / "audit", lambda: 1)
-    log.append(Fact("rollback", "g"), {"g": Head(end, digest)})
+    log.append(Fact("rollback", "g"), Seen({"g": Head(end, digest)}))
     log.append(Fact("rollback", "g"))
     log.close()
     assert run(["journal", "verify", str(data_dir)]) == 0

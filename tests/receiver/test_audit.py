@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver.audit.chain import BREAK_ORDER, CUT_ORDER, Fact, Head, Link, digest_of
+from receiver.audit.chain import BREAK_ORDER, CUT_ORDER, Fact, Head, Link, Seen, digest_of
 from receiver.audit.log import AuditLog, open_audit, read_entries, verify_audit
 from replicator.base.storage import SystemStorage
 from tests.world.storage import SimStorage
@@ -66,11 +66,12 @@ def test_the_chain_goes_on_after_opening_again(tmp_path: Path) -> None:
     end = written(tmp_path)
     log = opened(tmp_path, kept=end)
     assert (log.breaks, log.link) == ([], end)
-    log.append(Fact("restore", "db"), {"web": Head(9, "ab")})
+    log.append(Fact("restore", "db"), Seen({"web": Head(9, "ab")}, {"web": {5: "cd"}}))
     log.close()
     walk = verify_audit(STORAGE, tmp_path)
     assert (walk.breaks, walk.last) == ([], log.link)
     assert list(read_entries(STORAGE, tmp_path))[-1].heads == {"web": Head(9, "ab")}
+    assert list(read_entries(STORAGE, tmp_path))[-1].rewritten == {"web": {5: "cd"}}
 
 
 def test_a_line_can_be_checked_by_hand(tmp_path: Path) -> None:
