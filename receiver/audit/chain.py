@@ -138,6 +138,12 @@ def pack_entry(fact: Fact, time_ns: int, seen: Seen, before: Link) -> bytes:
     return line
 
 
+def is_sound(line: bytes) -> bool:
+    """Whether a line holds its own digest, whatever it says."""
+    seal = _SEAL.fullmatch(line[-_SEAL_BYTES:])
+    return seal is not None and digest_of(line[:-_SEAL_BYTES]) == seal[1].decode()
+
+
 def file_name(sequence: int) -> str:
     """Of the file whose first entry has that number."""
     return f"{sequence:016d}.jsonl"

@@ -9,10 +9,11 @@ there: a short write is taken back. After a sync that failed nobody knows what i
 is condemned, and refuses every order, until the receiver starts anew.
 
 Opening. The whole chain is checked (a million entries take seconds). Only the last line of the
-newest file can be torn by a crash, since each is durable before the next is begun: a line without
-its end, or with bytes that were never written (zeroes), is cut off, and an entry says so. Anything
-else that does not hold is a *break*: it is reported and left exactly as it is; the log goes on in a
-new file whose first entry names the break. A break is named once.
+newest file can be torn by a crash, since each is durable before the next is begun: what is there
+of a line without its end, or with bytes that were never written (zeroes), is cut off, and an entry
+says so; unless it is known that the line was whole once. Anything else that does not hold is a
+*break*: it is reported and left exactly as it is; the log goes on in a new file whose first entry
+names the break. A break is named once.
 
 Concurrency: one thread appends (the control API's loop). Readers read the files.
 """
@@ -23,7 +24,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from receiver.audit.chain import (
@@ -38,6 +39,7 @@ from receiver.audit.chain import (
     Seen,
     Walk,
     file_name,
+    is_sound,
     pack_entry,
 )
 from replicator.base.storage import File, Storage
@@ -144,28 +146,17 @@ def open_audit(
     """Checks the whole log and makes it ready to append. `kept`: what the chain's end was when it
     was last heard of. Breaks that no entry names yet are named. Raises OSError."""
     storage.make_directory(directory)
-    walk, named = Walk(), set[tuple[str, str]]()
-    torn: Line | None = None
-    newest: Path | None = None
-    for line in read_lines(storage, directory):
-        newest = line.file
-        if is_torn(line):
-            torn = line
-            continue
-        if torn is not None:  # it was not the last one, so no crash has left it
-            walk.take(torn.data, torn.file.name, torn.offset)
-            torn = None
-        entry = walk.take(line.data, line.file.name, line.offset)
-        if entry is not None and entry.order == BREAK_ORDER:
-            named.add((entry.object, entry.argument))
-    if torn is not None and torn.file == newest:
+    reading = _read(storage, directory, kept or Link())
+    walk, torn, newest = reading.walk, reading.torn, reading.newest
+    if torn is not None:
         _cut(storage, torn)
     name, end = _end_of(storage, newest)
     walk.expect_end(kept or Link(), name, end)
     log = AuditLog(
         storage, directory, now_ns, walk.last, walk.breaks, file_bytes_max=file_bytes_max
     )
-    unnamed = [each for each in walk.breaks if (each.file, str(each.offset)) not in named]
+    named = {(each.file, each.offset) for each in reading.named}
+    unnamed = [each for each in walk.breaks if (each.file, each.offset) not in named]
     if newest is not None and not unnamed:
         log.continue_in(newest)
     for each in unnamed:
@@ -178,7 +169,7 @@ def open_audit(
                 CUT_ORDER,
                 torn.file.name,
                 str(torn.offset),
-                message=f"{len(torn.data)} bytes of an entry that a crash had torn were cut off",
+                message=f"{reading.torn_bytes} bytes that a crash left of an entry were cut off",
             )
         )
     return log
@@ -187,18 +178,60 @@ def open_audit(
 def verify_audit(storage: Storage, directory: Path, kept: Link | None = None) -> Walk:
     """Checks the whole log, and changes nothing. A break that was found and named once is one for
     ever, even if nothing else shows it any more."""
-    walk = Walk()
-    end = ("", 0)
-    named: list[Break] = []
-    for line in read_lines(storage, directory):
-        entry = walk.take(line.data, line.file.name, line.offset)
-        end = line.file.name, line.offset + len(line.data)
-        if entry is not None and entry.order == BREAK_ORDER and entry.argument.isdecimal():
-            named.append(Break(entry.object, int(entry.argument), entry.message))
-    walk.expect_end(kept or Link(), *end)
+    reading = _read(storage, directory, kept or Link())
+    walk = reading.walk
+    walk.expect_end(kept or Link(), *reading.end)
     seen = {(each.file, each.offset) for each in walk.breaks}
-    walk.breaks += [each for each in named if (each.file, each.offset) not in seen]
+    walk.breaks += [each for each in reading.named if (each.file, each.offset) not in seen]
     return walk
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The log, walked to its end. `torn` is where a tail begins that a crash has left, of
+    `torn_bytes`; `named` are the breaks that entries name; `end` is file and offset behind the
+    last line."""
+
+    walk: Walk
+    newest: Path | None = None
+    end: tuple[str, int] = ("", 0)
+    named: list[Break] = field(default_factory=list)
+    torn: Line | None = None
+    torn_bytes: int = 0
+
+
+def _read(storage: Storage, directory: Path, kept: Link) -> _Reading:
+    reading = _Reading(Walk())
+    bad: list[Line] = []  # at the end so far
+    for line in read_lines(storage, directory):
+        if bad and bad[0].file != line.file:
+            _take(reading, bad)
+        bad.append(line)
+        reading.newest = line.file
+        reading.end = line.file.name, line.offset + len(line.data)
+        if (line.is_whole and is_sound(line.data)) or sum(
+            len(each.data) for each in bad
+        ) > LINE_BYTES_MAX:
+            _take(reading, bad)
+    is_kept = kept.sequence > reading.walk.last.sequence  # it was whole once
+    if bad and not is_kept and any(map(_looks_torn, bad)):
+        reading.torn, reading.torn_bytes = bad[0], sum(len(each.data) for each in bad)
+    else:
+        _take(reading, bad)
+    return reading
+
+
+def _take(reading: _Reading, lines: list[Line]) -> None:
+    for line in lines:
+        entry = reading.walk.take(line.data, line.file.name, line.offset)
+        if entry is not None and entry.order == BREAK_ORDER and entry.argument.isdecimal():
+            reading.named.append(Break(entry.object, int(entry.argument), entry.message))
+    lines.clear()
+
+
+def _looks_torn(line: Line) -> bool:
+    """Without its end, or with bytes that were never written."""
+    return not line.is_whole or b"\0" in line.data
 
 
 def read_entries(storage: Storage, directory: Path) -> Iterator[Entry]:
@@ -237,11 +270,6 @@ def _lines_of(file: File, path: Path) -> Iterator[Line]:
             rest, start = rest[size:], start + size
     if rest:
         yield Line(path, start, rest, False)
-
-
-def is_torn(line: Line) -> bool:
-    """Whether a crash may have left this behind, if it is the last line."""
-    return not line.is_whole or b"\0" in line.data
 
 
 def _cut(storage: Storage, torn: Line) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from receiver.audit.chain import BREAK_ORDER, CUT_ORDER, Fact, Head, Link, Seen, digest_of
 from receiver.audit.log import AuditLog, open_audit, read_entries, verify_audit
 from replicator.base.storage import SystemStorage
+from tests.world.faults import Failure
 from tests.world.storage import SimStorage
 
 STORAGE = SystemStorage()
@@ -229,6 +231,7 @@ def test_an_entry_that_a_full_disk_refuses_is_not_there() -> None:
 APPEND_FOR_EVER = """
 import sys
 from pathlib import Path
+from random import Random
 from receiver.audit.chain import Fact
 from receiver.audit.log import open_audit
 from replicator.base.storage import SystemStorage
@@ -262,3 +265,50 @@ def test_kill_in_the_middle_of_appends_loses_no_entry_that_was_told(tmp_path: Pa
         assert log.link.sequence >= kept.sequence
         log.close()
     assert verify_audit(STORAGE, folder, kept).breaks == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_power_cut_in_the_middle_of_an_append_is_no_break(seed: int) -> None:
+    """Whatever it leaves of the line, the pages of the file in any subset."""
+    rng = Random(seed)
+    storage, folder = SimStorage(), Path("/data/audit")
+    log = open_audit(storage, folder, lambda: NOW_NS, file_bytes_max=40_000)
+    for _ in range(rng.randint(1, 5)):
+        log.append(Fact("rollback", argument="x" * rng.randint(1, 20_000)))
+    told = log.link
+    storage.plan(Failure(frozenset(["datasync"]), 1, errno.EIO, under=folder))
+    with pytest.raises(OSError, match="Input/output"):
+        log.append(Fact("restore", argument="y" * rng.randint(1, 30_000)))
+    with pytest.raises(OSError, match="could not be made durable"):
+        log.append(Fact("view open"))
+    storage.heal()
+    storage.power_cut(rng)
+    for _ in range(2):
+        again = open_audit(storage, folder, lambda: NOW_NS, kept=told)
+        assert again.breaks == []
+        assert again.link.sequence >= told.sequence
+        again.append(Fact("view open"))
+        again.close()
+    walk = verify_audit(storage, folder, again.link)
+    assert walk.breaks == []
+    assert [entry.order for entry in read_entries(storage, folder)].count("view open") == 2
+
+
+def test_a_line_that_was_whole_once_is_never_taken_for_a_torn_one(tmp_path: Path) -> None:
+    end = written(tmp_path, 2)
+    file = files(tmp_path)[-1]
+    os.truncate(file, file.stat().st_size - 9)
+    before = file.read_bytes()
+    assert verify_audit(STORAGE, tmp_path, end).breaks
+    log = opened(tmp_path, kept=end)
+    log.append(Fact("restore"))
+    log.close()
+    assert log.breaks
+    assert file.read_bytes() == before
+
+
+def test_an_audit_that_a_crash_left_torn_is_good(tmp_path: Path) -> None:
+    end = written(tmp_path, 2)
+    file = files(tmp_path)[-1]
+    file.write_bytes(file.read_bytes() + b'{"sequence":3,"ti')
+    assert verify_audit(STORAGE, tmp_path, end).breaks == []
