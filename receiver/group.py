@@ -36,6 +36,8 @@ from receiver.digests import digest_runs
 from receiver.history.batches import Segment
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.history.merging import PART_BLOCKS
+from receiver.history.sum_base import SumBase
+from receiver.history.sums import LatestSums
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
 from receiver.keeping import HistoryFacts, Keeping, segment_facts
@@ -111,6 +113,10 @@ class GroupReplica:
         self._history = HistoryLog(
             storage, directory / "history", name, clock.utc_ns, limits.history_segment_bytes
         )
+        self._sum_base = SumBase(storage, directory / "sums")
+        self._sums = LatestSums(
+            self._history, self._sum_base, lambda: self._telling.event("sums.given_up")
+        )
         self._replica = Replica(storage, directory / "disks")
         self._inbox = Inbox(
             storage,
@@ -135,6 +141,7 @@ class GroupReplica:
             self._points,
             clock.utc_ns,
             self._telling.compaction_failed,
+            self._sums.absorb,
             step_blocks=limits.step_blocks,
         )
         self._keeping = Keeping(
@@ -165,6 +172,7 @@ class GroupReplica:
         """Takes up what the last life left. Raises DamageError with file and offset, VersionError,
         OSError."""
         self._replica.prepare()
+        self._sum_base.open()
         before, state, tail = self._history.open()
         check_replica(self._replica, before, tail)
         if tail is not None:
@@ -507,4 +515,5 @@ class GroupReplica:
         self._reclaim.close()
         self._inbox.close()
         self._history.close()
+        self._sum_base.close()
         self._replica.close()

@@ -38,6 +38,8 @@ RUN_BYTES_MAX = 512 * MIB
 RUN_BLOCKS_MAX = 1 << 20
 """Segments that one compaction takes together: what a crash makes it do again, and (40 bytes a
 block) what it needs in memory."""
+REMOVED_TOGETHER = 8
+"""Segments removed in one step: the sums of what their batches wrote are in memory meanwhile."""
 GAIN_SHARE = 0.2
 GAIN_BYTES_MIN = 4096
 
@@ -149,10 +151,14 @@ class Reclaim:
         points: PointList,
         utc_ns: Callable[[], int],
         failed: Callable[[DamageError | OSError], None],
+        absorb: Callable[[int, int], None],
         *,
         step_blocks: int = PART_BLOCKS,
     ) -> None:
-        """`step_blocks`: what a step of a compaction writes at most, about."""
+        """`step_blocks`: what a step of a compaction writes at most, about. `absorb` (batches up to
+        that number, in front of that position) is told before they go, or lose their images."""
+        self._absorb = absorb
+        self._imageless = 0
         self._step_blocks = step_blocks
         self._storage = storage
         self._failed = failed
@@ -191,6 +197,8 @@ class Reclaim:
         try:
             if self._compaction.step():
                 return True
+            if self._imageless:
+                self._absorb(self._imageless, self._compaction.run[0].first)
             compacted = self._compaction.finish()
         except (DamageError, OSError) as error:
             self._leave(error)
@@ -227,11 +235,14 @@ class Reclaim:
     def _remove_oldest(self, kept: frozenset[int]) -> bool:
         """What lies before the oldest point that stays."""
         history = self._history
-        count = removable(history.segments, history.batches, kept)
+        count = min(removable(history.segments, history.batches, kept), REMOVED_TOGETHER)
         if not count:
             return False
         if not history.is_durable:
             history.sync()  # a batch that may have to be done again may need what would go
+        end = history.segments[count - 1].end
+        gone = [batch.number for batch in history.batches if batch.begin < end]
+        self._absorb(gone[-1] if gone else 0, end)
         return history.remove_oldest(count) > 0
 
     def _begin(self, kept: frozenset[int], pins: Pins) -> bool:
@@ -271,6 +282,9 @@ class Reclaim:
 
     def _compaction_of(self, run: Run) -> Compaction:
         history = self._history
+        self._imageless = max(
+            (group.batches[-1].number for group in run.groups if not group.keep_images), default=0
+        )
         segments = history.segments[run.first : run.last + 1]
         sources = Sources(history.read_stored, history.read_begin, history.table, history.texts)
         earlier = [

@@ -15,11 +15,13 @@ from random import Random
 
 import msgspec
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica, Limits
+from receiver.history.images import block_key
 from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
@@ -477,7 +479,24 @@ class World:
         for sequence, view, contents in self.views:
             self.check_view(sequence, view, contents)
         self.check_state_file()
+        self.check_sums()
         self.check_closed()
+
+    def check_sums(self) -> None:
+        """Of every block of the replica; one that no batch changed is zero."""
+        if self.group._history.unapplied is not None:
+            return
+        for disk in self.group._applier.applied.disks.values():
+            content = self.raw(disk.name)
+            blocks = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+            first = block_key(disk.slot, 0)
+            window = self.group._sums.window(first, first + len(blocks))
+            assert window.is_whole or any(event.name == "sums.given_up" for event in self.events)
+            for block, at in zip(blocks, range(len(blocks)), strict=True):
+                if window.changed[at]:
+                    assert int(window.sums[at]) == xxh3_64_intdigest(block), (disk.name, at)
+                elif window.is_whole:
+                    assert not any(block), (disk.name, at)
 
     def check_closed(self) -> None:
         """A stream that a rollback closed is neither offered nor taken up again."""

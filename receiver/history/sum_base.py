@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of sums: what blocks hold of which the history no longer tells.
+
+The history says of every block that a batch changed what it holds behind that batch. When old
+segments go, or batches lose their images, that knowledge would go with them; nothing can make it
+anew, for the replica itself is what it is to be checked against. So it is put here first:
+
+    GROUP/sums/LOW-HIGH.sums       runs of sums (receiver.history.sum_runs), oldest first
+
+`absorb` adds a run, durable before what it was taken from goes. Neighbouring runs of like size are
+merged, so there are few, and a row is rewritten a logarithmic number of times. A merged run takes
+the name LOW-HIGH of all it stands for; whatever a crash leaves, the wider one counts.
+
+The base covers batches up to number `upto`; sums of later ones come from the history. What it
+lacks it knows: `is_whole` is false where sums were lost (rot, a disk too full to write them when
+room had to be made), and then a block without a sum is not known rather than zero.
+
+Concurrency: apply thread. Failure: a run that could not be written is not there, and nothing that
+it is about has gone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from receiver.history.images import U64
+from receiver.history.sum_runs import (
+    NEW_SUFFIX,
+    SUFFIX,
+    BadRange,
+    RunFacts,
+    SumRun,
+    merged,
+    write_run,
+)
+from replicator.base.errors import DamageError
+from replicator.base.storage import Storage
+
+MERGE_RATIO = 2
+_NAME = re.compile(rf"([0-9a-f]{{8}})-([0-9a-f]{{8}}){re.escape(SUFFIX)}")
+
+
+class SumBase:
+    """See the head of this file. `open` comes first."""
+
+    def __init__(self, storage: Storage, folder: Path) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._runs: list[SumRun] = []
+        self._next = 1
+        self.damage: list[DamageError] = []
+        """Runs that cannot be used at all."""
+
+    def open(self) -> None:
+        """Raises OSError. Damage is kept, not raised: it costs what was known, and nothing else."""
+        if not self._storage.exists(self._folder):
+            return
+        for name in self._storage.names(self._folder):
+            if name.endswith(NEW_SUFFIX):
+                self._storage.unlink(self._folder / name)
+        self._storage.sync_directory(self._folder)
+        for path in self._live():
+            try:
+                self._runs.append(SumRun.open(self._storage, path))
+            except DamageError as error:
+                self.damage.append(error)
+
+    def _live(self) -> list[Path]:
+        """The files that count, oldest first; those that another stands for are removed."""
+        found: list[tuple[int, int, str]] = []
+        for name in self._storage.names(self._folder):
+            match = _NAME.fullmatch(name)
+            if match is not None:
+                found.append((int(match[1], 16), -int(match[2], 16), name))
+        live: list[Path] = []
+        covered = 0
+        for low, high, name in sorted(found):
+            if low <= covered:
+                self._storage.unlink(self._folder / name)
+                continue
+            live.append(self._folder / name)
+            covered = -high
+        self._next = covered + 1
+        return live
+
+    @property
+    def upto(self) -> int:
+        """Number of the last batch that is in here."""
+        return self._runs[-1].facts.upto if self._runs else 0
+
+    @property
+    def end(self) -> int:
+        """Up to which position of the history that is."""
+        return self._runs[-1].facts.end if self._runs else 0
+
+    def reaches(self, first: int) -> bool:
+        """Whether every block that was changed in front of position `first` of the history has its
+        sum here."""
+        if self.damage:
+            return False
+        facts = self._runs[-1].facts if self._runs else RunFacts(0, 0, is_whole=True)
+        return facts.is_whole and facts.end >= first
+
+    def read(self, start: int, end: int) -> tuple[list[tuple[U64, U64]], list[BadRange]]:
+        """([(keys, sums)] oldest first, so later ones are right; what could not be read)."""
+        found: list[tuple[U64, U64]] = []
+        bad: list[BadRange] = []
+        for run in self._runs:
+            keys, sums, unreadable = run.read(start, end)
+            found.append((keys, sums))
+            bad += unreadable
+        return found, bad
+
+    def absorb(self, parts: Iterable[tuple[U64, U64]], *, upto: int, first: int, end: int) -> None:
+        """Takes in the sums of all batches up to number `upto` that are not here yet: (keys, sums),
+        sorted over all parts. `first` is where the history begins now, `end` up to where it has
+        then been taken in. Durable when it returns. Raises OSError."""
+        assert upto >= self.upto
+        self._storage.make_directory(self._folder)
+        facts = RunFacts(upto, end, self.reaches(first))
+        number = self._next
+        path = self._path(number, number)
+        write_run(self._storage, path, facts, parts)
+        self._next += 1
+        self._runs.append(SumRun.open(self._storage, path))
+        self._merge()
+
+    def give_up(self) -> None:
+        """Forgets everything, for good. For a disk so full that nothing can be written any more,
+        and room has to be made all the same."""
+        runs, self._runs = self._runs, []
+        for run in reversed(runs):  # an older one alone claims less, never what is wrong
+            self._remove(run)
+        if runs:
+            self._storage.sync_directory(self._folder)
+
+    def close(self) -> None:
+        for run in self._runs:
+            run.close()
+        self._runs = []
+
+    # -- inside
+
+    def _merge(self) -> None:
+        """What cannot be merged stays as it is: a full disk, rot."""
+        while len(self._runs) > 1:
+            older, newer = self._runs[-2:]
+            if older.count > MERGE_RATIO * newer.count:
+                return
+            low, high = _numbers(older.path)[0], _numbers(newer.path)[1]
+            path = self._path(low, high)
+            facts = newer.facts
+            try:
+                write_run(self._storage, path, facts, merged(older, newer))
+            except (DamageError, OSError):
+                return
+            self._runs[-2:] = [SumRun.open(self._storage, path)]
+            for run in (older, newer):
+                self._remove(run)
+
+    def _remove(self, run: SumRun) -> None:
+        run.close()
+        with suppress(FileNotFoundError):
+            self._storage.unlink(run.path)
+
+    def _path(self, low: int, high: int) -> Path:
+        return self._folder / f"{low:08x}-{high:08x}{SUFFIX}"
+
+
+def _numbers(path: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1], 16), int(match[2], 16)

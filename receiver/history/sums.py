@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the replica must hold, block by block: the sums of the newest content.
+
+The replica's content of a block is what the latest batch that changed it wrote, and each batch says
+the sum of that. Newest first: the batches of the history, then the base of sums
+(receiver.history.sum_base), where those of batches go that are removed. A block that none of them
+knows was never written.
+
+`window` puts the sums of a range of keys together, in one dense array; `follow` brings it up to
+date with batches that were applied since. So going through a disk needs the memory of one window,
+and reads the headers once for each.
+
+Concurrency: apply thread; with no batch that is published and not applied, a window says what the
+replica holds at this moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from receiver.history.batches import Batch
+from receiver.history.bodies import UNKNOWN_SUM
+from receiver.history.images import U64, Bools
+from receiver.history.log import HistoryLog, no_space
+from receiver.history.sum_base import SumBase
+from receiver.history.sum_runs import BadRange
+from replicator.base.errors import DamageError
+
+
+@dataclass(slots=True)
+class SumWindow:
+    """Of the blocks [start, end), by their place in the window: whether a batch ever changed it
+    (`changed`), the sum of what it holds (`sums`; UNKNOWN_SUM where that is not known), the number
+    of the batch that wrote it (`writers`; 0 for one that the history no longer has).
+    `is_whole`: what is not `changed` was never changed at all."""
+
+    start: int
+    end: int
+    upto: int
+    changed: Bools
+    sums: U64
+    writers: U64
+    is_whole: bool
+    bad: list[BadRange]
+
+    def put(self, keys: U64, sums: U64, writer: int) -> None:
+        within = (keys >= np.uint64(self.start)) & (keys < np.uint64(self.end))
+        places = (keys[within] - np.uint64(self.start)).astype(np.int64)
+        self.changed[places] = True
+        self.sums[places] = sums[within]
+        self.writers[places] = writer
+
+
+class LatestSums:
+    """See the head of this file."""
+
+    def __init__(self, history: HistoryLog, base: SumBase, lost: Callable[[], None]) -> None:
+        """`lost` is told when the base had to go for want of room."""
+        self._history = history
+        self._base = base
+        self._lost = lost
+
+    def window(self, start: int, end: int) -> SumWindow:
+        """Of the keys [start, end). Raises OSError."""
+        count = end - start
+        segments = self._history.segments
+        first = segments[0].first if segments else self._history.newest_first
+        window = SumWindow(
+            start,
+            end,
+            self._base.upto,
+            np.zeros(count, dtype=np.bool_),
+            np.full(count, UNKNOWN_SUM, dtype=np.uint64),
+            np.zeros(count, dtype=np.uint64),
+            self._base.reaches(first),
+            [],
+        )
+        found, window.bad = self._base.read(start, end)
+        for keys, sums in found:
+            window.put(keys, sums, 0)
+        for bad in window.bad:
+            window.changed[bad.start - start : bad.end - start] = True
+            window.sums[bad.start - start : bad.end - start] = UNKNOWN_SUM
+        self.follow(window)
+        return window
+
+    def follow(self, window: SumWindow) -> None:
+        """Takes in what was applied since. Raises OSError."""
+        for batch in self._history.after(window.upto):
+            table = self._history.table(batch)
+            low, high = table.rows_within(window.start, window.end)
+            if low < high:
+                window.put(table.keys()[0], self._sums_of(batch), batch.number)
+            window.upto = batch.number
+
+    def absorb(self, upto: int, end: int) -> None:
+        """Puts into the base what the batches up to number `upto` say, which lie in front of
+        position `end`: they are about to go, or to lose their images. Durable when it returns.
+        Raises OSError."""
+        batches = [
+            batch for batch in self._history.batches if self._base.upto < batch.number <= upto
+        ]
+        segments = self._history.segments
+        if not segments or (not batches and self._base.end >= end):
+            return
+        keys, sums = self._latest(batches)
+        first = segments[0].first
+        try:
+            self._base.absorb(
+                [(keys, sums)], upto=max(upto, self._base.upto), first=first, end=max(end, first)
+            )
+        except OSError as error:
+            if not no_space(error):
+                raise
+            self._base.give_up()
+            self._lost()
+
+    def _latest(self, batches: Sequence[Batch]) -> tuple[U64, U64]:
+        empty = np.empty(0, dtype=np.uint64)
+        newest_first = batches[::-1]
+        every_key = [self._history.table(batch).keys()[0] for batch in newest_first]
+        every_sum = [self._sums_of(batch) for batch in newest_first]
+        keys, at = np.unique(np.concatenate([empty, *every_key]), return_index=True)
+        return keys, np.concatenate([empty, *every_sum])[at]
+
+    def _sums_of(self, batch: Batch) -> U64:
+        count = self._history.table(batch).block_count
+        try:
+            packed = self._history.read_begin(batch).sums
+        except DamageError:
+            packed = b""  # what is wrong with it is found by whoever reads the history
+        if len(packed) != 8 * count:
+            return np.full(count, UNKNOWN_SUM, dtype=np.uint64)
+        return np.frombuffer(packed, dtype="<u8").astype(np.uint64)
+
+    def written_before(self, key: int, number: int) -> int:
+        """Number of the batch that wrote what batch `number` found in the block; 0 for one that
+        the history no longer has."""
+        for batch in self._before(number):
+            low, high = self._history.table(batch).rows_within(key, key + 1)
+            if low < high:
+                return batch.number
+        return 0
+
+    def _before(self, number: int) -> Iterator[Batch]:
+        return (batch for batch in reversed(self._history.batches) if batch.number < number)

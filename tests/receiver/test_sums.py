@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of the replica: from the history, and from the base when the history has let them go. That
+they are right in every life is checked by tests.receiver.world after each step."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.history.sum_base import SumBase
+from receiver.history.sum_runs import CHUNK_ROWS, RunFacts, SumRun, write_run
+from replicator.base.errors import DamageError
+from tests.world.faults import Failure
+from tests.world.storage import SimStorage, Stopped
+
+FOLDER = Path("/data/sums")
+Row = tuple[int, int]
+
+
+def base_on(storage: SimStorage) -> SumBase:
+    base = SumBase(storage, FOLDER)
+    base.open()
+    return base
+
+
+def absorb(base: SumBase, rows: dict[int, int], upto: int) -> None:
+    keys = np.array(sorted(rows), dtype=np.uint64)
+    sums = np.array([rows[key] for key in sorted(rows)], dtype=np.uint64)
+    base.absorb([(keys, sums)], upto=upto, first=0, end=upto * 10)
+
+
+def read(base: SumBase, start: int = 0, end: int = 1 << 63) -> dict[int, int]:
+    found, bad = base.read(start, end)
+    assert not bad
+    rows: dict[int, int] = {}
+    for keys, sums in found:
+        rows.update(zip(keys.tolist(), sums.tolist(), strict=True))
+    return rows
+
+
+def files(storage: SimStorage) -> list[str]:
+    return sorted(storage.names(FOLDER))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.integers(0, 60), st.integers(0, 1 << 64 - 1), max_size=20)),
+    st.integers(0, 60),
+    st.integers(0, 60),
+)
+def test_the_latest_sum_of_each_block_wins(
+    parts: list[dict[int, int]], low: int, high: int
+) -> None:
+    storage, expected = SimStorage(), dict[int, int]()
+    base = base_on(storage)
+    for upto, rows in enumerate(parts, start=1):
+        absorb(base, rows, upto)
+        expected.update(rows)
+    for again in (base, base_on(storage)):
+        assert again.upto == len(parts)
+        assert read(again) == expected
+        within = {key: value for key, value in expected.items() if low <= key < high}
+        assert read(again, low, max(low, high)) == within
+
+
+def test_runs_are_merged_so_that_few_are_left() -> None:
+    storage = SimStorage()
+    base = base_on(storage)
+    for upto in range(1, 65):
+        absorb(base, {upto * 1000 + at: upto for at in range(10)}, upto)
+    assert len(files(storage)) <= 7
+    assert len(read(base)) == 640
+
+
+def test_a_long_run_is_read_in_parts(tmp_path: Path) -> None:
+    storage, path = SimStorage(), FOLDER / "run"
+    storage.make_directory(FOLDER)
+    keys = np.arange(0, 3 * CHUNK_ROWS * 2, 2, dtype=np.uint64)[: 3 * CHUNK_ROWS - 5]
+    parts = [(each, each + np.uint64(1)) for each in np.array_split(keys, 7)]
+    write_run(storage, path, RunFacts(1, 1, is_whole=True), parts)
+    run = SumRun.open(storage, path)
+    found, sums, bad = run.read(CHUNK_ROWS * 2 - 3, CHUNK_ROWS * 2 + 3)
+    assert found.tolist() == [CHUNK_ROWS * 2 + shift for shift in (-2, 0, 2)]
+    assert (sums == found + np.uint64(1)).all()
+    assert not bad
+
+
+def test_rot_in_rows_costs_their_range_and_says_where() -> None:
+    storage = SimStorage()
+    base = base_on(storage)
+    absorb(base, dict.fromkeys(range(3 * CHUNK_ROWS), 7), 1)
+    (name,) = files(storage)
+    offset = 64 + (CHUNK_ROWS + 9) * 16
+    storage.flip(FOLDER / name, offset)
+    base = base_on(storage)
+    found, (bad,) = base.read(0, 4 * CHUNK_ROWS)
+    assert (bad.start, bad.end) == (CHUNK_ROWS, 2 * CHUNK_ROWS)
+    assert (bad.path.name, bad.offset) == (name, 64 + CHUNK_ROWS * 16)
+    assert sum(len(keys) for keys, _ in found) == 2 * CHUNK_ROWS
+
+
+@pytest.mark.parametrize("offset", [3, 20, 60, -5], ids=["magic", "upto", "checksum", "directory"])
+def test_rot_elsewhere_costs_the_run_and_the_claim_to_know_all(offset: int) -> None:
+    storage = SimStorage()
+    absorb(base_on(storage), {1: 2}, 1)
+    (name,) = files(storage)
+    size = 64 + 16 + 16
+    storage.flip(FOLDER / name, offset % size)
+    base = base_on(storage)
+    (damage,) = base.damage
+    assert isinstance(damage, DamageError)
+    assert name in damage.message
+    assert not base.reaches(0)
+
+
+def test_what_was_lost_is_known_to_be_unknown() -> None:
+    storage = SimStorage()
+    base = base_on(storage)
+    absorb(base, {1: 2}, 1)
+    assert base.reaches(10)
+    assert not base.reaches(11), "the history has lost something that is not here"
+    base.give_up()
+    assert not files(storage)
+    assert not base.reaches(10)
+    base.absorb([], upto=5, first=40, end=50)
+    assert not base.reaches(50), "there was a gap"
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_crash_anywhere_leaves_all_that_was_absorbed(power: bool) -> None:
+    stop = 0
+    while True:
+        stop += 1
+        storage = SimStorage()
+        base, durable, tried = base_on(storage), dict[int, int](), dict[int, int]()
+        storage.stop_at(stop)
+        try:
+            for upto in range(1, 6):
+                tried = {**durable, upto: upto * 10, 100: upto}
+                absorb(base, {upto: upto * 10, 100: upto}, upto)
+                durable = tried
+        except Stopped:
+            if power:
+                storage.power_cut(Random(stop))
+            else:
+                storage.kill()
+            again = base_on(storage)
+            assert not again.damage
+            assert read(again) in (durable, tried)
+            again.close()
+            continue
+        storage.heal()
+        assert stop > 30
+        return
+
+
+def test_a_full_disk_changes_nothing() -> None:
+    for nth in range(1, 12):
+        storage = SimStorage()
+        base = base_on(storage)
+        absorb(base, {1: 1}, 1)
+        storage.plan(Failure(frozenset(["pwritev", "create"]), nth, errno.ENOSPC, under=FOLDER))
+        try:
+            absorb(base, {1: 2, 2: 2}, 2)
+        except OSError:
+            expected = {1: 1}
+        else:
+            expected = {1: 2, 2: 2}
+        storage.heal()
+        assert read(base) == expected
+        assert read(base_on(storage)) == expected
