@@ -41,7 +41,8 @@ class Checks:
     problem: Callable[[int, str], None]
     batches: int = 0
     images: int = 0
-    points: dict[int, bodies.PointBody] = field(default_factory=dict)
+    points: list[int] = field(default_factory=list)
+    """Those of the segment."""
     dropped: set[int] = field(default_factory=set)
     applied: int = 0
     last_batch: int = 0
@@ -55,6 +56,7 @@ class Checks:
         if self._open is not None:
             self.problem(first, f"batch {self._open.begin.number} has no end")
         self._segment_first, self._open, self._is_lost = first, None, False
+        self.points = []
 
     def end_segment(self, end: int) -> None:
         if self._open is not None and self._open.is_whole:
@@ -165,7 +167,7 @@ class Checks:
             self.problem(position, f"the time of point #{point.sequence} goes back")
         self.last_point = max(self.last_point, point.sequence)
         self.last_time_ns = max(self.last_time_ns, point.time_ns)
-        self.points[point.sequence] = point
+        self.points.append(point.sequence)
 
     def _image(self, position: int, record: Record, where: str) -> None:
         self.images += 1

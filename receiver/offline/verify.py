@@ -99,13 +99,13 @@ class HistoryVerification:
         self._link = _Link()
         self._report = SegmentReport(Path())
         self._checks = Checks(self._problem)
+        self._points: list[int] = []
         self.digests: set[bytes] = set()
         self.faults: list[Fault] = []
 
     @property
-    def points(self) -> dict[int, bodies.PointBody]:
-        kept = self._checks.points.items()
-        return {number: point for number, point in kept if number not in self._checks.dropped}
+    def points(self) -> list[int]:
+        return [number for number in self._points if number not in self._checks.dropped]
 
     def run(self) -> Iterator[SegmentReport]:
         for note in self._strangers():
@@ -260,7 +260,7 @@ class HistoryVerification:
 
         report, checks = self._report, self._checks
         checks.begin_segment(header.first_lsn)
-        batches, images, known = checks.batches, checks.images, set(checks.points)
+        batches, images = checks.batches, checks.images
         stands: bodies.StandsFor | None = None
         walk = RecordWalk(report.path, file, header, end, read)
         for step in walk.run():
@@ -276,7 +276,8 @@ class HistoryVerification:
         checks.end_segment(end)
         report.end, report.records = end, walk.count
         report.batches, report.images = checks.batches - batches, checks.images - images
-        report.points = sorted(set(checks.points) - known)
+        report.points = checks.points
+        self._points += checks.points
         return walk, stands
 
     def _skip(self, step: Skipped) -> None:

@@ -28,7 +28,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from replicator.base.address import Address
-from replicator.base.errors import ReplicatorError, UsageError
+from replicator.base.errors import ReplicatorError, UsageError, from_name
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.control.endpoints import AGENT, RECEIVER, Call, Endpoint
 from replicator.control.service import AgentControl, ReceiverControl
@@ -221,13 +221,25 @@ class _Control(Generic[S]):
         try:
             result = await endpoint.run(self._service, call)
         except ReplicatorError as error:
-            self._audit(replace(entry, outcome=error.name, message=error.message))
+            self._end(replace(entry, outcome=error.name, message=error.message))
             raise
         except asyncio.CancelledError:
-            self._audit(replace(entry, outcome="cancelled"))
+            self._end(replace(entry, outcome="cancelled"))
             raise
-        self._audit(replace(entry, outcome="done"))
+        unrecorded = self._end(replace(entry, outcome="done"))
+        if unrecorded is not None:
+            text = f"{entry.order} was carried out, but {unrecorded.message}"
+            raise from_name(unrecorded.name, text, unrecorded.hint)
         return result
+
+    def _end(self, entry: AuditEntry) -> ReplicatorError | None:
+        """Records how an order ended; if that fails, how it ended counts more."""
+        try:
+            self._audit(entry)
+        except ReplicatorError as error:
+            logging.getLogger(__name__).error("end of an order not recorded: %s", error)
+            return error
+        return None
 
     def _ended(self, order: asyncio.Task[Any]) -> None:
         """Takes note of the outcome, so that an order whose client has gone ends quietly; a bug

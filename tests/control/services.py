@@ -16,6 +16,7 @@ from pathlib import Path
 from replicator.base.errors import (
     DamageError,
     NoPointError,
+    NoSpaceError,
     NotFoundError,
     OwnedError,
     ReplicatorError,
@@ -248,8 +249,12 @@ class Audited(list[AuditEntry]):
     """An audit that keeps what it hears and can be told to refuse."""
 
     refusal: ReplicatorError | None = None
+    refusal_behind: int | None = None
+    """It takes so many entries more, then the disk is full."""
 
     def __call__(self, entry: AuditEntry) -> None:
+        if self.refusal_behind is not None and len(self) >= self.refusal_behind:
+            raise NoSpaceError("the disk is full")
         if self.refusal is not None:
             raise self.refusal
         self.append(entry)

@@ -252,6 +252,20 @@ async def test_what_changes_something_is_audited_with_who_ordered_it(daemon: Dae
     assert {(entry.uid, entry.pid) for entry in daemon.audit} == {(os.getuid(), os.getpid())}
 
 
+async def test_an_order_whose_end_cannot_be_audited_is_said_to_be_done(daemon: Daemon) -> None:
+    daemon.audit.refusal_behind = 1
+    with pytest.raises(NoSpaceError, match="rollback was carried out, but the disk is full"):
+        await in_thread(daemon.client.rollback, "web", "latest")
+    assert daemon.receiver.orders[-1] == ("rollback", "web", "latest")
+    assert [entry.outcome for entry in daemon.audit] == ["started"]
+
+
+async def test_how_an_order_failed_counts_more_than_that_it_is_not_recorded(daemon: Daemon) -> None:
+    daemon.audit.refusal_behind = 1
+    with pytest.raises(OwnedError):
+        await in_thread(daemon.client.rollback, "web", "connected")
+
+
 async def test_an_order_that_cannot_be_audited_is_not_carried_out(daemon: Daemon) -> None:
     daemon.audit.refusal = NoSpaceError("the catalog is full")
     with pytest.raises(NoSpaceError):
