@@ -167,15 +167,16 @@ async def started(
         catalog = _open_catalog(catalog_path(data_dir))
         closing.callback(catalog.close)
         views = Views(groups_dir(data_dir))
-        workers = await _recover_groups(config, catalog, storage, clock, notifier, closing)
+        workers: dict[str, GroupWorker] = {}
+        watch = HistoryWatch(storage, lambda: _sealed(workers))
+        recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)
+        closing.callback(recorder.close)  # once the workers have ended
+        workers |= await _recover_groups(config, catalog, storage, clock, notifier, closing)
         closing.push_async_callback(views.close_all)
         for worker in workers.values():
             views.clear_stale(worker.name)
             worker.start()
         listener = Listener(workers, {group.name: group.agents for group in config.groups})
-        watch = HistoryWatch(storage, lambda: _sealed(workers))
-        recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)
-        closing.callback(recorder.close)
         recorder.import_from_catalog()
         recorder.note_heads()
         receiver = Receiver(config, workers, views, listener, storage, clock, recorder)

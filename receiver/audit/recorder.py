@@ -81,7 +81,8 @@ class Recorder:
         return list_audit(self._storage, self._directory, since_ns, limit)
 
     def stretches(self) -> dict[str, list[Stretch]]:
-        """The histories as they are, to be verified."""
+        """The histories as they are, to be verified: all of it noted."""
+        self.note_heads()
         return self._watch.stretches()
 
     def verify(self, histories: Mapping[str, Sequence[Stretch]]) -> AuditVerdict:
@@ -147,6 +148,9 @@ class Recorder:
             _log.error("audit.import_failed", error=str(error))
 
     def close(self) -> None:
+        """Notes what is left to note; the histories do not change any more."""
+        if self._audit is not None and self._news().rewritten:
+            self.note_heads()
         if self._audit is not None:
             self._audit.close()
 

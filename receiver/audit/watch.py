@@ -52,7 +52,8 @@ class HistoryWatch:
         return Seen(heads, {group: each.rewritten for group, each in known.items()})
 
     def stretches(self) -> dict[str, list[Stretch]]:
-        return {group: each.stretches for group, each in self._refreshed().items()}
+        """As of the last look."""
+        return {group: each.stretches for group, each in self._known.items()}
 
     def _refreshed(self) -> dict[str, _Known]:
         now: dict[str, _Known] = {}

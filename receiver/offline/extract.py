@@ -12,6 +12,7 @@ Nothing but the new images is written.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from receiver.values import Point, PointDisk
 from replicator.base.errors import (
     DamageError,
     NoPointError,
+    NoSpaceError,
     NotFoundError,
     ReplicatorError,
     UsageError,
@@ -65,7 +67,8 @@ def extract(
     only: Sequence[str] = (),
     progress: Progress = lambda _done, _total: None,
 ) -> list[Path]:
-    """The files written. Raises NoPointError, NotFoundError, UsageError, DamageError, OSError."""
+    """The files written. Raises NoPointError, NotFoundError, UsageError, DamageError,
+    NoSpaceError, ReplicatorError."""
     disks = _members(point, only)
     number = _batch_of(index, point)
     _check_tail(storage, place, index)
@@ -73,6 +76,7 @@ def extract(
     texts = {directory / f"{name}.xml": text for name, text in _domains(index, point, only)}
     _refuse_existing(storage, [*images.values(), *texts])
     written: list[Path] = []
+    is_new, is_done = not storage.exists(directory), False
     try:
         storage.make_directory(directory)
         with ExitStack() as closing_all:
@@ -92,12 +96,27 @@ def extract(
                 write_all(file, [text.encode()], 0)
                 file.datasync()
         storage.sync_directory(directory)
-    except (OSError, ReplicatorError):
-        with suppress(OSError):
-            for path in written:
-                storage.unlink(path)
-        raise
+        is_done = True
+    except OSError as error:
+        raise _mishap(error, directory) from error
+    finally:
+        if not is_done:  # an interruption by the keyboard, too, leaves nothing behind
+            _remove(storage, written, directory if is_new else None)
     return written
+
+
+def _remove(storage: Storage, written: list[Path], directory: Path | None) -> None:
+    with suppress(OSError):
+        for path in written:
+            storage.unlink(path)
+        if directory is not None:
+            storage.remove_directory(directory)
+
+
+def _mishap(error: OSError, directory: Path) -> ReplicatorError:
+    text = f"extracting into {directory}: {error.strerror or error}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return NoSpaceError(text) if full else ReplicatorError(text)
 
 
 # -- what is asked for

@@ -13,7 +13,14 @@ from receiver.offline.extract import extract
 from receiver.offline.places import find_histories, the_history
 from receiver.offline.reading import choose, read_index
 from replicator.base.daemon import hold_lock
-from replicator.base.errors import DamageError, NoPointError, NotFoundError, UsageError
+from replicator.base.errors import (
+    DamageError,
+    NoPointError,
+    NoSpaceError,
+    NotFoundError,
+    ReplicatorError,
+    UsageError,
+)
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
 from tests.offline.copies import LONG, SEEDS, BareHistory, export
@@ -122,7 +129,7 @@ def test_damage_is_never_extracted(bare: BareHistory, tmp_path: Path) -> None:
             files = extract(storage, bare.place, index, point, out)
         except DamageError as error:
             refused.append(error.message)
-            left = list(out.iterdir())
+            left += [out] if out.exists() else []
         else:
             assert contents(files) == {name: bytes(disk) for name, disk in expected.items()}
     assert {text.partition(" fails")[0] for text in refused} == {
@@ -197,3 +204,16 @@ def test_one_group_must_be_named(tmp_path: Path) -> None:
     BareHistory(tmp_path / "data" / "groups", LONG)
     with pytest.raises(UsageError, match="several groups"):
         the_history(SystemStorage(), tmp_path / "data")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failing_disk_leaves_nothing_and_is_named(code: int) -> None:
+    world = half_applied()
+    (place,) = find_histories(world.storage, GROUP_DIRECTORY)
+    index = read_index(world.storage, place)
+    world.storage.plan(Failure(frozenset(["pwritev"]), 1, code, under=Path("/data/out")))
+    with pytest.raises(ReplicatorError, match="extracting into /data/out") as failed:
+        extract(world.storage, place, index, index.kept_points()[0], Path("/data/out"))
+    assert isinstance(failed.value, NoSpaceError) == (code == errno.ENOSPC)
+    world.storage.heal()
+    assert not world.storage.exists(Path("/data/out"))

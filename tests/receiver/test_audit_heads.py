@@ -123,6 +123,7 @@ def test_what_a_compaction_made_is_noted_at_once_and_only_once(tmp_path: Path) -
         recorder.record(Fact("rollback"))
         assert [seen.rewritten for seen in noted.seen()[count:]] == [{}]
     with closing(noted.start()) as again:
+        assert again.verify(again.stretches()).faults == []
         again.record(Fact("rollback"))
         assert noted.seen()[-1].rewritten == {}
     noted.catalog.close()
