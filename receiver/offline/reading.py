@@ -23,7 +23,7 @@ from receiver import pointspec
 from receiver.catalog import SegmentFact
 from receiver.history import bodies
 from receiver.history.batches import Batch
-from receiver.history.opening import Tail, clear_leftovers, open_history, read_units
+from receiver.history.opening import Tail, open_history, read_units
 from receiver.offline.places import HistoryPlace
 from receiver.offline.read_only import ReadOnlyStorage
 from receiver.values import Point
@@ -80,6 +80,13 @@ def batches_of(storage: Storage, place: HistoryPlace, segment: BareSegment) -> l
     return [batch for _, batch in contents.begins]
 
 
+def _damage(file: SegmentFile, error: DamageError | OSError) -> DamageError:
+    """A segment that the disk cannot give is as good as one that is bad."""
+    if isinstance(error, DamageError):
+        return error
+    return DamageError(f"{file.path}: cannot be read: {error.strerror or error}")
+
+
 class _Reader:
     def __init__(self, storage: ReadOnlyStorage, place: HistoryPlace) -> None:
         self._storage = storage
@@ -88,17 +95,18 @@ class _Reader:
         self.index = BareIndex()
 
     def run(self) -> None:
-        files = clear_leftovers(
-            self._storage, self._place.folder, self._place.segments(self._storage)
-        )
+        files = self._place.segments(self._storage)
         for at, file in enumerate(files):
             is_newest = at == len(files) - 1
+            if self._link is not None and file.first_lsn < self._link[0]:
+                continue  # a compaction that was interrupted left it: it is stood for
             try:
                 self._take_newest(file) if is_newest else self._take_sealed(file)
-            except DamageError as error:
+            except (DamageError, OSError) as error:
+                damage = _damage(file, error)
                 if is_newest:
-                    raise
-                self._forget(error)
+                    raise damage from error
+                self._forget(damage)
 
     def _forget(self, error: DamageError) -> None:
         """Nothing in front of this can be made any more."""

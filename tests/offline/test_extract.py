@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from journal.dump import inspect_path
 from receiver.offline.extract import extract
 from receiver.offline.places import find_histories, the_history
 from receiver.offline.reading import choose, read_index
@@ -21,9 +23,10 @@ from replicator.base.errors import (
     ReplicatorError,
     UsageError,
 )
-from replicator.base.storage import SystemStorage
+from replicator.base.storage import File, SystemStorage
 from replicator.cli.main import run
-from tests.offline.copies import LONG, SEEDS, BareHistory, export
+from tests.offline import by_hand
+from tests.offline.copies import COMPACTED, LONG, SEEDS, BareHistory, export
 from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
@@ -217,3 +220,59 @@ def test_a_failing_disk_leaves_nothing_and_is_named(code: int) -> None:
     assert isinstance(failed.value, NoSpaceError) == (code == errno.ENOSPC)
     world.storage.heal()
     assert not world.storage.exists(Path("/data/out"))
+
+
+def test_a_segment_that_the_disk_cannot_give_is_as_good_as_bad(
+    bare: BareHistory, tmp_path: Path
+) -> None:
+    storage = FailingReads(bare.segments[2])
+    index = read_index(storage, bare.place)
+    assert index.damage is not None
+    assert f"{bare.segments[2]}: cannot be read: Input/output error" in index.damage.message
+    point = index.kept_points()[-1]
+    files = extract(storage, bare.place, index, point, tmp_path / "out")
+    expected = bare.world.expected[point.sequence]
+    assert contents(files) == {name: bytes(disk) for name, disk in expected.items()}
+    storage.bad = bare.segments[-1]
+    with pytest.raises(DamageError, match="cannot be read"):
+        read_index(storage, bare.place)
+
+
+class FailingReads(SystemStorage):
+    """A machine on which one file can be opened, and not read."""
+
+    def __init__(self, bad: Path) -> None:
+        self.bad = bad
+
+    def open(self, path: Path, *, writable: bool = False) -> File:
+        file = super().open(path, writable=writable)
+        if path == self.bad:
+            file.pread = self._fail  # type: ignore[method-assign]
+        return file
+
+    @staticmethod
+    def _fail(size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_what_an_interrupted_compaction_left_over_is_passed_by(tmp_path: Path) -> None:
+    bare, before = BareHistory(tmp_path, COMPACTED), BareHistory(tmp_path / "before", LONG)
+    for path in before.segments[1:3]:
+        (bare.place.folder / path.name).write_bytes(path.read_bytes())
+    verification, reports = bare.verify()
+    assert verification.faults == []
+    left = [each for each in reports if any("stands for it" in note for note in each.notes)]
+    assert [each.path.name for each in left] == [path.name for path in before.segments[1:3]]
+    assert any("left over" in line for line in inspect_path(bare.group_dir))
+    storage = SystemStorage()
+    index = read_index(storage, bare.place)
+    points = index.kept_points()
+    assert [point.sequence for point in points] == sorted(verification.points)
+    for point in points:
+        expected = {n: bytes(disk) for n, disk in bare.world.expected[point.sequence].items()}
+        files = extract(storage, bare.place, index, point, tmp_path / f"out{point.sequence}")
+        assert contents(files) == expected
+        by_hand_out = tmp_path / f"hand{point.sequence}"
+        by_hand_out.mkdir()
+        by_hand.main(bare.group_dir, point.sequence, by_hand_out)
+        assert contents(list(by_hand_out.iterdir())) == expected
