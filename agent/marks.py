@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from replicator.base.errors import ReplicatorError
 from replicator.wire.messages import Point
 
+# A guest is thawed between the cut and `add`: so many points may come meanwhile, at ten a second.
+RECENT_MAX = 2000
+
 
 @dataclass(eq=False, slots=True)
 class PendingMark:
@@ -34,10 +37,15 @@ class Marks:
     def __init__(self) -> None:
         self.labels: set[str] = set()
         self._pending: set[PendingMark] = set()
+        self._recent: dict[int, Point] = {}  # by LSN, oldest first
 
     def add(self, label: str | None, lsn: int) -> PendingMark:
+        """`lsn` is the end of its cut. The point may have come before this is called."""
         mark = PendingMark(label, lsn)
         self._pending.add(mark)
+        known = self._recent.get(lsn)
+        if known is not None and known.label == label:
+            mark.point.set_result(known)
         return mark
 
     def forget(self, mark: PendingMark) -> None:
@@ -46,6 +54,9 @@ class Marks:
     def settle(self, points: Sequence[Point]) -> None:
         """Points that the receiver has made."""
         for point in points:
+            self._recent[point.lsn] = point
+            if len(self._recent) > RECENT_MAX:
+                del self._recent[next(iter(self._recent))]
             if point.label is not None:
                 self.labels.discard(point.label)
             for mark in self._pending:

@@ -9,7 +9,8 @@
 #    started: libvirt-daemon without libvirt-daemon-system brings programs, not units.
 # 2. A guest kernel: Debian's cloud kernel, downloaded and unpacked under build/kernel. It is not
 #    installed: the machine's own boot files stay as they are.
-# 3. A virtualenv in .venv with this project in it (editable).
+# 3. For the tests, the guest's qemu-guest-agent: its package, unpacked under build/guest-agent.
+# 4. A virtualenv in .venv with this project in it (editable).
 #
 # Each step leaves a stamp keyed on what it was made from, so a second run only compares.
 # With nothing missing it needs neither root nor a network.
@@ -34,12 +35,13 @@ test_packages=(
     xfsprogs              # a second guest filesystem on replicas
 )
 kernel_metapackage=linux-image-cloud-amd64
-guest_modules='virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk'
+guest_modules='virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console'
 python_minimum='3, 11'
 
 repository=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
 venv=${VENV:-$repository/.venv}
 kernel=${KERNEL_DIR:-$repository/build/kernel}
+guest_agent=$(dirname -- "$kernel")/guest-agent
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
@@ -103,6 +105,28 @@ install_kernel() {
     printf '%s' "$kernel_metapackage $guest_modules" >"$unpacked/stamp"
     rm -rf -- "$kernel"
     mv -T -- "$unpacked" "$kernel"
+}
+
+# ---- the guest's agent -------------------------------------------------------------------------
+
+install_guest_agent() {
+    [[ -s $guest_agent/qemu-ga && -s $guest_agent/stamp ]] && return 0
+    ((EUID == 0)) && update_lists_once
+    local unpacked=$guest_agent.new
+    say "downloading qemu-guest-agent (unpacked under $guest_agent, not installed)"
+    rm -rf -- "$unpacked"
+    mkdir -p -- "$unpacked/deb"
+    (cd -- "$unpacked/deb" && apt-get download -q -o APT::Sandbox::User=root qemu-guest-agent)
+    dpkg-deb -x "$unpacked"/deb/*.deb "$unpacked/all"
+    cp -- "$unpacked/all/usr/sbin/qemu-ga" "$unpacked/qemu-ga"
+    # The guest gets the libraries of this machine.
+    ldd "$unpacked/qemu-ga" | grep -q 'not found' &&
+        fail "qemu-ga misses libraries: $(ldd "$unpacked/qemu-ga" | grep 'not found')"
+    rm -rf -- "$unpacked/deb" "$unpacked/all"
+    chmod -R a+rX -- "$unpacked"
+    echo qemu-guest-agent >"$unpacked/stamp"
+    rm -rf -- "$guest_agent"
+    mv -T -- "$unpacked" "$guest_agent"
 }
 
 # ---- the virtualenv ----------------------------------------------------------------------------
@@ -180,6 +204,7 @@ demo)
 test)
     install_packages "${test_packages[@]}"
     install_kernel
+    install_guest_agent
     install_venv libvirt,dev
     ;;
 *) fail "usage: ${0##*/} demo|test" ;;

@@ -38,9 +38,11 @@ def domain_xml(
     *,
     accelerator: Accelerator,
     console: Path,
+    guest_agent: Path | None = None,
 ) -> str:
     """A domain that writes. Emulated, it gets the largest CPU model: without its random number
-    instruction a boot waits seconds for entropy."""
+    instruction a boot waits seconds for entropy. `guest_agent` is the socket of its channel to
+    qemu-guest-agent, made by QEMU; None: it has no such channel."""
     domain = ET.Element("domain", type="kvm" if accelerator == "kvm" else "qemu")
     ET.SubElement(domain, "name").text = name
     ET.SubElement(domain, "uuid").text = str(uuid4())
@@ -57,6 +59,10 @@ def domain_xml(
     for disk in disks:
         _add_disk(devices, disk)
     _add_console(devices, console)
+    if guest_agent is not None:
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "source", mode="bind", path=str(guest_agent))
+        ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     ET.SubElement(devices, "memballoon", model="none")
     return ET.tostring(domain, encoding="unicode")
 
@@ -91,7 +97,7 @@ def replica_domain_xml(
         if wanted is None:
             raise DamageError("the replicated domain has a disk that the replica lacks")
         devices.remove(element)
-    for kind in ("serial", "console"):
+    for kind in ("serial", "console", "channel"):
         for element in devices.findall(kind):
             devices.remove(element)
     for disk in disks.values():

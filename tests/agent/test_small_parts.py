@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.marks import Marks
+from agent.marks import RECENT_MAX, Marks
 from agent.memory import AgentMemory, GroupMemory
 from agent.pace import Pace
 from replicator.base.errors import DamageError, NoPointError
@@ -53,6 +53,17 @@ async def test_a_mark_is_settled_by_its_own_point_alone() -> None:
     assert await mark.point == Point(3, 0, "crash", 500, "x")
     assert marks.labels == set()
     assert marks.unanswered(500) == []
+
+
+async def test_a_point_may_come_before_its_mark_is_waited_for() -> None:
+    """Between the cut and the wait guests are thawed."""
+    marks = Marks()
+    points = [Point(n, 0, "crash", 100 * n, None) for n in range(1, RECENT_MAX + 2)]
+    marks.settle(points)
+    assert await marks.add(None, 200).point == points[1]
+    assert await marks.add(None, points[-1].lsn).point == points[-1]
+    assert not marks.add("another", 300).point.done()
+    assert not marks.add(None, 100).point.done(), "what is remembered is bounded"
 
 
 async def test_marks_that_cannot_become_points_say_so() -> None:

@@ -4,7 +4,8 @@
 The kernel is Debian's cloud kernel, unpacked (not installed) by deploy/install-dependencies.sh.
 The initramfs holds busybox-static, mke2fs and e2fsck of this machine with the libraries they
 name, the kernel's virtio modules in the order in which they must be loaded, and init.sh as
-process 1. Nothing in it is compiled by us, and it has no network.
+process 1. Where the installer has unpacked qemu-guest-agent (for the tests), that is in it too.
+Nothing in it is compiled by us, and it has no network.
 
 The archive is not compressed: unpacking ten megabytes costs an emulated processor more than
 loading them costs QEMU. Both files end in one directory, readable to all, so that an unprivileged
@@ -24,7 +25,7 @@ from pathlib import Path
 from replicator.base.errors import UsageError
 from replicator.demo.account import require_program
 
-MODULES = (  # each needs those before it
+MODULES: tuple[str, ...] = (  # each needs those before it
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
@@ -32,7 +33,8 @@ MODULES = (  # each needs those before it
     "virtio_pci",
     "virtio_blk",
 )
-_DIRECTORIES = ("a", "b", "bin", "dev", "etc", "modules", "proc", "sbin")
+AGENT_MODULE = "virtio_console"  # the guest agent's channel
+_DIRECTORIES = ("a", "b", "bin", "dev", "etc", "modules", "proc", "run", "sbin", "sys")
 _INIT = Path(__file__).with_name("init.sh")
 _INSTALL_HINT = "run deploy/install-dependencies.sh demo"
 
@@ -59,6 +61,12 @@ def default_kernel_directory() -> Path:
     return checkout if checkout.is_dir() else Path("build/kernel").resolve()
 
 
+def find_guest_agent(kernel_directory: Path) -> Path | None:
+    """qemu-ga, which the installer puts beside the kernel for the tests; the demo needs none."""
+    program = kernel_directory.with_name("guest-agent") / "qemu-ga"
+    return program if program.is_file() else None
+
+
 def find_kernel(directory: Path) -> UnpackedKernel:
     """Raises UsageError if no kernel was unpacked in `directory`."""
     images = sorted(directory.glob("boot/vmlinuz-*"))
@@ -79,14 +87,14 @@ def build_guest(kernel_directory: Path, target: Path) -> GuestImage:
     shutil.copyfile(kernel.image, image.kernel)
     with tempfile.TemporaryDirectory(dir=target) as staging:
         root = Path(staging) / "root"
-        _fill(root, kernel)
+        _fill(root, kernel, find_guest_agent(kernel_directory))
         _archive(root, image.initramfs)
     for path in (image.kernel, image.initramfs):
         path.chmod(0o644)
     return image
 
 
-def _fill(root: Path, kernel: UnpackedKernel) -> None:
+def _fill(root: Path, kernel: UnpackedKernel, guest_agent: Path | None) -> None:
     for name in _DIRECTORIES:
         (root / name).mkdir(parents=True)
     _place(root / "init", _INIT.read_bytes())
@@ -97,12 +105,19 @@ def _fill(root: Path, kernel: UnpackedKernel) -> None:
     for name in ("sh", "mount"):
         (root / "bin" / name).symlink_to("busybox")
     for name in ("mke2fs", "e2fsck"):
-        program = require_program(name, package="e2fsprogs")
-        _place(root / "sbin" / name, Path(program).read_bytes())
-        for library in _libraries(program):
-            _place(root / library.relative_to("/"), library.read_bytes())
-    for index, content in enumerate(_module_contents(kernel.modules)):
+        _place_program(root, name, require_program(name, package="e2fsprogs"))
+    modules = MODULES
+    if guest_agent is not None:
+        _place_program(root, "qemu-ga", str(guest_agent))
+        modules = (*MODULES, AGENT_MODULE)
+    for index, content in enumerate(_module_contents(kernel.modules, modules)):
         _place(root / "modules" / f"{index:02d}.ko", content)
+
+
+def _place_program(root: Path, name: str, program: str) -> None:
+    _place(root / "sbin" / name, Path(program).read_bytes())
+    for library in _libraries(program):
+        _place(root / library.relative_to("/"), library.read_bytes())
 
 
 def _place(path: Path, content: bytes) -> None:
@@ -128,10 +143,10 @@ def _require_static(busybox: str) -> None:
         )
 
 
-def _module_contents(modules: Path) -> list[bytes]:
+def _module_contents(modules: Path, names: tuple[str, ...]) -> list[bytes]:
     """The modules in load order, uncompressed; without those that the kernel has built in."""
     built_in = {Path(line).stem for line in (modules / "modules.builtin").read_text().splitlines()}
-    return [_module(modules, name) for name in MODULES if name not in built_in]
+    return [_module(modules, name) for name in names if name not in built_in]
 
 
 def _module(modules: Path, name: str) -> bytes:

@@ -48,11 +48,22 @@ fail() {
 prepare_kernel() {
     mount -t proc proc /proc
     mount -t devtmpfs dev /dev
+    mount -t sysfs sys /sys
     stty -echo -icanon min 1 time 0 icrnl </dev/console
     for module in /modules/*.ko; do
         insmod "$module" || fail "insmod $module"
     done
     ln -s /proc/mounts /etc/mtab
+}
+
+start_guest_agent() { # where the guest has both the program and the channel
+    local port
+    for port in /sys/class/virtio-ports/*; do
+        [ "$(cat "$port/name" 2>/dev/null)" = org.qemu.guest_agent.0 ] || continue
+        [ -x /sbin/qemu-ga ] || fail "no /sbin/qemu-ga for the guest agent's channel"
+        /sbin/qemu-ga --method virtio-serial --path "/dev/${port##*/}" \
+            --statedir /run --pidfile /run/qemu-ga.pid &
+    done
 }
 
 role() {
@@ -169,6 +180,7 @@ write_for_ever() {
     mount_for_writing /dev/vda /a
     mount_for_writing /dev/vdb /b
     catch_up
+    start_guest_agent
     activity=write_record
     paused=
     say "GUEST-READY $number"
