@@ -398,3 +398,30 @@ async def test_a_start_after_a_crash_runs_the_post_script(
     await site.start_agent()
     assert await asyncio.to_thread(fifo.read_text) == "post calm\n"
     await site.until(lambda group: not (directory / "state/frozen/g.json").exists())
+
+
+async def test_an_agent_that_is_stopped_while_it_quiesces_runs_the_post_script(
+    directory: Path, house: House, processes: ExitStack
+) -> None:
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    group = (
+        f"quiesce_pre = ['/bin/sh', '-c', 'echo $$ >{fifo}; exec sleep 1000']\n"
+        f"quiesce_post = ['/bin/sh', '-c', 'echo post $REPLICATOR_LABEL >{directory}/ran']\n"
+    )
+    site = Site(directory, house.port, processes, group=group)
+    await site.start_splitter()
+    await site.start_agent()
+    await site.until(lambda group: group.state == "protected")
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.mark, "g", "calm", wait=False, quiesce=True)
+    )
+    script = int(await asyncio.to_thread(fifo.read_text))
+    site.agent.terminate()
+    assert await asyncio.to_thread(site.agent.wait, 20) == 0
+    with pytest.raises(ReplicatorError):
+        await marking
+    assert (directory / "ran").read_text() == "post calm\n"
+    assert not (directory / "state/frozen/g.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(script, 0)

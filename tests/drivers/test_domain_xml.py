@@ -34,6 +34,21 @@ MIRRORED = """<disk type='file' device='disk'><source file='/images/web.qcow2'/>
 <reconnect delay='10'/></source></mirror></disk>"""
 
 
+@pytest.mark.parametrize(
+    ("target", "state"),
+    [
+        ("name='com.redhat.spice.0' state='connected'", "absent"),
+        ("name='org.qemu.guest_agent.0' state='connected'", "connected"),
+        ("name='org.qemu.guest_agent.0' state='disconnected'", "disconnected"),
+        ("name='org.qemu.guest_agent.0'", "disconnected"),
+    ],
+)
+def test_the_guest_agents_channel_is_found(target: str, state: str) -> None:
+    channel = f"<channel type='unix'><target type='virtio' {target}/></channel>"
+    assert parse_domain(domain_with(PLAIN + channel)).guest_agent == state
+    assert parse_domain(domain_with(PLAIN)).guest_agent == "absent"
+
+
 def test_a_plain_disk_is_read_and_supported() -> None:
     domain = parse_domain(domain_with(PLAIN))
     disk = domain.disk("vda")
