@@ -38,7 +38,9 @@ from receiver.apply_content import (
     write_again,
     write_changes,
 )
+from receiver.damage import Damage, in_replica, overwritten
 from receiver.extents import ExtentSet
+from receiver.healing import Healer
 from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, GroupBody, Held
 from receiver.history.images import U64
@@ -80,6 +82,7 @@ class Applier:
         points: PointList,
         utc_ns: Callable[[], int],
         batch_bytes: int,
+        healer: Healer,
     ) -> None:
         self.applied = GroupState()
         self.applied_batches = 0
@@ -89,6 +92,7 @@ class Applier:
         self._points = points
         self._utc_ns = utc_ns
         self._batch_bytes = batch_bytes
+        self._healer = healer
         self._packer = Packer()
         self._redoing = Redo(history, inbox, batch_bytes, self._create)
         self._pending: _Pending | None = None
@@ -206,6 +210,9 @@ class Applier:
             announced = self._points.find(point.sequence)
             assert announced is None or announced.time_ns == point.time_ns, (announced, point)
         changes = self._changes(builder.state, builder.operations)
+        if self._heal_with(builder.state, changes):
+            changes = self._changes(builder.state, builder.operations)
+        self._note_overwritten(builder.state, changes)
         body = builder.state.body(builder.disk_bodies())
         draft = self._draft("log", builder.start_lsn, changes, body=body, point=point)
         self._commit(draft, changes, builder.state)
@@ -222,6 +229,7 @@ class Applier:
         self._early_of(end_lsn)[name] = max(high for _, high in part)
         if not changes:
             return
+        self._note_overwritten(state, changes)
         body = state.body([each.body() for each in state.disks.values()])
         draft = self._draft("zero", state.lsn, changes, body=body)
         self._commit(replace(draft, zeroes={disk.slot: part.pack()}), changes, state)
@@ -250,6 +258,26 @@ class Applier:
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
 
+    def state_damage(self, damage: Damage) -> None:
+        """Puts what is known to be damaged on record, as `state_lock` does. Raises OSError."""
+        assert self._pending is None
+        state = self.applied.copy()
+        state.damage = damage
+        body = state.body([each.body() for each in state.disks.values()])
+        self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
+
+    def _heal_with(self, state: GroupState, changes: Sequence[DiskChange]) -> bool:
+        """Whether what is about to be written has healed some of the replica instead."""
+        if not in_replica(state.damage):
+            return False
+        before, state.damage = state.damage, self._healer.heal_with(state.damage, changes)
+        return state.damage != before
+
+    def _note_overwritten(self, state: GroupState, changes: Sequence[DiskChange]) -> None:
+        """Before-images of what is damaged are damaged."""
+        for change in changes if state.damage else ():
+            state.damage = overwritten(state.damage, change.keys, self._history.next_batch)
+
     def _roll_back(self) -> None:
         """The next part of the rollback under way; the last one makes its point."""
         work = self._rollback
@@ -262,6 +290,7 @@ class Applier:
                 work.advance(part)
                 continue
             state = self.applied.copy()
+            self._note_overwritten(state, changes)
             body = state.body([each.body() for each in state.disks.values()])
             self._commit(self._draft("rollback", state.lsn, changes, body=body), changes, state)
             work.advance(part)
@@ -379,7 +408,8 @@ class Applier:
     def _create(self, disks: list[Disk]) -> None:
         """Images of disks that the stream has just declared."""
         while disks:
-            self._replica.create(disks[-1].name, disks[-1].size_bytes)
+            disk = disks[-1]
+            disk.is_made_here |= self._replica.create(disk.name, disk.size_bytes)
             disks.pop()
 
     # -- when there is nothing to do

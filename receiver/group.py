@@ -32,8 +32,11 @@ from receiver import rollback as rolling
 from receiver.apply import Applier
 from receiver.apply_batch import BATCH_BYTES
 from receiver.catalog import GroupCatalog
+from receiver.damage import Damage, damaged_points, refuse
 from receiver.digests import digest_runs
+from receiver.healing import Healer
 from receiver.history.batches import Segment
+from receiver.history.bodies import DamagedBlocks
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.history.merging import PART_BLOCKS
 from receiver.history.sum_base import SumBase
@@ -48,6 +51,8 @@ from receiver.reclaim import Pins, Reclaim
 from receiver.recovery import check_replica, match_inbox
 from receiver.replica import Replica
 from receiver.retention import Retention
+from receiver.scrub import Scrub
+from receiver.sync_state import Disk
 from receiver.telling import Telling
 from receiver.values import (
     Condition,
@@ -126,6 +131,14 @@ class GroupReplica:
             segment_bytes=limits.inbox_segment_bytes,
             cache_bytes=limits.cache_bytes,
         )
+        healer = Healer(
+            storage,
+            self._history,
+            self._sums,
+            self._replica,
+            self._inbox,
+            self._applied_disks,
+        )
         self._applier = Applier(
             self._history,
             self._replica,
@@ -133,8 +146,21 @@ class GroupReplica:
             self._points,
             clock.utc_ns,
             limits.batch_bytes,
+            healer,
         )
         self._telling = Telling(name, notify)
+        self.scrub = Scrub(
+            storage,
+            directory / "scrub.json",
+            self._history,
+            self._sums,
+            self._replica,
+            self._applier,
+            healer,
+            self._telling,
+            clock.utc_ns,
+        )
+        """Its steps in the apply thread."""
         self._reclaim = Reclaim(
             storage,
             self._history,
@@ -173,6 +199,7 @@ class GroupReplica:
         OSError."""
         self._replica.prepare()
         self._sum_base.open()
+        self.scrub.open()
         before, state, tail = self._history.open()
         check_replica(self._replica, before, tail)
         if tail is not None:
@@ -243,12 +270,24 @@ class GroupReplica:
     def newest_applied_point(self) -> Point | None:
         return self._points.newest_up_to(self._applier.applied_point)
 
+    def _applied_disks(self) -> list[Disk]:
+        return list(self._applier.applied.disks.values())
+
     def is_applied(self, ordinal: int, lsn: int) -> bool:
         applied = self._applier.applied
         return (applied.ordinal, applied.lsn) >= (ordinal, lsn)
 
     def is_point_applied(self, sequence: int) -> bool:
         return self._applier.is_point_applied(sequence)
+
+    @property
+    def damage(self) -> Damage:
+        """What is known to be damaged. Any thread."""
+        return self._applier.newest_state.damage
+
+    def damaged_points(self) -> dict[int, list[DamagedBlocks]]:
+        """What each damaged point would need and cannot have. Any thread."""
+        return damaged_points(self.damage, self._history.batches)
 
     def is_label_taken(self, label: str) -> bool:
         return label in self._intake.front.state.labels or label in self._points.labels
@@ -384,6 +423,7 @@ class GroupReplica:
             batch.number,
             domains,
             lambda: self._release(sequence),
+            lambda: self.damage,
         )
 
     def _release(self, sequence: int) -> None:
@@ -405,6 +445,9 @@ class GroupReplica:
                 + (f": {self.pause_reason}" if self.pause_reason else ""),
                 hint="try again in a moment",
             )
+        batch = self._history.batch_of_point(sequence) if self.damage else None
+        if batch is not None:
+            refuse(self.damage, point, batch.number, self.name)
         return point
 
     def plan_rollback(self, sequence: int) -> RollbackPlan:

@@ -359,6 +359,15 @@ class Inbox:
                     return stream.frames[first:end]
         return []
 
+    def every_frame(self) -> list[tuple[int, InboxFrame]]:
+        """(ordinal of its stream, frame) of all durable frames that are there, applied or not."""
+        with self._lock:
+            return [
+                (stream.name.ordinal, frame)
+                for stream in self._streams
+                for frame in stream.frames[: stream.durable_frames]
+            ]
+
     def stream_after(self, ordinal: int) -> tuple[StreamName, int] | None:
         """The next stream that has durable frames, and where it starts."""
         with self._lock:

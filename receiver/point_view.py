@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from receiver.damage import Damage, refuse_range
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, EarliestImages, Image, block_key
 from receiver.history.log import HistoryLog
@@ -49,7 +50,11 @@ class PointView:
         batch_number: int,
         domains: dict[str, str],
         release: Callable[[], None],
+        damage: Callable[[], Damage] = tuple,
     ) -> None:
+        """`damage` is what is known to be damaged by now."""
+        self._damage = damage
+        self._number = batch_number
         self.point = point
         self.domains = domains
         self._history = history
@@ -84,6 +89,8 @@ class PointView:
             return b""
         first = offset // BLOCK_BYTES
         end = -(-(offset + length) // BLOCK_BYTES)
+        low, high = block_key(disk.slot, first), block_key(disk.slot, end)
+        refuse_range(self._damage(), self.point, self._number, low, high)
         start_byte = first * BLOCK_BYTES
         size = min(end * BLOCK_BYTES, disk.size_bytes) - start_byte
         content = bytearray(self._replica.read(name, start_byte, size))

@@ -53,9 +53,9 @@ class Replica:
         if found != size_bytes:
             raise DamageError(f"{path}: has {found} bytes, its history says {size_bytes}")
 
-    def create(self, name: str, size_bytes: int) -> None:
+    def create(self, name: str, size_bytes: int) -> bool:
         """Makes a sparse image, durable. One that is there already is taken as it is, if its size
-        fits: what it holds counts as old content. Raises UsageError."""
+        fits: what it holds counts as old content. Whether it was made now. Raises UsageError."""
         path = self.path(name)
         if self._storage.exists(path):
             found = self.file(name).size()
@@ -65,7 +65,7 @@ class Replica:
                     hint="move it away",
                 )
             self._storage.sync_directory(self._directory)  # its name may be in the cache alone
-            return
+            return False
         fresh = path.with_name(path.name + ".new")  # a size is not written at once
         if self._storage.exists(fresh):
             self._storage.unlink(fresh)
@@ -77,6 +77,7 @@ class Replica:
             file.close()
         self._storage.replace(fresh, path)
         self._storage.sync_directory(self._directory)
+        return True
 
     def file(self, name: str) -> File:
         """The image, writable; open for as long as the replica is."""

@@ -24,7 +24,7 @@ from uuid import UUID
 from journal.bodies import Cut, Detach, DomainXml, SyncBegin, SyncEnd, decode_body
 from journal.record import Record, RecordType
 from receiver.extents import ExtentSet
-from receiver.history.bodies import DiskBody, GroupBody, RollbackIntent
+from receiver.history.bodies import DamagedBlocks, DiskBody, GroupBody, RollbackIntent
 from receiver.values import Point, PointDisk, SyncNotice
 from replicator.base.errors import DamageError, UsageError
 from replicator.base.names import check_label
@@ -48,6 +48,7 @@ class Disk:
     from_zero: bool = False
     sync_lsn: int = 0
     pending: ExtentSet = field(default_factory=ExtentSet)
+    is_made_here: bool = False
 
     def as_member(self) -> PointDisk:
         return PointDisk(self.slot, self.name, self.instance, self.size_bytes)
@@ -65,6 +66,7 @@ class Disk:
             self.sync_lsn,
             cleared,
             added,
+            self.is_made_here,
         )
 
 
@@ -110,6 +112,7 @@ class GroupState:
     rollback: RollbackIntent | None = None
     rolled_back: bool = False
     lock_ns: int = 0
+    damage: tuple[DamagedBlocks, ...] = ()
     disks: dict[str, Disk] = field(default_factory=dict)
     domains: dict[str, str] = field(default_factory=dict)
     start_lsn: int = -1
@@ -314,6 +317,7 @@ class GroupState:
             self.rollback,
             self.rolled_back,
             self.lock_ns,
+            self.damage,
         )
 
     def whole_body(self) -> GroupBody:
@@ -344,6 +348,7 @@ class GroupState:
                     disk.from_zero,
                     disk.sync_lsn,
                     pending,
+                    disk.is_made_here,
                 )
             stream = UUID(bytes=body.stream)
         except ValueError as error:
@@ -363,6 +368,7 @@ class GroupState:
             rollback=body.rollback,
             rolled_back=body.rolled_back,
             lock_ns=body.lock_ns,
+            damage=body.damage,
             disks=disks,
             domains=dict(body.domains),
             labels=set(self.labels),

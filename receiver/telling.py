@@ -14,11 +14,11 @@ class Telling:
     """`notify` gets the events. Called from both threads of the group."""
 
     def __init__(self, group: str, notify: Callable[[GroupEvent], None]) -> None:
-        self._group = group
+        self.group = group
         self._notify = notify
 
     def event(self, name: str, **fields: object) -> None:
-        self._notify(GroupEvent(name, self._group, fields))
+        self._notify(GroupEvent(name, self.group, fields))
 
     def compaction_failed(self, error: DamageError | OSError) -> None:
         """Nothing is lost by that but the room it would have gained; points that need what

@@ -64,7 +64,8 @@ class PointBody(msgspec.Struct, frozen=True):
 class DiskBody(msgspec.Struct, frozen=True):
     """A disk behind the batch. `index` is what the stream calls it, None if the stream does not
     (any more). `zeroes_cleared` and `zeroes_added` say how the batch changed the zeroes that
-    wait for the sync's end (first cleared, then added); in a STATE, added are all of them."""
+    wait for the sync's end (first cleared, then added); in a STATE, added are all of them.
+    `is_made_here`: its image was made by the receiver, so what nobody wrote is zero."""
 
     slot: Count
     name: str
@@ -77,6 +78,7 @@ class DiskBody(msgspec.Struct, frozen=True):
     sync_lsn: Count
     zeroes_cleared: bytes = b""
     zeroes_added: bytes = b""
+    is_made_here: bool = False
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +93,17 @@ class RollbackIntent(msgspec.Struct, frozen=True):
 
     target: Count
     before: Count
+
+
+class DamagedBlocks(msgspec.Struct, frozen=True, array_like=True):
+    """Blocks whose content is lost: what batch number `written` wrote (0: an older one than the
+    history has) and batch `replaced` overwrote (0: none yet). See receiver.damage."""
+
+    slot: Count
+    block: Count
+    blocks: Count
+    written: Count
+    replaced: int
 
 
 class GroupBody(msgspec.Struct, frozen=True):
@@ -112,6 +125,7 @@ class GroupBody(msgspec.Struct, frozen=True):
     rollback: RollbackIntent | None = None
     rolled_back: bool = False
     lock_ns: Count = 0
+    damage: tuple[DamagedBlocks, ...] = ()
 
 
 class BatchBegin(msgspec.Struct, frozen=True):

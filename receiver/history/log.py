@@ -17,14 +17,14 @@ import errno
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
 from journal.record import HEADER, HEADER_BYTES, RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
-from journal.spool import list_segments
+from journal.spool import StreamName, list_segments
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
 from receiver.history.compaction import Compacted
@@ -44,6 +44,14 @@ from replicator.base.errors import DamageError, NoSpaceError
 from replicator.base.storage import File, Storage
 
 _NO_DIGEST = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of a record."""
+
+    path: Path
+    offset: int
 
 
 class HistoryLog:
@@ -171,6 +179,15 @@ class HistoryLog:
     def segments(self) -> list[Segment]:
         """The sealed ones."""
         return list(self._segments)
+
+    @property
+    def newest_segment(self) -> Segment | None:
+        """The one that is being written."""
+        return self._writer.segment()
+
+    @property
+    def stream(self) -> StreamName:
+        return history_name(self._group)
 
     @property
     def used_bytes(self) -> int:
@@ -323,6 +340,11 @@ class HistoryLog:
             f"{path}: before-image at offset {offset} fails its checksum",
             hint="points older than it cannot be read where they need this block",
         )
+
+    def place_of(self, image: Image) -> Place:
+        """Where the image's record lies. Raises DamageError."""
+        path, first = self._locate(image.position)
+        return Place(path, SEGMENT_HEADER_BYTES + image.position - first)
 
     def read_begin(self, batch: Batch) -> bodies.BatchBegin:
         """The batch's header, read again."""

@@ -145,5 +145,22 @@ class LatestSums:
                 return batch.number
         return 0
 
+    def before(self, key: int, number: int) -> int:
+        """The sum of what batch `number` found in the block; UNKNOWN_SUM where it is not known."""
+        for batch in self._before(number):
+            table = self._history.table(batch)
+            low, high = table.rows_within(key, key + 1)
+            if low < high:
+                place = int(np.searchsorted(table.keys()[0], np.uint64(key)))
+                return int(self._sums_of(batch)[place])
+        found, bad = self._base.read(key, key + 1)
+        known = [int(sums[0]) for keys, sums in found if len(keys)]
+        return known[-1] if known and not bad else UNKNOWN_SUM
+
+    @property
+    def base_damage(self) -> list[DamageError]:
+        """What of the base cannot be used at all."""
+        return self._base.damage
+
     def _before(self, number: int) -> Iterator[Batch]:
         return (batch for batch in reversed(self._history.batches) if batch.number < number)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from journal.record import Record, RecordType
@@ -284,7 +284,7 @@ class HistoryVerification:
         fault = step.fault
         position = self._report.first + (fault.offset or HEADER_BYTES) - HEADER_BYTES
         if what := self._checks.what_is_at(position):
-            fault = Fault(fault.file, fault.offset, f"{fault.problem} ({what})")
+            fault = replace(fault, problem=f"{fault.problem} ({what})")
         self._report.faults.append(fault)
         self._checks.skip(step.next)
 

@@ -27,11 +27,13 @@ _SEARCH_BYTES = 40 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something is wrong with this file, at this offset where that can be said."""
+    """Something is wrong with this file, at this offset where that can be said. `lost_bytes` from
+    there on cannot be read as records."""
 
     file: Path
     offset: int | None
     problem: str
+    lost_bytes: int = 0
 
     def __str__(self) -> str:
         at = "" if self.offset is None else f" (file offset {self.offset})"
@@ -133,4 +135,4 @@ class RecordWalk:
             self._window = self._window[left:]
         self.position = next_position
         text = f"{problem}; {left} bytes cannot be read"
-        return Skipped(next_position, Fault(self.path, offset, text))
+        return Skipped(next_position, Fault(self.path, offset, text, left))
