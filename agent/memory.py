@@ -75,6 +75,11 @@ class AgentMemory:
         """None: nothing is to be thawed. Raises DamageError."""
         return self._read(self._frozen_path(name), FrozenNote)
 
+    def frozen_groups(self) -> list[str]:
+        """Groups with such a note, also those that the config does not name any more."""
+        names = self._storage.names(self._directory / "frozen")
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
     def note_frozen(self, name: str, note: FrozenNote) -> None:
         """Durable when it returns."""
         self._write(self._frozen_path(name), note)

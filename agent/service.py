@@ -66,7 +66,7 @@ class Agent:
         self._hosts = _hosts(config)
         self.splitter = SplitterLink(config.splitter.control, self._publish)
         storage = SystemStorage()
-        memory = AgentMemory(storage, config.agent.state_dir)
+        memory = self._memory = AgentMemory(storage, config.agent.state_dir)
         around = Surroundings(
             config=config,
             storage=storage,
@@ -84,6 +84,13 @@ class Agent:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
+        for name in self._memory.frozen_groups():
+            if name not in self.groups:
+                log.warning(
+                    "guests of a group that is not in the config may be frozen",
+                    group=name,
+                    hint="virsh domfsthaw thaws one; put the group back, or remove its note",
+                )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.splitter.run())
             for host in self._hosts.values():

@@ -38,7 +38,13 @@ from agent.quiesce.guard import ThawGuard
 from agent.quiesce.scripts import Phase, Script
 from agent.quiesce.watch import Word
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError, UsageError
+from replicator.base.errors import (
+    DamageError,
+    OwnedError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
 from replicator.config.agent import GroupConfig
 from replicator.control.splitter import CutKind, Marked
 
@@ -268,7 +274,12 @@ class Quiescence:
 
     async def recover(self) -> None:
         """At the start: thaws what an agent before may have left frozen, and runs its `post`."""
-        note = self._memory.frozen(self._config.name)
+        try:
+            note = self._memory.frozen(self._config.name)
+        except DamageError as error:
+            log.error("whom to thaw is not known", group=self._config.name, reason=str(error))
+            self._busy = error.message
+            return
         if note is None:
             return
         log.warning("thawing after an unclean end", group=self._config.name, domains=note.domains)

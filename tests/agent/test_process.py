@@ -425,3 +425,33 @@ async def test_an_agent_that_is_stopped_while_it_quiesces_runs_the_post_script(
     assert not (directory / "state/frozen/g.json").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(script, 0)
+
+
+async def test_a_point_without_a_label_whose_ack_was_lost_is_durable_all_the_same(
+    directory: Path, house: House, processes: ExitStack
+) -> None:
+    """Nobody can be asked for its number."""
+    site = Site(directory, house.port, processes, group="quiesce_post = ['/bin/true']")
+    await site.start_splitter()
+    await site.start_agent()
+    await site.until(lambda group: group.state == "protected")
+    real = house.group.receive
+
+    def deaf(message: object) -> list[object]:
+        answers = real(message)  # type: ignore[arg-type]
+        return [] if house.group.points[-1].kind == "application" else answers  # type: ignore[return-value]
+
+    house.group.receive = deaf  # type: ignore[assignment,method-assign]
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.mark, "g", None, wait=True, quiesce=True)
+    )
+    while house.group.points[-1].kind != "application":
+        house.changed.clear()
+        await asyncio.wait_for(house.changed.wait(), 10)
+    unheard = house.group.points.pop()  # thinned meanwhile, so WELCOME does not show it either
+    house.group.receive = real  # type: ignore[method-assign]
+    await house.stop()
+    await house.start()
+    point = await asyncio.wait_for(marking, 20)
+    assert (point.kind, point.sequence) == ("application", None)
+    assert unheard.label is None

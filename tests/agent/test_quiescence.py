@@ -382,5 +382,14 @@ async def test_a_start_after_a_crash_thaws_and_runs_post(world: World) -> None:
     assert (await quiescence.run("y", world.cut)).kind == "application"
 
 
+async def test_a_note_that_cannot_be_read_is_said_and_replication_goes_on(world: World) -> None:
+    world.memory.note_frozen("g", FrozenNote(DOMAINS))
+    (world.path / "state/frozen/g.json").write_text("{")
+    quiescence = world.quiescence()
+    await quiescence.recover()
+    with pytest.raises(OwnedError, match="cannot be read"):
+        await quiescence.run("y", world.cut)
+
+
 async def _until(event: asyncio.Event) -> None:
     await event.wait()

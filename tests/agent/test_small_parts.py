@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.marks import RECENT_MAX, Marks
-from agent.memory import AgentMemory, GroupMemory
+from agent.memory import AgentMemory, FrozenNote, GroupMemory
 from agent.pace import Pace
 from replicator.base.errors import DamageError, NoPointError
 from replicator.base.storage import SystemStorage
@@ -39,6 +39,20 @@ def test_the_pace_doubles_is_bounded_jittered_and_begins_again() -> None:
     pace.succeeded()
     assert pace.next_seconds() <= 1.0
     assert len({Pace(1.0, 8.0).next_seconds() for _ in range(20)}) > 1
+
+
+def test_a_note_of_frozen_guests_stays_until_it_is_forgotten(tmp_path: Path) -> None:
+    memory = AgentMemory(SystemStorage(), tmp_path)
+    assert memory.frozen("g") is None
+    assert memory.frozen_groups() == []
+    note = FrozenNote(("db", "web"), "before")
+    memory.note_frozen("g", note)
+    again = AgentMemory(SystemStorage(), tmp_path)
+    assert again.frozen("g") == note
+    assert again.frozen_groups() == ["g"]
+    again.forget_frozen("g")
+    again.forget_frozen("g")
+    assert memory.frozen("g") is None
 
 
 async def test_a_mark_is_settled_by_its_own_point_alone() -> None:
