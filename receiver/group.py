@@ -420,7 +420,7 @@ class GroupReplica:
             self._history,
             self._replica,
             point,
-            batch.number,
+            batch,
             domains,
             lambda: self._release(sequence),
             lambda: self.damage,
@@ -541,7 +541,8 @@ class GroupReplica:
         there is nothing to do. Raises OSError."""
         if self._applier.is_rolling_back:
             return False  # it needs what is there until it is done
-        return self._reclaim.step(self._current_pins())
+        indexed = self._history.index.step()
+        return self._reclaim.step(self._current_pins()) or indexed
 
     def _current_pins(self) -> Pins:
         with self._pins_lock:

@@ -6,55 +6,65 @@ For block b at point P: the earliest before-image after P, else the replica. A r
 replica, so whatever of the replica was overwritten when we read it is in the index when we
 look. The other way round a batch could slip in between and show its new content.
 
-The images of the batches up to the opening of the view are put in one sorted index; later
-batches are looked at one after the other, oldest first, and folded in from time to time.
+What is behind the point is an ImageStack, mostly files. A read looks at windows of WINDOW_BLOCKS
+blocks, and what was found for a window is kept (the last ones, up to WINDOWS_RUNS_MAX runs): most
+reads have neighbours. What is known of a window is brought up to the newest batch before each use,
+by the tables of the batches that came since; nothing that was found ever becomes wrong, for the
+earliest image of a block stays the earliest. When many batches came, or files were merged, the
+stack is renewed, which reads next to nothing.
 
-Concurrency: `read` from any thread, several at a time. The view pins its point: retention removes
-nothing that it needs, which is every batch behind the point.
+Concurrency: `read` from any thread, several at a time; made by the group's apply thread. The view
+pins its point: retention removes nothing that it needs, which is every batch behind the point.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from receiver.damage import Damage, refuse_range
 from receiver.history.batches import Batch
-from receiver.history.images import BLOCK_BYTES, EarliestImages, Image, block_key
+from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.log import HistoryLog
+from receiver.history.runs import Runs, earliest, runs_of
 from receiver.replica import Replica
 from receiver.values import Point, PointDisk
 from replicator.base.errors import NotFoundError, UsageError
 
-FOLD_BATCHES = 64
+WINDOW_BLOCKS = 1024
+WINDOWS_RUNS_MAX = 1 << 17
+RENEW_BATCHES = 64
+_WINDOW_RUNS = 32
+"""What a window without images counts as."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Index:
-    """What has been put together: the images of all batches up to number `upto`."""
+class _Window:
+    """What is behind the point up to batch `upto`, of the keys of one window."""
 
     upto: int
-    earliest: EarliestImages
-    tables: Sequence[Batch]
+    runs: Runs
 
 
 class PointView:
-    """See the head of this file. `release` is called once, when the view is closed."""
+    """See the head of this file. `batch` is the one that ends at the point; `release` is called
+    once, when the view is closed."""
 
     def __init__(
         self,
         history: HistoryLog,
         replica: Replica,
         point: Point,
-        batch_number: int,
+        batch: Batch,
         domains: dict[str, str],
         release: Callable[[], None],
         damage: Callable[[], Damage] = tuple,
     ) -> None:
-        """`damage` is what is known to be damaged by now."""
+        """`damage` is what is known to be damaged by now. Raises DamageError, OSError."""
         self._damage = damage
-        self._number = batch_number
+        self._number = batch.number
         self.point = point
         self.domains = domains
         self._history = history
@@ -62,10 +72,11 @@ class PointView:
         self._disks = {disk.name: disk for disk in point.members}
         self._release: Callable[[], None] | None = release
         self._close_lock = threading.Lock()
-        self._fold_lock = threading.Lock()
-        batches = history.after(batch_number)
-        upto = batches[-1].number if batches else batch_number
-        self._index = _Index(upto, EarliestImages([each.images for each in batches]), batches)
+        self._renew_lock = threading.Lock()
+        self._stack = history.stack_behind(batch)
+        self._windows: OrderedDict[int, _Window] = OrderedDict()
+        self._windows_lock = threading.Lock()
+        self._windows_runs = 0
         self._last_image: tuple[int, bytes] = (-1, b"")
 
     @property
@@ -73,9 +84,9 @@ class PointView:
         return [(disk.name, disk.size_bytes) for disk in self.point.members]
 
     @property
-    def index(self) -> EarliestImages:
-        """Of the batches up to the opening of the view, or the last fold."""
-        return self._index.earliest
+    def memory_bytes(self) -> int:
+        """What it holds beside the group's own index."""
+        return self._stack.memory_bytes + self._windows_runs * 32
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises NotFoundError, UsageError for a range beyond the disk,
@@ -93,76 +104,103 @@ class PointView:
         refuse_range(self._damage(), self.point, self._number, low, high)
         start_byte = first * BLOCK_BYTES
         size = min(end * BLOCK_BYTES, disk.size_bytes) - start_byte
-        content = bytearray(self._replica.read(name, start_byte, size))
-        self._overlay(disk, first, end, content)
-        return bytes(memoryview(content)[offset - start_byte : offset - start_byte + length])
+        content = self._overlay(disk, first, end, self._replica.read(name, start_byte, size))
+        if len(content) == length:
+            return content
+        return content[offset - start_byte : offset - start_byte + length]
 
-    def _overlay(self, disk: PointDisk, first: int, end: int, content: bytearray) -> None:
-        """Puts what was there at the point over what is there now."""
+    # -- what was there instead
+
+    def _overlay(self, disk: PointDisk, first: int, end: int, now: bytes) -> bytes:
+        """What was there at the point, `now` being what is there now."""
         start, stop = block_key(disk.slot, first), block_key(disk.slot, end)
-        index = self._index
-        done: list[tuple[int, int]] = []
-        for low, high, image in index.earliest.within(start, stop):
-            self._put(image, low, high, start, content)
-            done.append((low, high))
-        later = self._history.after(index.upto)
+        found = self._images_within(start, stop)
+        if not found:
+            return now
+        content = bytearray(now)
+        images = {image.position: image for _, _, image in found if image.stored}
+        contents = self._contents(images)
+        for low, high, image in found:
+            place = (low - start) * BLOCK_BYTES
+            size = min((high - low) * BLOCK_BYTES, len(content) - place)
+            if image.stored:
+                at = (low - block_key(image.slot, image.block)) * BLOCK_BYTES
+                content[place : place + size] = contents[image.position][at : at + size]
+            else:
+                content[place : place + size] = bytes(size)
+        return bytes(content)
+
+    def _contents(self, images: dict[int, Image]) -> dict[int, bytes]:
+        """By position. Small reads often ask for the same image again."""
+        last, data = self._last_image
+        wanted = [image for position, image in images.items() if position != last]
+        read = self._history.read_images(wanted)
+        contents = {image.position: each for image, each in zip(wanted, read, strict=True)}
+        if last in images:
+            contents[last] = data
+        elif wanted:
+            self._last_image = (wanted[-1].position, read[-1])
+        return contents
+
+    # -- which images
+
+    def _images_within(self, start: int, stop: int) -> list[tuple[int, int, Image]]:
+        """The earliest behind the point, of all batches that are published by now."""
+        self._renew_stack()
+        found: list[tuple[int, int, Image]] = []
+        for number in range(start // WINDOW_BLOCKS, -(-stop // WINDOW_BLOCKS)):
+            runs = self._window(number).runs
+            if len(runs):
+                found += runs.cut(start, stop).images()
+        return found
+
+    def _window(self, number: int) -> _Window:
+        low, high = number * WINDOW_BLOCKS, (number + 1) * WINDOW_BLOCKS
+        known = self._windows.get(number)
+        window, stack = known, self._stack
+        if window is None or window.upto + RENEW_BATCHES < stack.upto:
+            window = _Window(stack.upto, stack.runs_within(low, high))
+        later = self._history.after(window.upto)
         if later:
-            self._overlay_later(later, start, stop, done, content)
-            if len(later) >= FOLD_BATCHES:
-                self._fold(index, later)
+            window = _Window(later[-1].number, self._with(window.runs, later, low, high))
+        if window is not known:
+            self._keep(number, window)
+        return window
 
-    def _overlay_later(
-        self,
-        later: Sequence[Batch],
-        start: int,
-        stop: int,
-        done: list[tuple[int, int]],
-        content: bytearray,
-    ) -> None:
-        taken: set[int] | None = None
+    def _with(self, runs: Runs, later: list[Batch], low: int, high: int) -> Runs:
+        parts = [runs]
         for batch in later:
-            low_row, high_row = batch.images.rows_within(start, stop)
-            if low_row == high_row:
-                continue
-            if taken is None:
-                taken = {key for low, high in done for key in range(low, high)}
-            for row in range(low_row, high_row):
-                image = batch.images.image(row)
-                key = block_key(image.slot, image.block)
-                for block in range(max(key, start), min(key + image.blocks, stop)):
-                    if block not in taken:
-                        taken.add(block)
-                        self._put(image, block, block + 1, start, content)
+            if batch.images.block_count:
+                table = self._history.table(batch)
+                first, last = table.rows_within(low, high)
+                if first < last:
+                    parts.append(runs_of(table.slice(first, last)).cut(low, high))
+        return earliest(parts)
 
-    def _put(self, image: Image, low: int, high: int, start: int, content: bytearray) -> None:
-        place = (low - start) * BLOCK_BYTES
-        size = min((high - low) * BLOCK_BYTES, len(content) - place)
-        if not image.stored:
-            content[place : place + size] = bytes(size)
+    def _keep(self, number: int, window: _Window) -> None:
+        with self._windows_lock:
+            gone = self._windows.pop(number, None)
+            if gone is not None:
+                self._windows_runs -= len(gone.runs) + _WINDOW_RUNS
+            self._windows[number] = window
+            self._windows_runs += len(window.runs) + _WINDOW_RUNS
+            while self._windows_runs > WINDOWS_RUNS_MAX:
+                _, oldest = self._windows.popitem(last=False)
+                self._windows_runs -= len(oldest.runs) + _WINDOW_RUNS
+
+    def _renew_stack(self) -> None:
+        """When it is worth while; one thread does it, others go on."""
+        stack, history = self._stack, self._history
+        newest = history.newest_number
+        if newest - stack.upto < RENEW_BATCHES and stack.known is history.index.files:
             return
-        data = self._image(image)
-        at = (low - block_key(image.slot, image.block)) * BLOCK_BYTES
-        content[place : place + size] = data[at : at + size]
-
-    def _image(self, image: Image) -> bytes:
-        """Small reads often ask for the same image again."""
-        position, data = self._last_image
-        if position != image.position:
-            data = self._history.read_image(image)
-            self._last_image = (image.position, data)
-        return data
-
-    def _fold(self, index: _Index, later: Sequence[Batch]) -> None:
-        """Puts the batches seen meanwhile into the index; one thread does it, others go on."""
-        if not self._fold_lock.acquire(blocking=False):
+        if not self._renew_lock.acquire(blocking=False):
             return
         try:
-            if self._index is index:
-                batches = [*index.tables, *later]
-                earliest = EarliestImages([each.images for each in batches])
-                self._index = _Index(later[-1].number, earliest, batches)
+            if self._stack is stack:
+                self._stack = stack.renewed(history.snapshot(stack.upto))
         finally:
-            self._fold_lock.release()
+            self._renew_lock.release()
 
     def close(self) -> None:
         """Idempotent. No read may be under way or follow."""

@@ -2,14 +2,18 @@
 """The group's recovery points that are durable, in order. No I/O.
 
 Written by the intake thread (new points, holds) and the apply thread (rollbacks, retention), read
-by everybody: the list is replaced, never changed, so a reader takes it without a lock.
+by everybody without a lock. A list that was handed out changes in two ways only: new points are
+added at its end, and a point is replaced by what is known of it since (how long it held, when it
+was applied). Where points go, the list is another. So adding one costs the same however many there
+are, and whoever goes through the list sees each point that was there when he began; whoever needs
+its end to hold still takes a slice.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
 from receiver.values import Point
@@ -20,7 +24,7 @@ class PointList:
 
     def __init__(self) -> None:
         self._points: list[Point] = []
-        self._labels: frozenset[str] = frozenset()
+        self._labels: set[str] = set()
         self.drops = 0
         """How often points went."""
         self._lock = threading.Lock()
@@ -36,7 +40,7 @@ class PointList:
         return points[-1] if points else None
 
     @property
-    def labels(self) -> frozenset[str]:
+    def labels(self) -> Container[str]:
         return self._labels
 
     def find(self, sequence: int) -> Point | None:
@@ -60,7 +64,10 @@ class PointList:
 
     def add(self, points: Iterable[Point]) -> None:
         with self._lock:
-            self._set([*self._points, *points])
+            for point in points:
+                self._points.append(point)
+                if point.label is not None:
+                    self._labels.add(point.label)
 
     def hold(self, sequence: int, until_ns: int) -> bool:
         """The point was still the newest then. False if it is not the newest here."""
@@ -69,7 +76,7 @@ class PointList:
                 return False
             last = self._points[-1]
             if until_ns > last.until_ns:
-                self._points = [*self._points[:-1], replace(last, until_ns=until_ns)]
+                self._points[-1] = replace(last, until_ns=until_ns)
             return True
 
     def received(self, sequence: int, received_ns: int) -> None:
@@ -77,9 +84,7 @@ class PointList:
         with self._lock:
             at = bisect_left(self._points, sequence, key=lambda point: point.sequence)
             if at < len(self._points) and self._points[at].sequence == sequence:
-                points = list(self._points)
-                points[at] = replace(points[at], received_ns=received_ns)
-                self._points = points
+                self._points[at] = replace(self._points[at], received_ns=received_ns)
 
     def drop(self, sequences: Iterable[int]) -> list[Point]:
         gone = set(sequences)
@@ -91,4 +96,4 @@ class PointList:
 
     def _set(self, points: list[Point]) -> None:
         self._points = points
-        self._labels = frozenset(point.label for point in points if point.label is not None)
+        self._labels = {point.label for point in points if point.label is not None}

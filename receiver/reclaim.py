@@ -199,6 +199,8 @@ class Reclaim:
                 return True
             if self._imageless:
                 self._absorb(self._imageless, self._compaction.run[0].first)
+            run = self._compaction.run
+            self._history.index.forget(run[0].first, run[-1].end)
             compacted = self._compaction.finish()
         except (DamageError, OSError) as error:
             self._leave(error)

@@ -52,7 +52,8 @@ class Redo:
         if batch.kind == "zero":
             return self._of_zeroes(batch, behind)
         if batch.kind == "rollback":
-            return RollbackWork.of(self._history, before).operations_of(batch)
+            work = RollbackWork.of(self._history, before)
+            return work.operations_of(self._history.table(batch))
         return {}
 
     def check(self, batch: Batch, keys: U64, path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.history.bodies import BatchBegin, BatchKind, Held, MemberBody, PointBody
-from receiver.history.images import ImageTable
+from receiver.history.images import ImageFigures
 from receiver.values import Point, PointDisk
 
 
@@ -15,7 +15,8 @@ from receiver.values import Point, PointDisk
 class Batch:
     """One batch that is whole in the history. It lies at history positions [begin, end);
     `ordinal` and `end_lsn` say which stream position the replica has behind it. `size_bytes`
-    is what its records take."""
+    is what its records take; where its images lie, HistoryLog.table says. `last_point` is the
+    sequence of the newest point at its end, whether it makes that itself or not."""
 
     number: int
     kind: BatchKind
@@ -24,9 +25,10 @@ class Batch:
     ordinal: int
     start_lsn: int
     end_lsn: int
-    images: ImageTable
+    images: ImageFigures
     point: Point | None
     held: Held | None = None
+    last_point: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -49,7 +51,7 @@ class Segment:
     sealed: bool
 
 
-def batch_of(body: BatchBegin, end: int, images: ImageTable) -> Batch:
+def batch_of(body: BatchBegin, end: int, images: ImageFigures) -> Batch:
     return Batch(
         body.number,
         body.kind,
@@ -61,6 +63,7 @@ def batch_of(body: BatchBegin, end: int, images: ImageTable) -> Batch:
         images,
         None if body.point is None else point_of(body.point),
         body.held,
+        body.group.last_point,
     )
 
 

@@ -63,6 +63,15 @@ class Image:
     packed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFigures:
+    """What an ImageTable comes to: what of it is kept in memory for each batch."""
+
+    image_count: int
+    block_count: int
+    record_bytes: int
+
+
 class ImageTable:
     """The extents of one batch. Immutable."""
 
@@ -110,6 +119,15 @@ class ImageTable:
         return len(self.starts)
 
     @property
+    def figures(self) -> ImageFigures:
+        return ImageFigures(len(self), self.block_count, self.record_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of memory."""
+        return len(self) * 33
+
+    @property
     def block_count(self) -> int:
         return int(self.blocks.sum())
 
@@ -126,6 +144,17 @@ class ImageTable:
             int(self.blocks[row]),
             int(self.stored[row]),
             bool(self.packed[row]),
+        )
+
+    def slice(self, first: int, last: int) -> ImageTable:
+        """The rows [first, last)."""
+        rows = slice(first, last)
+        return ImageTable(
+            self.starts[rows],
+            self.blocks[rows],
+            self.stored[rows],
+            self.positions[rows],
+            self.packed[rows],
         )
 
     def rows_within(self, start: int, end: int) -> tuple[int, int]:

@@ -5,43 +5,44 @@ Order of use for a batch: `append` (in the file), `sync` (durable), `publish` (i
 see it), then the caller overwrites the replica, then `applied`. Between publish and applied the
 batch is `unapplied`: after a crash it is done again, from exactly what it says.
 
-Concurrency: what changes the history is called by the group's apply thread. `batches` is replaced
-as a whole, never changed, so any thread may take it and go through it; `read_image` may be called
-from any thread. Files of sealed segments are kept open for reading until they go; whoever reads
-old images (a view) pins its point, and compaction does not touch what lies behind a pin.
+Concurrency: what changes the history is called by the group's apply thread. Any thread may take
+`batches` and go through it: a new batch is added at the end of the list, in place (so publishing
+costs the same however many there are), and where batches go or are replaced, the list is another.
+Nobody else changes it, and whoever needs it to hold still takes a slice. Reading is any thread's
+(receiver.history.reader); whoever reads old images (a view) pins its point, and compaction does
+not touch what lies behind a pin.
 """
 
 from __future__ import annotations
 
 import errno
-import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xxhash import xxh3_64_intdigest
-
-from journal.record import HEADER, HEADER_BYTES, RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import StreamName, list_segments
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
 from receiver.history.compaction import Compacted
-from receiver.history.images import BLOCK_BYTES, Image, ImageTable
+from receiver.history.images import Image, ImageTable
+from receiver.history.index import HistoryIndex
+from receiver.history.index_file import Span
+from receiver.history.index_stack import ImageStack, Reading, Snapshot
 from receiver.history.opening import (
     Opened,
     Tail,
     clear_leftovers,
     open_history,
-    read_body,
 )
-from receiver.history.packing import unpack
+from receiver.history.reader import HistoryReader
 from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
 from receiver.sync_state import GroupState
 from receiver.values import Point
-from replicator.base.errors import DamageError, NoSpaceError
-from replicator.base.storage import File, Storage
+from replicator.base.errors import NoSpaceError
+from replicator.base.storage import Storage
 
 _NO_DIGEST = bytes(32)
 
@@ -71,10 +72,20 @@ class HistoryLog:
         self._directory = directory
         self._writer = HistoryWriter(storage, directory, group, now_ns, segment_bytes)
         self._segments: list[Segment] = []  # sealed ones
+        self._sealed_end = 0  # set behind the segments, and read before them
         self.segments_version = 0
         """Rises when a segment is sealed, removed or replaced."""
-        self._files: dict[Path, File] = {}
-        self._files_lock = threading.Lock()
+        self.reader = HistoryReader(storage, self.folder)
+        self.index = HistoryIndex(
+            storage,
+            directory.with_name("index"),
+            lambda: self._segments,
+            self._batches_in,
+            self.reader.table,
+        )
+        self._reading = Reading(
+            self.index, lambda: self._segments, self._batches_in, self.reader.table
+        )
         self._segment_texts: set[str] = set()
         self.batches: list[Batch] = []
         self.dropped: frozenset[int] = frozenset()
@@ -119,6 +130,8 @@ class HistoryLog:
                 self._writer.begin_at(last.end, last.chain, last.digest)
             else:
                 self._writer.begin_at(0, initial_chain(self._group), _NO_DIGEST)
+        self._set_segments(self._segments)
+        self.index.open()
 
     def _last_states(self, opened: Opened) -> tuple[GroupState, GroupState]:
         before = state = GroupState()
@@ -156,24 +169,28 @@ class HistoryLog:
         return points
 
     def batch_of_point(self, sequence: int) -> Batch | None:
-        return next(
-            (
-                batch
-                for batch in self.batches
-                if batch.point is not None
-                and batch.point.sequence == sequence
-                and sequence not in self.dropped
-            ),
-            None,
-        )
+        """Of a point that retention has not given up."""
+        batches = self.batches
+        at = bisect_left(batches, sequence, key=lambda batch: batch.last_point)
+        while at < len(batches) and batches[at].last_point == sequence:
+            point = batches[at].point
+            if point is not None and point.sequence == sequence:
+                return batches[at] if sequence not in self.dropped else None
+            at += 1
+        return None
+
+    @property
+    def newest_number(self) -> int:
+        """Of the batches that are published. Any thread."""
+        batches = self.batches
+        return batches[-1].number if batches else 0
 
     def after(self, number: int) -> list[Batch]:
-        """The batches behind the one with that number, oldest first."""
+        """The batches behind the one with that number, oldest first. Any thread."""
         batches = self.batches
-        at = len(batches)
-        while at and batches[at - 1].number > number:
-            at -= 1
-        return batches[at:]
+        if not batches or batches[-1].number <= number:
+            return []
+        return batches[bisect_right(batches, number, key=lambda batch: batch.number) :]
 
     @property
     def segments(self) -> list[Segment]:
@@ -230,9 +247,10 @@ class HistoryLog:
             for digest in draft.group.domains.values()
             if digest not in self._segment_texts
         }
-        batch = self._writer.append_batch(replace(draft, texts=new))
+        encoded = self._writer.append_batch(replace(draft, texts=new))
         self._segment_texts.update(new)
-        return batch
+        self.reader.tables.put(encoded.batch, encoded.table)
+        return encoded.batch
 
     def sync(self) -> None:
         """Everything appended is durable. OSError: what was not durable before is gone, but for
@@ -267,7 +285,7 @@ class HistoryLog:
         """From here on views take the batch into account. It must be durable."""
         assert self._writer.durable_end >= batch.end, "published before it is durable"
         self.unapplied = batch
-        self.batches = [*self.batches, batch]
+        self.batches.append(batch)
         self.next_batch = batch.number + 1
 
     def applied(self, batch: Batch) -> None:
@@ -308,6 +326,7 @@ class HistoryLog:
             texts = {digest: self.texts[digest] for digest in state.domains.values()}
             self._writer.start_segment(self.next_batch, state.whole_body(), texts)
             self._segment_texts = set(texts)
+            self._set_places()
 
     def _finish_segment(self) -> None:
         segment = self._writer.finish_segment()
@@ -317,65 +336,44 @@ class HistoryLog:
     # -- reading
 
     def read_image(self, image: Image) -> bytes:
-        """The image's content, verified; whole blocks but for the last one of a disk. For
-        zeroes, an empty one. Raises DamageError."""
-        stored = self.read_stored(image)
-        return unpack(stored, image.blocks, str(self.folder)) if image.packed else stored
+        """See HistoryReader, as of those that follow. Any thread."""
+        return self.reader.read_image(image)
+
+    def read_images(self, images: Sequence[Image]) -> list[bytes]:
+        return self.reader.read_images(images)
 
     def read_stored(self, image: Image) -> bytes:
-        """The image's payload as it is stored, verified. Raises DamageError."""
-        if not image.stored:
-            return b""
-        path, first = self._locate(image.position)
-        offset = SEGMENT_HEADER_BYTES + image.position - first
-        data = self._file(path).pread(HEADER_BYTES + image.stored, offset)
-        content = data[HEADER_BYTES:]
-        if len(content) == image.stored:
-            kind, _, slot, _, place, _, _, _, total, _, _ = HEADER.unpack_from(data)
-            wanted = RecordType.PACKED_WRITE if image.packed else RecordType.WRITE
-            expected = (wanted, image.slot, image.block * BLOCK_BYTES)
-            if (kind, slot, place) == expected and xxh3_64_intdigest(content) == total:
-                return content
-        raise DamageError(
-            f"{path}: before-image at offset {offset} fails its checksum",
-            hint="points older than it cannot be read where they need this block",
-        )
+        return self.reader.read_stored(image)
 
     def place_of(self, image: Image) -> Place:
         """Where the image's record lies. Raises DamageError."""
-        path, first = self._locate(image.position)
+        path, first, _ = self.reader.locate(image.position)
         return Place(path, SEGMENT_HEADER_BYTES + image.position - first)
 
     def read_begin(self, batch: Batch) -> bodies.BatchBegin:
-        """The batch's header, read again."""
-        path, first = self._locate(batch.begin)
-        return read_body(self._file(path), first, batch.begin, bodies.BatchBegin, str(path))
+        return self.reader.read_begin(batch)
 
     def table(self, batch: Batch) -> ImageTable:
-        """Where the batch's images lie."""
-        return batch.images
+        return self.reader.table(batch)
 
-    def _locate(self, position: int) -> tuple[Path, int]:
-        newest = self._writer.segment()
-        if newest is not None and position >= newest.first:
-            return newest.path, newest.first
-        for segment in reversed(self._segments):
-            if segment.first <= position:
-                return segment.path, segment.first
-        raise DamageError(f"{self.folder}: no segment holds LSN {position}")
+    def stack_behind(self, batch: Batch) -> ImageStack:
+        """All images behind the batch. Makes what is missing of the index there, which takes long
+        if much is. Raises DamageError, OSError."""
+        own = next((each for each in self._segments if each.end > batch.end), None)
+        if own is not None:
+            self.index.complete(own.first if own.first >= batch.end else own.end)
+        return ImageStack.behind(self._reading, batch, self.snapshot(batch.number))
 
-    def _file(self, path: Path) -> File:
-        with self._files_lock:
-            file = self._files.get(path)
-            if file is None:
-                file = self._files[path] = self._storage.open(path)
-            return file
+    def snapshot(self, number: int) -> Snapshot:
+        """The segments, and the batches behind the one with that number. Any thread."""
+        sealed_end, segments = self._sealed_end, self._segments
+        return Snapshot(sealed_end, segments, self.after(number))
 
-    def _forget_file(self, path: Path) -> None:
-        with self._files_lock:
-            file = self._files.pop(path, None)
-        if file is not None:
-            file.close()
+    def _batches_in(self, span: Span) -> list[Batch]:
+        batches = self.batches
+        low = bisect_left(batches, span.first, key=lambda batch: batch.begin)
+        high = bisect_left(batches, span.end, key=lambda batch: batch.begin)
+        return batches[low:high]
 
     # -- shrinking
 
@@ -386,6 +384,7 @@ class HistoryLog:
         removed = self._segments[:count]
         if not removed:
             return 0
+        self.index.forget(removed[0].first, removed[-1].end)
         self._set_segments(self._segments[count:])
         self._set_batches([batch for batch in self.batches if batch.begin >= removed[-1].end])
         self._garbage += [segment.path for segment in removed]
@@ -394,9 +393,10 @@ class HistoryLog:
 
     def replace_run(self, run: Sequence[Segment], compacted: Compacted) -> None:
         """Takes over a compaction of these neighbouring sealed segments that is in place."""
+        self.index.forget(run[0].first, run[-1].end)
         first = self._segments.index(run[0])
         assert self._segments[first : first + len(run)] == list(run)
-        self._forget_file(run[0].path)
+        self.reader.forget(run[0].path)
         self._garbage += [segment.path for segment in run[1:]]
         self._set_segments(
             [
@@ -418,11 +418,20 @@ class HistoryLog:
 
     def _set_segments(self, segments: list[Segment]) -> None:
         self._segments = segments
+        self._sealed_end = segments[-1].end if segments else self.newest_first
         self.segments_version += 1
+        self._set_places()
+        self.index.segments_changed()
+
+    def _set_places(self) -> None:
+        newest = self._writer.segment()
+        places = [*self._segments, newest] if newest is not None else self._segments
+        self.reader.set_places([(each.first, each.path) for each in places])
 
     def _set_batches(self, batches: list[Batch]) -> None:
         """After some went. Of points given up, those count whose batch is still there."""
         self.batches = batches
+        self.reader.tables.clear()
         there = {batch.point.sequence for batch in batches if batch.point is not None}
         self.dropped &= there
 
@@ -432,7 +441,7 @@ class HistoryLog:
         if self._garbage:
             self._storage.sync_directory(self.folder)  # what replaces them must be there for good
         while self._garbage:
-            self._forget_file(self._garbage[0])
+            self.reader.forget(self._garbage[0])
             with suppress(FileNotFoundError):
                 self._storage.unlink(self._garbage[0])
             self._storage.sync_directory(self.folder)
@@ -440,10 +449,8 @@ class HistoryLog:
 
     def close(self) -> None:
         self._writer.close()
-        with self._files_lock:
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
+        self.index.close()
+        self.reader.close()
 
 
 def no_space(error: OSError) -> bool:

@@ -168,7 +168,7 @@ def read_units(file: File, segment: SegmentFile, end: int) -> Contents:
             commit = _read_record(file, first, commit_at, where)
             _check_commit(commit, begin, commit_at, where)
             behind = commit_at + commit.size
-            contents.begins.append((begin, batch_of(begin, behind, table)))
+            contents.begins.append((begin, batch_of(begin, behind, table.figures)))
         else:
             _take_small(contents, record, position, where)
         position = behind
@@ -200,6 +200,14 @@ def _read_record(file: File, first: int, position: int, where: str) -> Record:
 def read_body(file: File, first: int, position: int, kind: type[_T], where: str) -> _T:
     """The body of the one record at `position`, in the segment that begins at `first`."""
     return bodies.decode(kind, _read_record(file, first, position, where), where)
+
+
+def read_table(file: File, first: int, position: int, where: str) -> ImageTable:
+    """Where the images of the batch at `position` lie, likewise. Raises DamageError."""
+    record = _read_record(file, first, position, where)
+    if record.type != RecordType.BATCH_BEGIN:
+        raise DamageError(f"{where}: no batch begins at LSN {position}")
+    return _table(_begin(record, position, where), position + record.size, where)
 
 
 # -- the newest segment
@@ -252,7 +260,7 @@ def _units_of(found: Scan, data: bytes, where: str, first: int) -> Contents:
             if images_at + table.record_bytes != position:
                 raise DamageError(f"{where}: the batch at LSN {body.position} has other images")
             _check_commit(record, body, position, where)
-            contents.begins.append((body, batch_of(body, behind, table)))
+            contents.begins.append((body, batch_of(body, behind, table.figures)))
             begin = None
         else:
             _take_small(contents, record, position, where)

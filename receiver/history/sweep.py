@@ -20,7 +20,8 @@ import numpy as np
 from receiver.history.runs import KEY_MAX, NO_RUNS, Runs, earliest
 
 Pieces = Iterator[tuple[Runs, int | None]]
-"""Runs in order, and with each piece the key that the next one begins at; None with the last."""
+"""Runs in order, and with each piece a key that the next one does not begin before; None: there
+is none."""
 
 WINDOW_RUNS = 1 << 14
 
@@ -47,7 +48,7 @@ class _Cursor:
         return taken
 
 
-def sweep(sequences: Sequence[Pieces]) -> Iterator[Runs]:
+def sweep(sequences: Sequence[Pieces]) -> Pieces:
     """The earliest image of each block, the first sequence being the oldest. Raises what the
     sequences do."""
     cursors = [_Cursor(pieces) for pieces in sequences]
@@ -58,7 +59,7 @@ def sweep(sequences: Sequence[Pieces]) -> Iterator[Runs]:
         bound = min((c.next_key for c in cursors if c.next_key is not None), default=KEY_MAX)
         found = earliest([cursor.take(bound) for cursor in cursors])
         if len(found):
-            yield found
+            yield found, bound if bound < KEY_MAX else None
 
 
 def windows(parts: Sequence[Runs], window_runs: int = WINDOW_RUNS) -> Pieces:

@@ -185,12 +185,12 @@ class HistoryWriter:
         body = bodies.StateBody(first, next_batch, group, texts)
         self._append_body(RecordType.STATE, next_batch, bodies.encode(body))
 
-    def append_batch(self, draft: Draft) -> Batch:
+    def append_batch(self, draft: Draft) -> EncodedBatch:
         """Appends the whole batch. Not durable yet."""
         log = self._open_log()
         encoded = encode_batch(draft, log.end_lsn, log.chain, log.known_durable, self._now_ns())
         self._append(log, encoded.buffers, encoded.size_bytes, encoded.chain)
-        return encoded.batch
+        return encoded
 
     def append_applied(self, number: int) -> None:
         body = bodies.BatchApplied(self.end, number)
@@ -318,6 +318,7 @@ class EncodedBatch:
     size_bytes: int
     chain: int
     batch: Batch
+    table: ImageTable
 
 
 def encode_batch(
@@ -360,7 +361,8 @@ def encode_batch(
     commit = bodies.encode(bodies.BatchCommit(commit_at, number, position))
     chain = add(RecordType.BATCH_COMMIT, commit, chain)
     end = commit_at + RECORD_HEADER_BYTES + len(commit)
-    return EncodedBatch(buffers, end - position, chain, batch_of(begin, end, table))
+    batch = batch_of(begin, end, table.figures)
+    return EncodedBatch(buffers, end - position, chain, batch, table)
 
 
 def _encode_images(

@@ -24,6 +24,7 @@ from journal.record import HEADER, HEADER_BYTES, RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
+from receiver.history.opening import read_table
 from receiver.history.packing import unpack
 from receiver.offline.places import HistoryPlace
 from receiver.offline.read_only import ReadOnlyStorage
@@ -221,10 +222,12 @@ def _write_images(
 def _write_batch(
     segment: BareSegment, file: File, batch: Batch, targets: dict[int, _Target]
 ) -> None:
+    first = segment.file.first_lsn
+    table = read_table(file, first, batch.begin, str(segment.file.path))
     for slot, target in targets.items():
         low, high = block_key(slot, 0), block_key(slot, _BLOCKS_MAX)
-        for row in range(*batch.images.rows_within(low, high)):
-            image = batch.images.image(row)
+        for row in range(*table.rows_within(low, high)):
+            image = table.image(row)
             blocks = target.done[image.block : image.block + image.blocks]
             if not all(blocks):
                 _write_image(segment, file, image, blocks, target)

@@ -312,6 +312,8 @@ def test_images_that_do_not_belong_to_the_inbox_are_damage(world: World) -> None
     restart(world)
     pending = world.group._applier._pending
     assert pending is not None
-    pending.batch.images.starts[:] += 1  # as if it were the image of another block
+    world.group._history.table(pending.batch).starts[:] += (
+        1  # as if it were the image of another block
+    )
     with pytest.raises(DamageError, match="no before-image of"):
         world.group.apply_next()

@@ -210,7 +210,7 @@ def test_a_sweep_is_the_earliest_of_all(groups: list[list[Extents]], window: int
         sequences.append(windows([runs_of(t) for t in tables[at : at + len(group)]], window))
         at += len(group)
     found: dict[int, object] = {}
-    for runs in sweep(sequences):
+    for runs, _ in sweep(sequences):
         for key, image in blocks_of(runs.images()).items():
             assert key not in found
             found[key] = image
@@ -226,7 +226,8 @@ def test_a_sweep_over_files_holds_little_at_once() -> None:
     ]
 
     def pieces() -> Iterator[Runs]:
-        yield from sweep([file.sequence(2) for file in files])
+        for runs, _ in sweep([file.sequence(2) for file in files]):
+            yield runs
 
     largest = max(len(runs) for runs in pieces())
     assert largest <= 3 * 2 * 2 * CHUNK_ROWS

@@ -83,7 +83,7 @@ def test_it_is_thinned_now_and_then_and_at_once_under_new_rules() -> None:
 
 
 def test_a_thinning_that_dies_anywhere_is_done_or_not() -> None:
-    for at in range(1, 40):
+    for at in range(1, 200):
         world = world_with(8)
         world.storage.stop_at(at)
         try:

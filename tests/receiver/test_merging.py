@@ -40,11 +40,12 @@ class Shelf:
         self.written: list[Written] = []
         self.begins: dict[int, BatchBegin] = {}
         self.payloads: dict[int, bytes] = {}
+        self.tables: dict[int, ImageTable] = {}
         self.end = 0
 
     def add(self, draft: Draft) -> Batch:
         encoded = encode_batch(draft, self.end, 0, 0, 9)
-        table = encoded.batch.images
+        table = self.tables[draft.number] = encoded.table
         for row in range(len(table)):
             self.payloads[table.image(row).position] = bytes(draft.images.contents[row])
         sums = draft.sums.astype("<u8").tobytes()
@@ -57,11 +58,14 @@ class Shelf:
     def read_stored(self, image: Image) -> bytes:
         return self.payloads[image.position] if image.stored else b""
 
+    def table(self, batch: Batch) -> ImageTable:
+        return self.tables[batch.number]
+
     def sources(self) -> Sources:
         return Sources(
             self.read_stored,
             lambda batch: self.begins[batch.number],
-            lambda batch: batch.images,
+            self.table,
             {},
         )
 
@@ -101,7 +105,7 @@ def blocks_in(batches: list[Batch], shelf: Shelf) -> Blocks:
     """Each block of the batches once, with its content."""
     found: Blocks = {}
     for batch in batches:
-        table = batch.images
+        table = shelf.table(batch)
         for row in range(len(table)):
             image = table.image(row)
             data = shelf.read_stored(image)
@@ -146,7 +150,7 @@ def test_the_earliest_image_and_the_latest_sum_of_each_block(
     sums_found: dict[int, int] = {}
     for draft in drafts(group, shelf.sources(), Packer(), part_blocks):
         merged.append(new.add(draft))
-        table_keys, _ = merged[-1].images.keys()
+        table_keys, _ = new.table(merged[-1]).keys()
         sums_found.update(zip(table_keys.tolist(), draft.sums.tolist(), strict=True))
     assert blocks_in(merged, new) == earliest
     assert sums_found == {key: xxh3_64_intdigest(state[key]) for key in earliest}
@@ -214,7 +218,7 @@ def test_a_table_is_asked_for_and_not_held() -> None:
 
     def table(batch: Batch) -> ImageTable:
         asked.append(batch.number)
-        return batch.images
+        return shelf.table(batch)
 
     sources = Sources(shelf.read_stored, lambda each: shelf.begins[each.number], table, {})
     list(drafts(Group([batch], None, keep_images=True), sources, Packer()))

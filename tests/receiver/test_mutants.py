@@ -15,19 +15,20 @@ import pytest
 
 from journal.record import RecordType
 from receiver import apply as apply_module
-from receiver import apply_content, thinning
+from receiver import apply_content, point_view, thinning
 from receiver import reclaim as reclaim_module
 from receiver.apply import Applier
 from receiver.apply_batch import BatchBuilder, units_of
 from receiver.apply_content import Operation
 from receiver.front import Front
 from receiver.group import GroupReplica
-from receiver.history import images as images_module
+from receiver.history import index_stack, sweep
 from receiver.history.batches import Batch, point_body
 from receiver.history.bodies import PointBody
-from receiver.history.images import BLOCK_BYTES, EarliestImages, ImageTable
+from receiver.history.images import BLOCK_BYTES, ImageTable
 from receiver.history.log import HistoryLog
 from receiver.history.merging import group_batches
+from receiver.history.runs import earliest
 from receiver.inbox import Inbox
 from receiver.intake import Intake
 from receiver.keeping import Keeping
@@ -229,12 +230,8 @@ def last_write_of_a_block_wins(patch: Patch) -> None:
 
 
 def latest_image_wins(patch: Patch) -> None:
-    original = EarliestImages.__init__
-
-    def reversed_order(index: EarliestImages, tables: Sequence[ImageTable]) -> None:
-        original(index, tables[::-1])
-
-    patch.setattr(images_module.EarliestImages, "__init__", reversed_order)
+    for module in (sweep, index_stack, point_view):
+        patch.setattr(module, "earliest", lambda parts: earliest(parts[::-1]))
 
 
 def redo_believes_the_cache(patch: Patch) -> None:

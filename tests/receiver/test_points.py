@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from receiver.points import PointList
 from receiver.values import Point
 from replicator.base.errors import DamageError, FencedError, NotFoundError, UsageError
 from tests.receiver.source import START_NS, STEP_NS, Source
@@ -308,3 +309,21 @@ def test_a_bad_frame_is_damage_and_leaves_no_trace(world: World) -> None:
     with pytest.raises(DamageError, match="checksum"):
         world.group.accept(bad)
     world.group.accept(frame)
+
+
+def test_a_list_that_was_taken_only_grows_at_its_end() -> None:
+    """What a reader without a lock relies on."""
+    points = PointList()
+    points.add(Point(number, 5, 5, "crash", label=f"l{number}") for number in range(1, 4))
+    taken = points.all
+    before = list(taken)
+    points.add([Point(4, 6, 6, "crash", label="l4")])
+    assert points.hold(4, 9)
+    points.received(2, 77)
+    assert [point.sequence for point in taken] == [1, 2, 3, 4]
+    assert (taken[3].until_ns, taken[1].received_ns) == (9, 77)
+    assert "l4" in points.labels
+    assert [point.sequence for point in points.drop([2, 3])] == [2, 3]
+    assert [point.sequence for point in taken] == [1, 2, 3, 4], "a list of its own from here on"
+    assert before == [Point(number, 5, 5, "crash", label=f"l{number}") for number in range(1, 4)]
+    assert "l2" not in points.labels

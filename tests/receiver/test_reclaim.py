@@ -149,7 +149,9 @@ def test_rot_that_it_meets_is_told_and_stops_nothing() -> None:
     assert kept is not None
     batch = history.after(kept.number)[0]  # its images are the earliest behind that point
     segment = next(each for each in history.segments if each.first <= batch.begin < each.end)
-    world.storage.flip(segment.path, 192 + batch.images.image(0).position - segment.first + 70)
+    world.storage.flip(
+        segment.path, 192 + history.table(batch).image(0).position - segment.first + 70
+    )
     world.tidy(200)
     told = [event for event in world.events if event.name == "compaction.failed"]
     assert len(told) == 1, "once"

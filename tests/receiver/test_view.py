@@ -10,7 +10,8 @@ import pytest
 
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica
-from receiver.point_view import FOLD_BATCHES, PointView
+from receiver.history.images import BLOCK_BYTES, block_key
+from receiver.point_view import RENEW_BATCHES, PointView
 from receiver.values import PointDisk
 from replicator.base.clock import SystemClock
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
@@ -50,12 +51,12 @@ def test_reads_of_any_place_and_length(world: World) -> None:
 
 def test_a_view_is_not_moved_by_what_is_applied_later(world: World) -> None:
     view = world.group.view(1)
-    for number in range(FOLD_BATCHES + 20):
+    for number in range(RENEW_BATCHES + 20):
         world.write("a", number % 9 * 4096 + 512, bytes([number]) * 700)
         world.cut()
         world.settle()
         assert view.read("a", 0, 37_376) == world.expected[1]["a"]
-    assert len(view.index) > 0, "batches are folded into the index on the way"
+    assert view._stack.upto > view._history.newest_number - RENEW_BATCHES, "renewed on the way"
     view.close()
 
 
@@ -87,9 +88,9 @@ class _Interleaved(PointView):
 
     world: World
 
-    def _overlay(self, disk: PointDisk, first: int, end: int, content: bytearray) -> None:
+    def _overlay(self, disk: PointDisk, first: int, end: int, now: bytes) -> bytes:
         self.world.apply()
-        super()._overlay(disk, first, end, content)
+        return super()._overlay(disk, first, end, now)
 
 
 class _IndexFirst(PointView):
@@ -98,13 +99,10 @@ class _IndexFirst(PointView):
     world: World
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        later = self._history.after(self._index.upto)
-        content = bytearray(self._replica.read(name, offset, length))
-        if not later and not len(self.index):
-            self.world.apply()
-            content = bytearray(self._replica.read(name, offset, length))
-            return bytes(content)
-        return super().read(name, offset, length)
+        found = self._images_within(block_key(0, 0), block_key(0, length // BLOCK_BYTES))
+        self.world.apply()
+        content = self._replica.read(name, offset, length)
+        return super().read(name, offset, length) if found else content
 
 
 @pytest.mark.parametrize(("kind", "is_right"), [(_Interleaved, True), (_IndexFirst, False)])
