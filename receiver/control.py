@@ -18,6 +18,7 @@ import msgspec
 from receiver import pointspec
 from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
+from receiver.damage import describe
 from receiver.describe import group_status, point_of
 from receiver.figures import GroupFigures
 from receiver.point_view import PointView
@@ -39,6 +40,8 @@ from replicator.control.types import (
     RestoreResult,
     RollbackPlan,
     RollbackResult,
+    ScrubReport,
+    ScrubRequest,
     Status,
     View,
     ViewRequest,
@@ -77,11 +80,13 @@ class ReceiverService:
         )
 
     async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
-        found = self._worker(group).points()
+        worker = self._worker(group)
+        found = worker.points()
         since_ns = None if since is None else self._moment(since, found)
         until_ns = None if until is None else self._moment(until, found)
+        damage = worker.replica.damaged_points()
         return [
-            point_of(point)
+            point_of(point, describe(damage.get(point.sequence, ()), point))
             for point in found
             if (since_ns is None or point.until_ns >= since_ns)
             and (until_ns is None or point.time_ns <= until_ns)
@@ -142,6 +147,16 @@ class ReceiverService:
         files = await worker.restore(point, Path(request.to), report)
         result = RestoreResult(point=choice.point, files=[str(path) for path in files])
         return Chosen(choice=choice, result=result)
+
+    async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
+        worker = self._worker(group)
+        worker.check_alive()
+        return await worker.scrubbing.order(report, waits=request.wait, rate=request.rate)
+
+    async def scrubbed(self, group: str) -> ScrubReport:
+        worker = self._worker(group)
+        worker.check_recovered()
+        return worker.scrubbing.report()
 
     def audit(self, entry: AuditEntry) -> None:
         """An order that cannot be recorded is not carried out: raises ReplicatorError."""

@@ -13,14 +13,16 @@ from replicator.base.clock import NS_PER_S, rfc3339
 from replicator.control.types import DiskStatus, GroupStatus, Point
 
 
-def point_of(point: CorePoint) -> Point:
-    """A point in the API's words."""
+def point_of(point: CorePoint, damage: str = "") -> Point:
+    """A point in the API's words. `damage`: which blocks of it are lost."""
     return Point(
         sequence=point.sequence,
         time=rfc3339(point.time_ns),
         until=rfc3339(point.until_ns),
         kind=point.kind,
         label=point.label,
+        damaged=bool(damage),
+        damage=damage,
     )
 
 
@@ -71,6 +73,10 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         forecast_seconds=kept.forecast_seconds,
         lock_seconds=_seconds(kept.lock_ns),
         locked_until=None if kept.locked_until_ns is None else rfc3339(kept.locked_until_ns),
+        scrub_ended=rfc3339(worker.scrubbing.ended_ns) if worker.scrubbing.ended_ns else None,
+        scrub_progress=worker.scrubbing.progress,
+        scrub_bad=worker.scrubbing.left,
+        damaged_points=len(replica.damaged_points()),
     )
 
 
@@ -109,4 +115,7 @@ def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnap
         capacity_bytes=kept.capacity_bytes,
         forecast_seconds=kept.forecast_seconds,
         lock_seconds=_seconds(kept.lock_ns),
+        scrub_good_ns=worker.scrubbing.good_ns or None,
+        scrub_progress=worker.scrubbing.progress,
+        damaged_points=len(replica.damaged_points()),
     )

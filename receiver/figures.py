@@ -46,6 +46,8 @@ class GroupFigures:
     """By where they were found: wire, recovery, apply, view."""
     points_made: int = 0
     points_dropped: int = 0
+    scrub_errors: int = 0
+    """Bad places that scrubs found, healed or not."""
     digest_bytes: int = 0
     """Replica content compared in syncs."""
     _damage_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

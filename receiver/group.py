@@ -287,7 +287,8 @@ class GroupReplica:
 
     def damaged_points(self) -> dict[int, list[DamagedBlocks]]:
         """What each damaged point would need and cannot have. Any thread."""
-        return damaged_points(self.damage, self._history.batches)
+        found = damaged_points(self.damage, self._history.batches)
+        return {each: found[each] for each in found if each not in self._history.dropped}
 
     def is_label_taken(self, label: str) -> bool:
         return label in self._intake.front.state.labels or label in self._points.labels

@@ -52,6 +52,9 @@ class GroupSnapshot:
     capacity_bytes: int | None = None
     forecast_seconds: float | None = None
     lock_seconds: float | None = None
+    scrub_good_ns: int | None = None
+    scrub_progress: float | None = None
+    damaged_points: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,21 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ),
     ("replicator_journal_bytes", "Size of the history.", lambda g: g.history_bytes),
     ("replicator_inbox_bytes", "Size of the inbox.", lambda g: g.inbox_bytes),
+    (
+        "replicator_scrub_last_success_timestamp_seconds",
+        "When the last scrub ended that left nothing bad.",
+        lambda group: _seconds(group.scrub_good_ns),
+    ),
+    (
+        "replicator_scrub_progress_ratio",
+        "How far the scrub under way has come; absent while there is none.",
+        lambda group: group.scrub_progress,
+    ),
+    (
+        "replicator_points_damaged",
+        "Points that cannot be served.",
+        lambda group: group.damaged_points,
+    ),
     ("replicator_views", "Views that are open.", lambda g: g.views),
 )
 
@@ -199,6 +217,7 @@ _COUNTERS: tuple[tuple[str, str, Counter], ...] = (
     ("replicator_batches", "Batches applied.", lambda f: f.batches),
     ("replicator_points_made", "Recovery points made.", lambda f: f.points_made),
     ("replicator_points_dropped", "Points that retention removed.", lambda f: f.points_dropped),
+    ("replicator_scrub_errors", "Bad places found by scrubs.", lambda f: f.scrub_errors),
     ("replicator_compared_bytes", "Replica content compared in syncs.", lambda f: f.digest_bytes),
     ("replicator_connects", "Sessions with an agent.", lambda f: f.sessions),
 )

@@ -221,6 +221,8 @@ async def _recover_groups(
             replica,
             receiver=config.receiver.name,
             policy=policy_of(config.history_of(group)),
+            scrub=config.scrub,
+            clock=clock,
         )
         workers[group.name] = worker
         closing.push_async_callback(worker.close)

@@ -39,9 +39,11 @@ from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
 from receiver.restore import restore_view
+from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from replicator import __version__
+from replicator.base.clock import Clock, SystemClock
 from replicator.base.errors import (
     DamageError,
     NoSpaceError,
@@ -49,6 +51,7 @@ from replicator.base.errors import (
     UnreachableError,
 )
 from replicator.base.units import format_size
+from replicator.config.receiver import ScrubSection
 from replicator.control.service import Report
 from replicator.control.types import Progress
 from replicator.wire import messages as wire
@@ -83,7 +86,15 @@ class StreamTaken:
 class GroupWorker:
     """See the head of this file. `recover`, then `start`; `close` at the end."""
 
-    def __init__(self, replica: GroupReplica, *, receiver: str, policy: HistoryPolicy) -> None:
+    def __init__(
+        self,
+        replica: GroupReplica,
+        *,
+        receiver: str,
+        policy: HistoryPolicy,
+        scrub: ScrubSection | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.name = replica.name
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
@@ -95,6 +106,15 @@ class GroupWorker:
         self._apply = Lane(f"{self.name}.apply")
         self._upkeep = Pacing()
         self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
+        self.scrubbing = Scrubbing(
+            self.name,
+            replica.scrub,
+            self._apply,
+            scrub or ScrubSection(),
+            self.figures,
+            self.changed.wait,
+            (clock or SystemClock()).utc_ns,
+        )
         self._closing = False
         self.is_recovered = False
 
@@ -113,6 +133,7 @@ class GroupWorker:
     def start(self) -> None:
         if self.is_recovered:
             self._pump.start()
+            self.scrubbing.start()
 
     def begin_closing(self) -> None:
         """Orders that can be given up are given up at their next step."""
@@ -121,6 +142,7 @@ class GroupWorker:
     async def close(self) -> None:
         """Waits for the steps under way. No session and no view is left by now."""
         self.begin_closing()
+        await self.scrubbing.close()
         await self._pump.close()
         await self._intake.close()
         await self._apply.close()

@@ -16,7 +16,7 @@ import click
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.report import mishap, report
-from replicator.cli import audit, journal, local, orders
+from replicator.cli import audit, journal, local, orders, scrub
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
@@ -37,7 +37,13 @@ def replicator(context: click.Context, socket: str | None, *, is_json: bool) -> 
     context.obj = Invocation(socket, is_json)
 
 
-for command in (*orders.COMMANDS, *audit.COMMANDS, *journal.COMMANDS, *local.COMMANDS):
+for command in (
+    *orders.COMMANDS,
+    *scrub.COMMANDS,
+    *audit.COMMANDS,
+    *journal.COMMANDS,
+    *local.COMMANDS,
+):
     replicator.add_command(command)
 
 

@@ -11,13 +11,14 @@ from typing import Literal
 import msgspec
 
 from replicator.base.address import Address
-from replicator.base.units import GIB, KIB, format_duration, format_size
+from replicator.base.units import GIB, KIB, MIB, format_duration, format_size
 from replicator.config.checks import Fault, duplicates, name_faults, socket_faults
 from replicator.config.decode import decode, keys_of, read_document, refuse
 from replicator.config.role import refuse_other_role
 from replicator.config.values import WIRE_PORT, ByteSize, DurationNs, KeepRule, MetricsAddress
 
 HISTORY_BYTES_MIN = 64 * KIB
+SCRUB_RATE_MIN = 64 * KIB
 HOUR_NS = 3600 * 1_000_000_000
 MINUTE_NS = 60 * 1_000_000_000
 
@@ -52,6 +53,13 @@ class HistorySection(msgspec.Struct, frozen=True, kw_only=True):
         return max((rule.span_ns for rule in self.keep), default=0)
 
 
+class ScrubSection(msgspec.Struct, frozen=True, kw_only=True):
+    """[scrub]: how often replicas and histories are read back, and how fast."""
+
+    every: DurationNs = DurationNs(30 * 24 * HOUR_NS)
+    rate: ByteSize = ByteSize(50 * MIB)
+
+
 class GroupHistorySection(msgspec.Struct, frozen=True, kw_only=True):
     """[group.history]: what is different for this group. The keys of [history]."""
 
@@ -75,6 +83,7 @@ class ReceiverConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     receiver: ReceiverSection = ReceiverSection()
     history: HistorySection = HistorySection()
+    scrub: ScrubSection = ScrubSection()
     groups: tuple[ReceiverGroupConfig, ...] = msgspec.field(name="group", default=())
 
     def history_of(self, group: ReceiverGroupConfig) -> HistorySection:
@@ -100,6 +109,9 @@ def _faults(config: ReceiverConfig) -> Iterator[Fault]:
     yield from name_faults("receiver.name", "a receiver", config.receiver.name)
     yield from socket_faults({"receiver.control": config.receiver.control})
     yield from _history_faults(config.history, "history", tuple(keys_of(HistorySection)))
+    if config.scrub.rate < SCRUB_RATE_MIN:
+        found, least = format_size(config.scrub.rate), format_size(SCRUB_RATE_MIN)
+        yield Fault("scrub.rate", f"found {found}; the least is {least}")
     yield from duplicates("group", "name", [group.name for group in config.groups])
     for index, group in enumerate(config.groups):
         at = f"group[{index}]"

@@ -38,6 +38,8 @@ from replicator.control.types import (
     RollbackPlan,
     RollbackRequest,
     RollbackResult,
+    ScrubReport,
+    ScrubRequest,
     Status,
     View,
     ViewRequest,
@@ -133,6 +135,21 @@ class ControlClient:
         request = RestoreRequest(at=at, to=os.path.abspath(to))
         target = _target(endpoints.RESTORE, group=group)
         return self._order("POST", target, Chosen[RestoreResult], request, on_progress)
+
+    def scrub(
+        self,
+        group: str,
+        *,
+        waits: bool,
+        rate: int | None = None,
+        on_progress: OnProgress = ignore_progress,
+    ) -> ScrubReport:
+        request = ScrubRequest(wait=waits, rate=rate)
+        target = _target(endpoints.SCRUB, group=group)
+        return self._order("POST", target, ScrubReport, request, on_progress)
+
+    def scrubbed(self, group: str) -> ScrubReport:
+        return self._order("GET", _target(endpoints.SCRUB, group=group), ScrubReport)
 
     def _order(
         self,

@@ -23,6 +23,7 @@ from replicator.control.types import (
     RollbackPlan,
     RollbackRequest,
     RollbackResult,
+    ScrubRequest,
     ViewRequest,
 )
 
@@ -147,12 +148,25 @@ async def _restore(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.restore(group, request, call.report)
 
 
+async def _scrub(receiver: ReceiverControl, call: Call) -> object:
+    group, request = call.group(), call.request(ScrubRequest)
+    if request.rate is not None and request.rate <= 0:
+        raise UsageError("rate is bytes a second, more than 0")
+    return await receiver.scrub(group, request, call.report)
+
+
+async def _scrubbed(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only()
+    return await receiver.scrubbed(call.group())
+
+
 STATUS = "/v1/status"
 POINTS = "/v1/groups/{group}/points"
 MARK = "/v1/groups/{group}/mark"
 RESYNC = "/v1/groups/{group}/resync"
 ROLLBACK = "/v1/groups/{group}/rollback"
 RESTORE = "/v1/groups/{group}/restore"
+SCRUB = "/v1/groups/{group}/scrub"
 VIEWS = "/v1/views"
 VIEW = "/v1/views/{view}"
 AUDIT = "/v1/audit"
@@ -173,5 +187,7 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("POST", VIEWS, _open_view, "view open", is_long=True),
     Endpoint("DELETE", VIEW, _close_view, "view close", is_finished_anyway=True),
     Endpoint("POST", ROLLBACK, _rollback, "rollback", is_long=True, is_finished_anyway=True),
+    Endpoint("GET", SCRUB, _scrubbed),
+    Endpoint("POST", SCRUB, _scrub, "scrub", is_long=True),
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
 )

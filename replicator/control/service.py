@@ -27,6 +27,8 @@ from replicator.control.types import (
     RestoreResult,
     RollbackPlan,
     RollbackResult,
+    ScrubReport,
+    ScrubRequest,
     Status,
     View,
     ViewRequest,
@@ -80,4 +82,12 @@ class ReceiverControl(Protocol):
         self, group: str, request: RestoreRequest, report: Report
     ) -> Chosen[RestoreResult]:
         """`request.to` is absolute. Leaves no file behind if it fails."""
+        ...
+
+    async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
+        """Begins one, or joins the one under way. It goes on when nobody waits for it any more."""
+        ...
+
+    async def scrubbed(self, group: str) -> ScrubReport:
+        """The one under way, or the last one."""
         ...

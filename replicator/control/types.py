@@ -43,6 +43,9 @@ class Point(Message, frozen=True, kw_only=True):
     until: str
     kind: PointKind
     label: str | None = None
+    damaged: bool = False
+    damage: str = ""
+    """Why it cannot be served: which blocks of it are lost."""
 
 
 class MarkedPoint(Point, frozen=True, kw_only=True):
@@ -104,6 +107,38 @@ class RestoreResult(Message, frozen=True, kw_only=True):
     """Absolute paths: `DIR/DISK.raw` for each disk, `DIR/DOMAIN.xml` for each domain."""
 
 
+class BadPlace(Message, frozen=True, kw_only=True):
+    """What a scrub found: a place of a file, and what it holds of which disk, where it does.
+    `points` cannot be had for it, unless it is `healed`."""
+
+    where: Literal["replica", "image", "history", "sums"]
+    file: str
+    offset: int
+    disk: str
+    block_offset: int
+    length: int
+    points: list[int]
+    healed: bool
+    problem: str
+
+
+class ScrubReport(Message, frozen=True, kw_only=True):
+    """A scrub: the one under way, or else the last one. `ended` is when the last one did, `good`
+    when the last one that left nothing bad; null: never. Bytes without a sum to check them by are
+    `unverified_bytes`."""
+
+    running: bool
+    began: str | None
+    ended: str | None
+    good: str | None
+    done_bytes: int
+    total_bytes: int
+    replica_bytes: int
+    history_bytes: int
+    unverified_bytes: int
+    bad: list[BadPlace]
+
+
 class DiskStatus(Message, frozen=True, kw_only=True):
     name: str
     size: int
@@ -144,6 +179,13 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     """Points younger than this are given up for nothing."""
     locked_until: str | None = None
     """When the lock of the newest point ends; null without a lock."""
+    scrub_ended: str | None = None
+    """When the last scrub did."""
+    scrub_progress: float | None = None
+    """Of the scrub under way, from 0 to 1."""
+    scrub_bad: int | None = None
+    """Bad places that the last scrub could not heal."""
+    damaged_points: int | None = None
 
 
 class Status(Message, frozen=True, kw_only=True):
@@ -205,6 +247,13 @@ class Progress(Message, frozen=True, kw_only=True):
 
 
 # -- orders ---------------------------------------------------------------------------------------
+
+
+class ScrubRequest(Request, frozen=True, kw_only=True):
+    """`rate` is bytes a second, null: as configured."""
+
+    wait: bool = True
+    rate: int | None = None
 
 
 class MarkRequest(Request, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ POINT_1 = {
     "until": "2026-03-01T02:00:09.000000Z",
     "kind": "crash",
     "label": None,
+    "damaged": False,
+    "damage": "",
 }
 POINT_2 = {
     "sequence": 2,
@@ -37,6 +39,8 @@ POINT_2 = {
     "until": "2026-03-01T02:00:10.000001Z",
     "kind": "application",
     "label": "before upgrade",
+    "damaged": False,
+    "damage": "",
 }
 
 
@@ -176,6 +180,34 @@ def test_restore(at_receiver: Run, tmp_path: Path) -> None:
         "point": POINT_2,
         "files": [f"{folder}/web-vda.raw", f"{folder}/web.xml"],
     }
+
+
+def test_a_scrub_that_leaves_something_bad_ends_with_13(
+    at_receiver: Run, sockets: dict[str, Any]
+) -> None:
+    done = at_receiver("scrub", "web", "--rate", "100MiB", "--json")
+    assert done.returncode == 13
+    found = json.loads(done.stdout)
+    assert [bad["healed"] for bad in found["bad"]] == [False, True]
+    assert "1 bad place could not be healed" in done.stderr
+    assert "replicator resync web" in done.stderr
+    assert sockets["receiver_orders"][-1] == ("scrub", "web", "True", str(100 << 20))
+
+
+def test_a_scrub_in_the_background_and_its_status(
+    at_receiver: Run, sockets: dict[str, Any]
+) -> None:
+    assert at_receiver("scrub", "web", "--background").returncode == 13
+    assert sockets["receiver_orders"][-1] == ("scrub", "web", "False", "None")
+    shown = at_receiver("scrub", "web", "--status")
+    assert shown.returncode == 0, shown.stderr
+    assert "web was scrubbed until 2026" in shown.stdout
+    assert "/disks/web-vda.raw" in shown.stdout
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-1MiB"])
+def test_a_scrubs_rate_is_a_size(at_receiver: Run, rate: str) -> None:
+    assert at_receiver("scrub", "web", "--rate", rate).returncode == 2
 
 
 def test_json_may_stand_before_the_command(at_receiver: Run) -> None:

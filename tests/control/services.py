@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from replicator.base.errors import (
     DamageError,
     NoPointError,
@@ -33,6 +35,7 @@ from replicator.control.types import (
     AuditFault,
     AuditRecord,
     AuditVerdict,
+    BadPlace,
     Choice,
     Chosen,
     DiskStatus,
@@ -45,6 +48,8 @@ from replicator.control.types import (
     RestoreResult,
     RollbackPlan,
     RollbackResult,
+    ScrubReport,
+    ScrubRequest,
     Status,
     View,
     ViewRequest,
@@ -91,6 +96,31 @@ def choose(text: str) -> Choice:
     if text == "#2":
         return Choice(asked=text, point=SECOND)
     raise NoPointError(f"no point {text!r} in group web")
+
+
+BAD = BadPlace(
+    where="replica",
+    file="/disks/web-vda.raw",
+    offset=8192,
+    disk="web-vda",
+    block_offset=8192,
+    length=4096,
+    points=[1, 2],
+    healed=False,
+    problem="content is not what was written last",
+)
+SCRUBBED = ScrubReport(
+    running=False,
+    began=FIRST.time,
+    ended=SECOND.time,
+    good=None,
+    done_bytes=3 << 20,
+    total_bytes=3 << 20,
+    replica_bytes=2 << 20,
+    history_bytes=1 << 20,
+    unverified_bytes=4096,
+    bad=[BAD, msgspec.structs.replace(BAD, offset=0, block_offset=0, healed=True)],
+)
 
 
 class CannedAgent:
@@ -232,6 +262,16 @@ class CannedReceiver:
         self.orders.append(("restore", group, request.at, request.to))
         files = [f"{request.to}/web-vda.raw", f"{request.to}/web.xml"]
         return Chosen(choice=choice, result=RestoreResult(point=choice.point, files=files))
+
+    async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
+        known(group)
+        report(Progress(done=1, total=2, what="scrubbing"))
+        self.orders.append(("scrub", group, str(request.wait), str(request.rate)))
+        return SCRUBBED
+
+    async def scrubbed(self, group: str) -> ScrubReport:
+        known(group)
+        return msgspec.structs.replace(SCRUBBED, bad=[SCRUBBED.bad[1]])
 
 
 class FailingReceiver(CannedReceiver):

@@ -90,11 +90,14 @@ async def test_each_order_reaches_the_service_and_its_result_comes_back(daemon: 
     assert rolled_back.result.before.kind == "before-rollback"
     restored = await in_thread(client.restore, "web", "latest", Path("/r"))
     assert restored.result.files == ["/r/web-vda.raw", "/r/web.xml"]
+    assert (await in_thread(client.scrub, "web", waits=False, rate=7)).bad[0].points == [1, 2]
+    assert (await in_thread(client.scrubbed, "web")).bad[0].healed
     assert daemon.receiver.orders == [
         ("points", "web", "1h ago", "None"),
         ("close_view", "v1"),
         ("rollback", "web", "10m ago"),
         ("restore", "web", "latest", "/r"),
+        ("scrub", "web", "False", "7"),
     ]
 
 

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scrubs of one group, from the event loop: by order and by the clock, one at a time, throttled.
+
+A scrub is a task of its own. Who orders one waits for it or not; who goes away does not end it; who
+comes while one runs waits for that one. Its steps take turns with batches in the apply lane, and
+between two there is a rest, so that no more than `rate` bytes a second are read.
+
+By the clock: the first one within a tenth of `every` after the start (so groups do not all begin at
+once), then `every` after the last one ended. One that a shutdown or a crash interrupted goes on at
+once.
+
+Concurrency: the event loop. Failure: see receiver.scrub; an error ends the task, is told to whoever
+waits, and the clock tries again an hour later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from xxhash import xxh3_64_intdigest
+
+from receiver.change import Change
+from receiver.figures import GroupFigures
+from receiver.history.batches import Segment
+from receiver.lane import Lane
+from receiver.scrub import Scrub
+from replicator.base.clock import NS_PER_S, rfc3339
+from replicator.base.errors import ReplicatorError
+from replicator.config.receiver import ScrubSection
+from replicator.control.service import Report
+from replicator.control.types import BadPlace, Progress, ScrubReport
+
+RETRY_SECONDS = 3600.0
+FIRST_SHARE = 0.1
+_SPREAD = 1 << 64
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a step in the lane came to. `is_ready` false: a batch has to be applied first."""
+
+    is_ready: bool
+    segment: Segment | None = None
+
+
+class Scrubbing:
+    """See the head of this file. `start`, and `close` before the lane is closed."""
+
+    def __init__(
+        self,
+        group: str,
+        scrub: Scrub,
+        lane: Lane,
+        section: ScrubSection,
+        figures: GroupFigures,
+        until_change: Callable[[], Awaitable[None]],
+        utc_ns: Callable[[], int],
+    ) -> None:
+        """`until_change` returns when something has been applied since."""
+        self._group = group
+        self._scrub = scrub
+        self._lane = lane
+        self._rate = int(section.rate)
+        self._every_ns = int(section.every)
+        self._figures = figures
+        self._until_change = until_change
+        self._utc_ns = utc_ns
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._total_bytes = 0
+        self.moved = Change()
+        """Told behind each step, and at the end."""
+
+    # Life.
+
+    def start(self) -> None:
+        self._timer = asyncio.create_task(self._by_the_clock())
+
+    async def close(self) -> None:
+        """The step under way is the lane's; what has been done is gone on with later."""
+        for task in (self._timer, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    # Orders.
+
+    async def order(self, report: Report, *, waits: bool, rate: int | None) -> ScrubReport:
+        """Begins one, or joins the one under way. `rate` holds for this scrub; else the
+        configured."""
+        task = self._begin(self._rate if rate is None else rate)
+        if waits:
+            while not task.done():
+                state = self._scrub.state
+                report(Progress(done=state.done_bytes, total=self._total_bytes, what=self._what()))
+                await asyncio.wait([task], timeout=1.0)
+            await asyncio.shield(task)
+        return self.report()
+
+    def report(self) -> ScrubReport:
+        """The one under way, or else the last one."""
+        state = self._scrub.state
+        return ScrubReport(
+            running=state.is_running,
+            began=_time(state.began_ns),
+            ended=_time(state.ended_ns),
+            good=_time(state.good_ns),
+            done_bytes=state.done_bytes,
+            total_bytes=self._total_bytes if state.is_running else state.done_bytes,
+            replica_bytes=state.replica_bytes,
+            history_bytes=state.history_bytes,
+            unverified_bytes=state.unverified_bytes,
+            bad=[
+                BadPlace(
+                    where=each.where,
+                    file=each.file,
+                    offset=each.offset,
+                    disk=each.disk,
+                    block_offset=each.block_offset,
+                    length=each.length,
+                    points=each.points,
+                    healed=each.healed,
+                    problem=each.problem,
+                )
+                for each in list(state.bad)
+            ],
+        )
+
+    @property
+    def progress(self) -> float | None:
+        """0 to 1, while one runs."""
+        state = self._scrub.state
+        if not state.is_running:
+            return None
+        return min(state.done_bytes / max(self._total_bytes, 1), 1.0)
+
+    @property
+    def left(self) -> int:
+        """Bad places that the last scrub, or the one under way, could not heal."""
+        return self._scrub.state.left
+
+    @property
+    def ended_ns(self) -> int:
+        return self._scrub.state.ended_ns
+
+    @property
+    def good_ns(self) -> int:
+        """When the last one ended that left nothing bad; 0: never."""
+        return self._scrub.state.good_ns
+
+    # Inside.
+
+    def _what(self) -> str:
+        return f"scrubbing {self._group}"
+
+    def _begin(self, rate: int) -> asyncio.Task[None]:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(rate))
+            self._task.add_done_callback(self._told)
+        return self._task
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        """An error is logged, whether somebody waits for it or not."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ReplicatorError):
+            _log.error("scrub.failed", group=self._group, reason=error.message, hint=error.hint)
+
+    async def _run(self, rate: int) -> None:
+        try:
+            await self._steps(rate)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise ReplicatorError(
+                f"{where}{error.strerror or os.strerror(error.errno or 0)}",
+                hint="the scrub goes on from here when it is ordered again",
+            ) from error
+
+    async def _steps(self, rate: int) -> None:
+        scrub = self._scrub
+        await self._lane.run(scrub.begin)
+        loop = asyncio.get_running_loop()
+        while scrub.state.is_running:
+            self._total_bytes = max(scrub.total_bytes, scrub.state.done_bytes)
+            began, done, errors = loop.time(), scrub.state.done_bytes, scrub.state.errors
+            step = await self._lane.run(self._step)
+            if not step.is_ready:
+                await self._until_change()
+                continue
+            if step.segment is not None:
+                faults = await asyncio.to_thread(scrub.read_segment, step.segment)
+                await self._lane.run(scrub.take_segment, step.segment, faults)
+            self._figures.scrub_errors += scrub.state.errors - errors
+            self.moved.told()
+            rest = (scrub.state.done_bytes - done) / rate - (loop.time() - began)
+            if rest > 0 and scrub.state.is_running:
+                await asyncio.sleep(rest)  # the throttle
+
+    def _step(self) -> _Step:
+        """In the apply lane."""
+        if not self._scrub.is_ready:
+            return _Step(is_ready=False)
+        return _Step(is_ready=True, segment=self._scrub.step())
+
+    # The clock.
+
+    async def _by_the_clock(self) -> None:
+        if not self._every_ns:
+            return
+        started_ns = self._utc_ns()
+        while True:
+            wait_seconds = self._wait_seconds(started_ns)
+            if wait_seconds > 0:
+                await asyncio.sleep(min(wait_seconds, RETRY_SECONDS))
+                continue
+            task = self._begin(self._rate)
+            await asyncio.wait([task])
+            if task.cancelled() or task.exception() is not None:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _wait_seconds(self, started_ns: int) -> float:
+        state = self._scrub.state
+        if state.is_running:
+            return 0.0
+        due_ns = state.ended_ns + self._every_ns
+        share = FIRST_SHARE * xxh3_64_intdigest(self._group.encode()) / _SPREAD
+        first_ns = started_ns + int(self._every_ns * share)
+        return (max(due_ns, first_ns) - self._utc_ns()) / NS_PER_S
+
+
+def _time(time_ns: int) -> str | None:
+    return rfc3339(time_ns) if time_ns else None

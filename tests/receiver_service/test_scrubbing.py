@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scrubs by order and by the clock, through the real client, on a receiver that has been fed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from receiver.service import Receiver
+from replicator.base.errors import DamageError, NotFoundError
+from tests.receiver_service.dr_site import DrSite
+from tests.receiver_service.test_orders import feed, leave, order, story
+
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> DrSite:
+    return DrSite(tmp_path)
+
+
+@pytest.fixture
+async def receiver(site: DrSite) -> AsyncIterator[Receiver]:
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        yield receiver
+
+
+def rot(site: DrSite, disk: str, offset: int) -> None:
+    with site.replica(disk).open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+async def test_a_scrub_of_what_is_good(site: DrSite, receiver: Receiver) -> None:
+    before = await order(site.control.scrubbed, "web")
+    assert (before.running, before.began, before.bad) == (False, None, [])
+    found = await order(site.control.scrub, "web", waits=True)
+    assert (found.running, found.bad, found.unverified_bytes) == (False, [], 0)
+    assert found.replica_bytes == 3 << 20
+    assert found.history_bytes > 0
+    assert found.good == found.ended
+    assert await order(site.control.scrubbed, "web") == found
+    (group,) = (await order(site.control.status)).groups
+    assert (group.scrub_ended, group.scrub_bad, group.scrub_progress) == (found.ended, 0, None)
+    with pytest.raises(NotFoundError):
+        await order(site.control.scrub, "mail", waits=True)
+
+
+async def test_rot_is_refused(site: DrSite, receiver: Receiver) -> None:
+    rot(site, "vda", 6 * 65536 + 5)  # written once, in front of the point of the seventh cut
+    found = await order(site.control.scrub, "web", waits=True)
+    (bad,) = found.bad
+    assert (bad.where, bad.disk, bad.block_offset) == ("replica", "vda", 6 * 65536)
+    assert (bad.file, bad.healed) == (str(site.replica("vda")), False)
+    assert bad.points == [7, 8, 9]
+    points = await order(site.control.points, "web")
+    assert [point.sequence for point in points if point.damaged] == [7, 8, 9]
+    assert "disk vda: 4096 bytes at 393216" in points[-1].damage
+    for text in ("latest", "#7"):
+        with pytest.raises(DamageError, match="is damaged"):
+            await order(site.control.open_view, "web", text)
+        with pytest.raises(DamageError, match="is damaged"):
+            await order(site.control.restore, "web", text, site.folder / "new")
+    view = (await order(site.control.open_view, "web", "good")).result
+    await order(site.control.close_view, view.id)
+    (group,) = (await order(site.control.status)).groups
+    assert (group.scrub_bad, group.damaged_points) == (1, 3)
+    snapshot = receiver.snapshot().groups[0]
+    assert (snapshot.figures.scrub_errors, snapshot.damaged_points) == (1, 3)
+
+
+async def test_a_slow_scrub_is_joined_and_goes_on_after_a_restart(site: DrSite) -> None:
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        await order(site.control.scrub, "web", waits=False, rate=1 << 16)
+        scrubbing = receiver.workers["web"].scrubbing
+        async with asyncio.timeout(WAIT_SECONDS):
+            await scrubbing.moved.until(lambda: scrubbing.report().replica_bytes > 0)
+        joined = await order(site.control.scrub, "web", waits=False)
+        assert joined.running
+        (group,) = (await order(site.control.status)).groups
+        assert group.scrub_progress is not None
+        assert 0 < group.scrub_progress < 1
+    async with site.running() as receiver:
+        async with asyncio.timeout(WAIT_SECONDS):
+            report = await order(site.control.scrub, "web", waits=True)
+        assert report.began == joined.began, "the same one"
+        assert report.good is not None
+
+
+async def test_scrubs_by_the_clock(site: DrSite) -> None:
+    text = site.config_file.read_text()
+    site.config_file.write_text('[scrub]\nevery = "200ms"\n' + text)
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        scrubbing = receiver.workers["web"].scrubbing
+        async with asyncio.timeout(WAIT_SECONDS):
+            await scrubbing.moved.until(lambda: scrubbing.ended_ns > 0)
+            first_ns = scrubbing.ended_ns
+            await scrubbing.moved.until(lambda: scrubbing.ended_ns > first_ns)
+        assert scrubbing.good_ns > first_ns
