@@ -119,8 +119,12 @@ class GroupReplica:
             storage, directory / "history", name, clock.utc_ns, limits.history_segment_bytes
         )
         self._sum_base = SumBase(storage, directory / "sums")
+        self._gathered_sums = SumBase(storage, directory / "sums" / "gathered")
         self._sums = LatestSums(
-            self._history, self._sum_base, lambda: self._telling.event("sums.given_up")
+            self._history,
+            self._sum_base,
+            self._gathered_sums,
+            lambda: self._telling.event("sums.given_up"),
         )
         self._replica = Replica(storage, directory / "disks")
         self._inbox = Inbox(
@@ -199,6 +203,7 @@ class GroupReplica:
         OSError."""
         self._replica.prepare()
         self._sum_base.open()
+        self._gathered_sums.open()
         self.scrub.open()
         before, state, tail = self._history.open()
         check_replica(self._replica, before, tail)
@@ -561,4 +566,5 @@ class GroupReplica:
         self._inbox.close()
         self._history.close()
         self._sum_base.close()
+        self._gathered_sums.close()
         self._replica.close()

@@ -26,7 +26,7 @@ from xxhash import xxh3_64_intdigest
 
 from journal.record import HEADER, HEADER_BYTES, RecordType
 from receiver import damage as rules
-from receiver.apply_content import ZERO_BLOCK_SUM, DiskChange
+from receiver.apply_content import DiskChange
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import BLOCK_BYTES, I64, U64, Bools, Image, block_key, key_parts
@@ -46,8 +46,6 @@ _Found = tuple[int, bytes]
 
 class Healer:
     """See the head of this file."""
-
-    zero_sum = np.uint64(ZERO_BLOCK_SUM)
 
     def __init__(
         self,
@@ -89,20 +87,13 @@ class Healer:
             keys, places = _rotten(damage, change)
             if not len(keys):
                 continue
-            fits = change.sums[places] == self._expected(keys)
+            fits = change.sums[places] == self._sums.latest(keys)[0]
             for place in places[fits].tolist():
                 self._put(change, int(change.keys[place]))
             if fits.any():
                 self._replica.sync([change.name])
                 damage = rules.healed(damage, keys[fits], replaced=0)
         return damage
-
-    def _expected(self, keys: U64) -> U64:
-        found = np.empty(len(keys), dtype=np.uint64)
-        for at, key in enumerate(keys.tolist()):
-            window = self._sums.window(key, key + 1)
-            found[at] = window.sums[0]
-        return found
 
     def _put(self, change: DiskChange, key: int) -> None:
         offset = key_parts(key)[1] * BLOCK_BYTES
@@ -257,6 +248,11 @@ class Healer:
                     at = key_parts(key)[1] * BLOCK_BYTES - record.offset
                     if at >= 0 and at + length_of(key) <= record.length:
                         yield key, bytes(record.payload[at : at + length_of(key)])
+
+
+def zero_sum(disk: Disk, key: int) -> int:
+    """Of the block, were it all zeroes."""
+    return xxh3_64_intdigest(bytes(_length(disk, key)))
 
 
 def _length(disk: Disk, key: int) -> int:

@@ -32,7 +32,7 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import SegmentFile
 from receiver import damage as rules
 from receiver.apply import Applier
-from receiver.healing import Healer
+from receiver.healing import Healer, zero_sum
 from receiver.history.batches import Batch, Segment
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
 from receiver.history.images import BLOCK_BYTES, U64, Bools, Image, block_key
@@ -126,6 +126,8 @@ class Scrub:
         """Some of what is left; or returns the segment that is to be read next. Raises OSError."""
         assert self.is_ready
         disk = self._disk_at(self.state.slot)
+        if disk is not None and self._is_window_used_up(disk) and self._sums.gather():
+            return None
         if disk is not None:
             self._step_replica(disk)
             return None
@@ -137,6 +139,10 @@ class Scrub:
         else:
             return segment
         return None
+
+    def _is_window_used_up(self, disk: Disk) -> bool:
+        window, key = self._window, block_key(disk.slot, self.state.block)
+        return window is None or not window.start <= key < window.end
 
     def _disk_at(self, slot: int) -> Disk | None:
         disks = sorted(self._applier.applied.disks.values(), key=lambda each: each.slot)
@@ -234,8 +240,9 @@ class Scrub:
         first = np.uint64(block_key(disk.slot, start))
         keys = places + first
         at = (keys - np.uint64(window.start)).astype(np.int64)
-        writers, sums = window.writers[at], window.sums[at].copy()
-        sums[~window.changed[at]] = self._healer.zero_sum
+        writers, sums = self._sums.latest(keys)[1], window.sums[at].copy()
+        for place in np.flatnonzero(~window.changed[at]).tolist():
+            sums[place] = zero_sum(disk, int(keys[place]))
         more = [
             DamagedBlocks(
                 disk.slot, int(key - np.uint64(block_key(disk.slot, 0))), 1, int(writer), 0
@@ -410,6 +417,7 @@ class Scrub:
 
     def _finish(self) -> None:
         self.state.end(self._utc_ns())
+        self._sums.drop_gathered()
         self._save()
         self._telling.event(
             "scrub.done", bad=len(self.state.bad), left=self.state.left, bytes=self.state.done_bytes

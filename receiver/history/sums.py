@@ -7,8 +7,10 @@ the sum of that. Newest first: the batches of the history, then the base of sums
 knows was never written.
 
 `window` puts the sums of a range of keys together, in one dense array; `follow` brings it up to
-date with batches that were applied since. So going through a disk needs the memory of one window,
-and reads the headers once for each.
+date with batches that were applied since. So going through a disk needs the memory of one window.
+Whoever does that calls `gather` first, until it says that it is done: it puts what the headers of
+the history say into runs of their own, sorted, so they are not all read again for each window.
+Those can be made anew at any time, and `drop_gathered` removes them.
 
 Concurrency: apply thread; with no batch that is published and not applied, a window says what the
 replica holds at this moment.
@@ -29,12 +31,16 @@ from receiver.history.sum_base import SumBase
 from receiver.history.sum_runs import BadRange
 from replicator.base.errors import DamageError
 
+GATHER_BATCHES = 64
+"""Fewer headers are read again for each window."""
+GATHER_BLOCKS = 1 << 19
+"""What one step of gathering has in memory, about: 16 bytes each, several times."""
+
 
 @dataclass(slots=True)
 class SumWindow:
     """Of the blocks [start, end), by their place in the window: whether a batch ever changed it
-    (`changed`), the sum of what it holds (`sums`; UNKNOWN_SUM where that is not known), the number
-    of the batch that wrote it (`writers`; 0 for one that the history no longer has).
+    (`changed`), the sum of what it holds (`sums`; UNKNOWN_SUM where that is not known).
     `is_whole`: what is not `changed` was never changed at all."""
 
     start: int
@@ -42,23 +48,31 @@ class SumWindow:
     upto: int
     changed: Bools
     sums: U64
-    writers: U64
     is_whole: bool
     bad: list[BadRange]
 
-    def put(self, keys: U64, sums: U64, writer: int) -> None:
+    def put(self, keys: U64, sums: U64) -> None:
         within = (keys >= np.uint64(self.start)) & (keys < np.uint64(self.end))
         places = (keys[within] - np.uint64(self.start)).astype(np.int64)
         self.changed[places] = True
         self.sums[places] = sums[within]
-        self.writers[places] = writer
 
 
 class LatestSums:
     """See the head of this file."""
 
-    def __init__(self, history: HistoryLog, base: SumBase, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        history: HistoryLog,
+        base: SumBase,
+        gathered: SumBase,
+        lost: Callable[[], None],
+        *,
+        gather_batches: int = GATHER_BATCHES,
+    ) -> None:
         """`lost` is told when the base had to go for want of room."""
+        self._gathered = gathered
+        self.gather_batches = gather_batches
         self._history = history
         self._base = base
         self._lost = lost
@@ -71,16 +85,18 @@ class LatestSums:
         window = SumWindow(
             start,
             end,
-            self._base.upto,
+            max(self._base.upto, self._gathered.upto),
             np.zeros(count, dtype=np.bool_),
             np.full(count, UNKNOWN_SUM, dtype=np.uint64),
-            np.zeros(count, dtype=np.uint64),
             self._base.reaches(first),
             [],
         )
         found, window.bad = self._base.read(start, end)
+        if self._gathered.upto > self._base.upto:
+            later, bad_later = self._gathered.read(start, end)
+            found, window.bad = found + later, window.bad + bad_later
         for keys, sums in found:
-            window.put(keys, sums, 0)
+            window.put(keys, sums)
         for bad in window.bad:
             window.changed[bad.start - start : bad.end - start] = True
             window.sums[bad.start - start : bad.end - start] = UNKNOWN_SUM
@@ -93,8 +109,57 @@ class LatestSums:
             table = self._history.table(batch)
             low, high = table.rows_within(window.start, window.end)
             if low < high:
-                window.put(table.keys()[0], self._sums_of(batch), batch.number)
+                window.put(table.keys()[0], self._sums_of(batch))
             window.upto = batch.number
+
+    def gather(self) -> bool:
+        """A step of getting ready for many windows. False: there is no more to do. Raises
+        OSError."""
+        done = max(self._base.upto, self._gathered.upto)
+        left = self._history.after(done)
+        if len(left) < self.gather_batches:
+            return False
+        batches: list[Batch] = []
+        blocks = 0
+        for batch in left:
+            batches.append(batch)
+            blocks += batch.images.block_count
+            if blocks >= GATHER_BLOCKS:
+                break
+        if self._gathered.upto < self._base.upto:
+            self._gathered.give_up()  # what it says is older than what the base says
+        upto = batches[-1].number
+        try:
+            self._gathered.absorb([self._latest(batches)], upto=upto, first=0, end=0)
+        except OSError as error:
+            if not no_space(error):
+                raise
+            return False  # it goes without, but slowly
+        return True
+
+    def drop_gathered(self) -> None:
+        self._gathered.give_up()
+
+    def latest(self, keys: U64) -> tuple[U64, U64]:
+        """(the sum of what each of these blocks holds, UNKNOWN_SUM where that is not known; the
+        number of the batch that wrote it, 0 for one that the history no longer has). `keys` are
+        sorted. For a few: all headers are read. Raises OSError."""
+        sums = np.full(len(keys), UNKNOWN_SUM, dtype=np.uint64)
+        writers = np.zeros(len(keys), dtype=np.uint64)
+        is_found = np.zeros(len(keys), dtype=np.bool_)
+        for batch in self._before(1 << 63):
+            if is_found.all():
+                break
+            theirs = self._history.table(batch).keys()[0]
+            _, mine, other = np.intersect1d(keys, theirs, assume_unique=True, return_indices=True)
+            new = ~is_found[mine]
+            mine, other = mine[new], other[new]
+            if len(mine):
+                sums[mine] = self._sums_of(batch)[other]
+                writers[mine], is_found[mine] = batch.number, True
+        for place in np.flatnonzero(~is_found).tolist():
+            sums[place] = self._in_base(int(keys[place]))
+        return sums, writers
 
     def absorb(self, upto: int, end: int) -> None:
         """Puts into the base what the batches up to number `upto` say, which lie in front of
@@ -153,6 +218,9 @@ class LatestSums:
             if low < high:
                 place = int(np.searchsorted(table.keys()[0], np.uint64(key)))
                 return int(self._sums_of(batch)[place])
+        return self._in_base(key)
+
+    def _in_base(self, key: int) -> int:
         found, bad = self._base.read(key, key + 1)
         known = [int(sums[0]) for keys, sums in found if len(keys)]
         return known[-1] if known and not bad else UNKNOWN_SUM
@@ -163,4 +231,9 @@ class LatestSums:
         return self._base.damage
 
     def _before(self, number: int) -> Iterator[Batch]:
-        return (batch for batch in reversed(self._history.batches) if batch.number < number)
+        """Newest first; those that the base tells of are not among them."""
+        for batch in reversed(self._history.batches):
+            if batch.number <= self._base.upto:
+                return
+            if batch.number < number:
+                yield batch

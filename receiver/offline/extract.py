@@ -15,13 +15,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
 from journal.record import HEADER, HEADER_BYTES, RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
+from receiver.damage import refuse
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.opening import read_table
@@ -73,6 +74,8 @@ def extract(
     disks = _members(point, only)
     number = _batch_of(index, point)
     _check_tail(storage, place, index)
+    if index.group is not None:
+        refuse(index.group.damage, replace(point, members=tuple(disks)), number, place.group)
     images = {disk.name: directory / f"{disk.name}.raw" for disk in disks}
     texts = {directory / f"{name}.xml": text for name, text in _domains(index, point, only)}
     _refuse_existing(storage, [*images.values(), *texts])

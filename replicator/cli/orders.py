@@ -130,7 +130,7 @@ def points(invocation: Invocation, group: str, since: str | None, until: str | N
     elif found:
         print_table(
             ("POINT", "TIME", "UNTIL", "KIND", "LABEL"),
-            [(_number(p), p.time, p.until, p.kind, p.label or NONE) for p in found],
+            [(_number(p), p.time, p.until, _kind(p), p.label or NONE) for p in found],
         )
     else:
         note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
@@ -320,6 +320,15 @@ def _print_groups(found: Status, now: datetime) -> None:
             click.echo(f"{group.name}: {group.reason}")
         if group.window_seconds is not None:
             click.echo(f"{group.name}: {describe_history(group)}")
+        if group.damaged_points or group.scrub_bad:
+            click.echo(
+                f"{group.name}: {group.damaged_points or 0} points are damaged:"
+                f" replicator scrub {group.name} --status"
+            )
+
+
+def _kind(point: Point) -> str:
+    return f"{point.kind}, damaged" if point.damaged else point.kind
 
 
 def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:

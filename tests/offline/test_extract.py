@@ -276,3 +276,35 @@ def test_what_an_interrupted_compaction_left_over_is_passed_by(tmp_path: Path) -
         by_hand_out.mkdir()
         by_hand.main(bare.group_dir, point.sequence, by_hand_out)
         assert contents(list(by_hand_out.iterdir())) == expected
+
+
+def test_a_point_that_is_on_record_as_damaged_is_refused(tmp_path: Path) -> None:
+    """Its images have good checksums, and hold rot all the same."""
+    world = World(limits=SMALL)
+    world.begin_stream(from_zero=True)
+    for value in (1, 2, 3):
+        world.write("a", value * 4096, noise(value, 4096))
+        world.cut()
+        world.settle()
+    world.storage.flip(GROUP_DIRECTORY / "disks" / "a.raw", 2 * 4096)
+    scrub = world.group.scrub
+    scrub.begin()
+    while scrub.state.is_running:
+        segment = scrub.step()
+        if segment is not None:
+            scrub.take_segment(segment, scrub.read_segment(segment))
+    world.write("a", 2 * 4096, noise(9, 4096))
+    world.cut()
+    world.settle()
+    export(world, tmp_path / "g")
+    storage, (place,) = SystemStorage(), find_histories(SystemStorage(), tmp_path / "g")
+    index = read_index(storage, place)
+    first, damaged, also, last = index.kept_points()
+    for point in (damaged, also):
+        with pytest.raises(DamageError, match="disk a: 4096 bytes at 8192"):
+            extract(storage, place, index, point, tmp_path / "refused")
+    for point in (first, last):
+        files = extract(storage, place, index, point, tmp_path / f"out{point.sequence}")
+        assert contents(files) == world.expected[point.sequence]
+    (file,) = extract(storage, place, index, damaged, tmp_path / "b", only=["b"])
+    assert file.read_bytes() == world.expected[damaged.sequence]["b"], "the other disk is whole"

@@ -14,6 +14,7 @@ import pytest
 from journal.segment import HEADER_BYTES
 from receiver.scrub_state import Bad
 from replicator.base.errors import DamageError
+from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
@@ -352,3 +353,35 @@ def test_flips_anywhere_never_serve_wrong_bytes(seed: int) -> None:
     world.settle()
     assert set(refused(world)) <= named
     assert world.group.points()[-1].sequence not in refused(world)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sums_that_were_gathered_are_the_same(seed: int) -> None:
+    """Whatever is applied, given up and tidied meanwhile."""
+    world = live(seed)
+    sums, rng = world.group._sums, Random(seed)
+    sums.gather_batches = 1
+    for number in range(6):
+        while rng.getrandbits(1) and sums.gather():
+            pass
+        world.check_sums()
+        world.begin_stream(from_zero=bool(number % 2))
+        for name, _ in world.disks:
+            if not number % 2:
+                world.sync_all(name)
+            world.write(name, rng.randrange(5) * BLOCK, noise(seed * 10 + number, BLOCK))
+        world.cut()
+        world.settle()
+        points = [point.sequence for point in world.group.points()[:-1] if not point.label]
+        world.give_up([each for each in points if rng.getrandbits(1)])
+        world.tidy(rng.randrange(8))
+        world.check_sums()
+    assert scrub(world) == []
+    assert not world.storage.names(GROUP_DIRECTORY / "sums" / "gathered")
+
+
+def test_a_scrub_of_many_batches_gathers_and_finds_the_same(world: World) -> None:
+    world.group._sums.gather_batches = 2
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    (bad,) = scrub(world)
+    assert (bad.block_offset, bad.points) == (2 * BLOCK, [3, 4, 5, 6])
