@@ -40,6 +40,8 @@ from replicator.base.errors import DamageError
 from replicator.base.storage import Storage, write_all
 
 _ZEROES = bytes(BLOCK_BYTES)
+RECHECKED_BLOCKS_MAX = 4096
+"""Of an entry of what is damaged: more of it is only found to be right by being healed."""
 _LengthOf = Callable[[int], int]
 _Found = tuple[int, bytes]
 
@@ -115,6 +117,41 @@ class Healer:
             return False
 
     # -- an image
+
+    def without_readable(self, damage: rules.Damage) -> rules.Damage:
+        """What is left of it when images that hold what they must are taken off: they could not be
+        read for a while, or were put back from a copy."""
+        by_number = {batch.number: batch for batch in self._history.batches}
+        for each in damage:
+            batch = by_number.get(each.replaced)
+            if batch is not None and each.blocks <= RECHECKED_BLOCKS_MAX:
+                first = block_key(each.slot, each.block)
+                keys = [key for key in range(first, first + each.blocks) if self._holds(batch, key)]
+                good = np.array(keys, dtype=np.uint64)
+                damage = rules.healed(damage, good, replaced=each.replaced)
+        return damage
+
+    def _holds(self, batch: Batch, key: int) -> bool:
+        """Whether the batch's image of the block is what it must be."""
+        wanted = self._sums.before(key, batch.number)
+        if wanted == UNKNOWN_SUM:
+            return False
+        return any(xxh3_64_intdigest(content) == wanted for content in self._image_of(batch, key))
+
+    def _image_of(self, batch: Batch, key: int) -> Iterator[bytes]:
+        """The batch's image of the block, if it has one that can be read."""
+        table = self._history.table(batch)
+        low, high = table.rows_within(key, key + 1)
+        disk = next((each for each in self._disks() if each.slot == key_parts(key)[0]), None)
+        if low == high or disk is None:
+            return
+        image = table.image(low)
+        at = (key - block_key(image.slot, image.block)) * BLOCK_BYTES
+        try:
+            content = self._history.read_image(image) or bytes(at + BLOCK_BYTES)
+        except (OSError, DamageError):
+            return
+        yield content[at : at + _length(disk, key)]
 
     def heal_image(self, batch: Batch, image: Image) -> bool:
         """Whether the image can be read again."""
@@ -221,17 +258,11 @@ class Healer:
     def _from_history(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
         """Images of the same block, of whatever time."""
         for batch in self._history.batches:
-            table = self._history.table(batch)
-            for key in wanted:
-                low, high = table.rows_within(key, key + 1)
-                if low < high:
-                    image = table.image(low)
-                    at = (key - block_key(image.slot, image.block)) * BLOCK_BYTES
-                    try:
-                        content = self._history.read_image(image) or bytes(at + BLOCK_BYTES)
-                    except (OSError, DamageError):
-                        continue
-                    yield key, content[at : at + length_of(key)]
+            keys = np.array(sorted(wanted), dtype=np.uint64)
+            theirs = self._history.table(batch).keys()[0]
+            for key in np.intersect1d(keys, theirs, assume_unique=True).tolist():
+                for content in self._image_of(batch, key):
+                    yield key, content[: length_of(key)]
 
     def _from_inbox(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
         """Writes that cover the block whole. Which disk they are of does not matter: the sum

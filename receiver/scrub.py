@@ -416,6 +416,8 @@ class Scrub:
             self.state.bad.append(bad)
 
     def _finish(self) -> None:
+        damage = self._applier.applied.damage
+        self._put_on_record(self._healer.without_readable(damage))
         self.state.end(self._utc_ns())
         self._sums.drop_gathered()
         self._save()

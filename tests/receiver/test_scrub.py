@@ -385,3 +385,63 @@ def test_a_scrub_of_many_batches_gathers_and_finds_the_same(world: World) -> Non
     world.storage.flip(DISK_A, 2 * BLOCK)
     (bad,) = scrub(world)
     assert (bad.block_offset, bad.points) == (2 * BLOCK, [3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_crash_anywhere_in_a_healing_sync(power: bool) -> None:
+    """What heals a block is durable before the batch is that says so."""
+    stop = 0
+    while True:
+        stop += 1
+        world = lived(World(seed=stop, limits=replace(SMALL, batch_bytes=50 * BLOCK)))
+        world.storage.flip(DISK_A, 2 * BLOCK + 1)
+        scrub(world)
+        world.storage.stop_at(stop)
+        try:
+            at_the_source_again(world)
+        except Stopped:
+            world.crash(power=power)
+            world.storage.heal()
+            world.settle()
+            assert set(refused(world)) <= {3, 4, 5, 6, 7}
+            assert scrub(world) == []
+            assert not refused(world)
+            continue
+        world.storage.heal()
+        assert stop > 10
+        assert not refused(world)
+        return
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_crash_anywhere_while_an_image_is_healed(power: bool) -> None:
+    stop = 0
+    while True:
+        stop += 1
+        world = lived(World(seed=stop, limits=replace(SMALL, batch_bytes=50 * BLOCK)))
+        _, path, offset = images_of(world, 3)[1]
+        world.storage.flip(path, offset + 64 + 300)
+        world.storage.stop_at(stop)
+        try:
+            scrub(world)
+        except Stopped:
+            world.crash(power=power)
+            assert set(refused(world)) <= {2, 3}
+            world.apply_all()
+            scrub(world)
+            assert not refused(world)
+            continue
+        world.storage.heal()
+        assert stop > 10
+        return
+
+
+def test_what_can_be_read_again_is_acquitted(world: World) -> None:
+    _, path, offset = images_of(world, 0)[2]
+    world.storage.flip(path, offset + 64 + 5)
+    assert not scrub(world)[0].healed
+    world.storage.flip(path, offset + 64 + 5)  # the file is put back from a copy
+    assert refused(world) == [2]
+    assert scrub(world) == []
+    assert not refused(world)
+    assert not world.group.damage
