@@ -37,7 +37,7 @@ class Bad(msgspec.Struct):
 class ScrubState(msgspec.Struct):
     """`slot`, `block`: what of the replica comes next; `position`: what of the history. `ended_ns`
     is when the last one ended, 0 while none has; `good_ns` when the last one ended that left
-    nothing bad."""
+    nothing bad. Of all bad places (`errors`), `left` were not healed; `bad` lists the first."""
 
     is_running: bool = False
     began_ns: int = 0
@@ -50,16 +50,12 @@ class ScrubState(msgspec.Struct):
     history_bytes: int = 0
     unverified_bytes: int = 0
     errors: int = 0
+    left: int = 0
     bad: list[Bad] = []
 
     @property
     def done_bytes(self) -> int:
         return self.replica_bytes + self.history_bytes
-
-    @property
-    def left(self) -> int:
-        """Bad places that were not healed."""
-        return sum(not each.healed for each in self.bad)
 
     def anew(self, now_ns: int) -> ScrubState:
         """The first state of a scrub that begins now."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +27,7 @@ from receiver.change import Change
 from receiver.figures import GroupFigures
 from receiver.history.batches import Segment
 from receiver.lane import Lane
+from receiver.offline.walk import Fault
 from receiver.scrub import Scrub
 from replicator.base.clock import NS_PER_S, rfc3339
 from replicator.base.errors import ReplicatorError
@@ -194,7 +195,8 @@ class Scrubbing:
                 continue
             if step.segment is not None:
                 faults = await asyncio.to_thread(scrub.read_segment, step.segment)
-                await self._lane.run(scrub.take_segment, step.segment, faults)
+                while not await self._lane.run(self._take, step.segment, faults):
+                    await self._until_change()
             self._figures.scrub_errors += scrub.state.errors - errors
             self.moved.told()
             rest = (scrub.state.done_bytes - done) / rate - (loop.time() - began)
@@ -206,6 +208,13 @@ class Scrubbing:
         if not self._scrub.is_ready:
             return _Step(is_ready=False)
         return _Step(is_ready=True, segment=self._scrub.step())
+
+    def _take(self, segment: Segment, faults: Sequence[Fault]) -> bool:
+        """In the apply lane."""
+        if self._scrub.is_ready:
+            self._scrub.take_segment(segment, faults)
+            return True
+        return False
 
     # The clock.
 
