@@ -12,7 +12,13 @@ from random import Random
 import pytest
 
 from journal.segment import HEADER_BYTES
+from receiver import damage as rules
+from receiver.apply import Applier
+from receiver.apply_content import DiskChange
+from receiver.history.sum_base import SumBase
+from receiver.scrub_findings import Findings
 from receiver.scrub_state import Bad
+from receiver.sync_state import GroupState
 from replicator.base.errors import DamageError
 from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise
@@ -445,3 +451,60 @@ def test_what_can_be_read_again_is_acquitted(world: World) -> None:
     assert scrub(world) == []
     assert not refused(world)
     assert not world.group.damage
+
+
+def damaged_and_written_over(world: World) -> None:
+    world.storage.flip(DISK_A, 2 * BLOCK + 8)
+    scrub(world)
+    world.write("a", 2 * BLOCK, noise(61, BLOCK))
+    world.cut()
+    world.settle()
+
+
+def test_rot_would_be_served_if_batches_were_not_told_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the record alone: it would end with the block that it is about."""
+    monkeypatch.setattr(Applier, "_note_overwritten", forget_instead)
+    damaged_and_written_over(world)
+    with pytest.raises(AssertionError):
+        refused(world)
+
+
+def forget_instead(_: Applier, state: GroupState, changes: list[DiskChange]) -> None:
+    for change in changes:
+        state.damage = rules.healed(state.damage, change.keys, replaced=0)
+
+
+def test_rot_would_be_served_if_it_were_only_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Findings, "put_on_record", lambda _self, _damage: None)
+    damaged_and_written_over(world)
+    with pytest.raises(AssertionError):
+        refused(world)
+
+
+def test_a_removed_batch_would_take_its_sums_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else knows what the block must hold; that it is not known is known."""
+    monkeypatch.setattr(SumBase, "absorb", lambda *_args, **_named: None)
+    world.group._history.seal_newest(world.group._applier.applied)
+    world.give_up([1, 2, 3, 4, 5])
+    world.tidy(1000)
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    assert scrub(world) == []
+    assert world.group.scrub.state.unverified_bytes > 0
+
+
+def test_a_full_disk_stops_a_scrub_and_nothing_is_forgotten(world: World) -> None:
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    history = GROUP_DIRECTORY / "history"
+    world.storage.plan(Failure(frozenset(["pwritev"]), 1, errno.ENOSPC, under=history))
+    with pytest.raises(OSError, match="No space"):
+        scrub(world)
+    world.storage.heal()
+    (bad,) = scrub(world)
+    assert bad.points == [3, 4, 5, 6]
+    assert refused(world) == [3, 4, 5, 6]

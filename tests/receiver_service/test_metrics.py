@@ -19,6 +19,7 @@ def lines_of(*groups: GroupSnapshot) -> list[str]:
 
 def test_figures_of_a_group_at_work() -> None:
     figures = GroupFigures(received_frames=4, received_bytes=100, received_raw_bytes=700)
+    figures.scrub_errors = 3
     figures.inbox_syncs.add(0.0001)
     figures.inbox_syncs.add(0.003)
     figures.inbox_syncs.add(9.0)
@@ -43,6 +44,9 @@ def test_figures_of_a_group_at_work() -> None:
             capacity_bytes=1000,
             forecast_seconds=7200.0,
             lock_seconds=60.0,
+            scrub_good_ns=7_000_000_000,
+            scrub_progress=0.25,
+            damaged_points=2,
         )
     )
     for wanted in (
@@ -55,6 +59,10 @@ def test_figures_of_a_group_at_work() -> None:
         'replicator_journal_lock_seconds{group="web"} 60.0',
         'replicator_journal_group_capacity_bytes{group="web"} 1000.0',
         'replicator_apply_paused{group="web"} 1.0',
+        'replicator_scrub_last_success_timestamp_seconds{group="web"} 7.0',
+        'replicator_scrub_progress_ratio{group="web"} 0.25',
+        'replicator_scrub_errors_total{group="web"} 3.0',
+        'replicator_points_damaged{group="web"} 2.0',
         'replicator_last_point_timestamp_seconds{group="web"} 14.5',
         'replicator_journal_bytes{group="web"} 42.0',
         'replicator_reconnects_total{group="web"} 5.0',
