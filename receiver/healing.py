@@ -3,8 +3,9 @@
 
 The sum says what is right, so any content that has it will do: zeroes, an image of the same block
 that is in the history for another time, a write in the inbox (frames that are not applied yet, or
-are kept), the replica. And a write from the source: where a sync ships the block, or a guest writes
-again what was there, it repairs the block before the batch takes its before-images.
+are kept), the replica, there or at another block. And a write from the source: where a sync ships
+the block, or a guest writes again what was there, it repairs the block before the batch takes its
+before-images.
 
 A block of the replica is written in place, synced and read back. An image is put together anew and
 written only if it comes to exactly the bytes that its record was made of (its checksum says so),
@@ -231,7 +232,13 @@ class Healer:
             if total != UNKNOWN_SUM
         }
         found: dict[int, bytes] = {}
-        for source in (self._zeroes, self._from_replica, self._from_history, self._from_inbox):
+        for source in (
+            self._zeroes,
+            self._from_replica,
+            self._from_history,
+            self._from_inbox,
+            self._from_elsewhere,
+        ):
             if len(found) < len(wanted):
                 missing = {key: wanted[key] for key in wanted if key not in found}
                 for key, content in source(missing, length_of):
@@ -263,6 +270,17 @@ class Healer:
             for key in np.intersect1d(keys, theirs, assume_unique=True).tolist():
                 for content in self._image_of(batch, key):
                     yield key, content[: length_of(key)]
+
+    def _from_elsewhere(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
+        """Other blocks of the replica that were once written with the same content."""
+        by_sum: dict[int, list[int]] = {}
+        for key, total in wanted.items():
+            by_sum.setdefault(total, []).append(key)
+        for key, total in self._sums.blocks_with(np.array(sorted(by_sum), dtype=np.uint64)):
+            if total in by_sum:
+                found = list(self._from_replica({key: total}, lambda _key: BLOCK_BYTES))
+                if any(xxh3_64_intdigest(content) == total for _, content in found):
+                    yield from ((each, found[0][1]) for each in by_sum.pop(total))
 
     def _from_inbox(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
         """Writes that cover the block whole. Which disk they are of does not matter: the sum

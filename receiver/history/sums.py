@@ -33,6 +33,7 @@ from replicator.base.errors import DamageError
 
 GATHER_BATCHES = 64
 """Fewer headers are read again for each window."""
+HITS_MAX = 16
 GATHER_BLOCKS = 1 << 19
 """What one step of gathering has in memory, about: 16 bytes each, several times."""
 
@@ -209,6 +210,16 @@ class LatestSums:
             if low < high:
                 return batch.number
         return 0
+
+    def blocks_with(self, wanted: U64) -> Iterator[tuple[int, int]]:
+        """(key, sum) of blocks that some batch has written content of these sums to; they may hold
+        something else by now. Of each batch the first few."""
+        for batch in self._before(1 << 63):
+            sums = self._sums_of(batch)
+            hits = np.flatnonzero(np.isin(sums, wanted))[:HITS_MAX]
+            if len(hits):
+                keys = self._history.table(batch).keys()[0]
+                yield from zip(keys[hits].tolist(), sums[hits].tolist(), strict=True)
 
     def before(self, key: int, number: int) -> int:
         """The sum of what batch `number` found in the block; UNKNOWN_SUM where it is not known."""

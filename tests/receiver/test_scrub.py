@@ -182,6 +182,20 @@ def test_an_image_of_another_time_heals_the_replica(world: World) -> None:
     assert scrub(world) == []
 
 
+def test_another_block_with_the_same_content_heals_the_replica(world: World) -> None:
+    world.write("b", 4 * BLOCK, noise(30, BLOCK))
+    world.write("b", 5 * BLOCK, noise(30, BLOCK))
+    world.cut()
+    world.settle()
+    world.write("b", 5 * BLOCK, noise(1, BLOCK))  # it does not hold that any more
+    world.cut()
+    world.settle()
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    (bad,) = scrub(world)
+    assert (bad.block_offset, bad.healed) == (2 * BLOCK, True)
+    assert not refused(world)
+
+
 def test_the_inbox_heals_the_replica(world: World) -> None:
     world.write("a", 2 * BLOCK, noise(30, BLOCK))  # what is there, again
     world.ship_all()

@@ -53,15 +53,16 @@ async def test_a_scrub_of_what_is_good(site: DrSite, receiver: Receiver) -> None
 
 
 async def test_rot_is_refused(site: DrSite, receiver: Receiver) -> None:
-    rot(site, "vda", 6 * 65536 + 5)  # written once, in front of the point of the seventh cut
+    for block in range(16):  # written once, in front of the point of the seventh cut
+        rot(site, "vda", 6 * 65536 + block * 4096 + 5)
     found = await order(site.control.scrub, "web", waits=True)
     (bad,) = found.bad
     assert (bad.where, bad.disk, bad.block_offset) == ("replica", "vda", 6 * 65536)
-    assert (bad.file, bad.healed) == (str(site.replica("vda")), False)
+    assert (bad.length, bad.file, bad.healed) == (65536, str(site.replica("vda")), False)
     assert bad.points == [7, 8, 9]
     points = await order(site.control.points, "web")
     assert [point.sequence for point in points if point.damaged] == [7, 8, 9]
-    assert "disk vda: 4096 bytes at 393216" in points[-1].damage
+    assert "disk vda: 65536 bytes at 393216" in points[-1].damage
     for text in ("latest", "#7"):
         with pytest.raises(DamageError, match="is damaged"):
             await order(site.control.open_view, "web", text)
