@@ -300,8 +300,6 @@ class Applier:
         point = work.end(state, self._utc_ns())
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("rollback", state.lsn, [], body=body, point=point), [], state)
-        self._rollback = None
-        self._progress = (work.total_blocks, work.total_blocks)
 
     # -- a batch
 
@@ -376,6 +374,9 @@ class Applier:
         self._pending = None
         self.applied = pending.state
         self.applied_batches += 1
+        if self._rollback is not None and self.applied.rollback is None:
+            total, self._rollback = self._rollback.total_blocks, None  # it has ended
+            self._progress = (total, total)
         if pending.batch.point is not None:
             self._applied_point = pending.batch.point.sequence
             self._points.received(self._applied_point, pending.batch.point.received_ns)

@@ -9,7 +9,7 @@ import pytest
 
 from replicator.base.errors import FencedError, NoSpaceError, NotFoundError, OwnedError
 from tests.receiver.world import World
-from tests.world.faults import Failure
+from tests.world.faults import CHANGING_CALLS, Failure
 from tests.world.storage import Stopped
 
 
@@ -173,3 +173,30 @@ def test_rollbacks_are_told(world: World) -> None:
         ("rollback.begun", {"target": 1, "before": 4}),
         ("rollback.done", {"point": 5}),
     ]
+
+
+def test_a_rollback_whose_end_failed_says_nothing_about_the_next_one() -> None:
+    """Whichever call of it fails: the next one goes to its own point."""
+    nth = 1
+    while True:
+        world = World()
+        world.begin_stream(from_zero=True)
+        for value in (b"1", b"2", b"3"):
+            world.write("a", 0, value * 12_000)
+            world.cut()
+            world.settle()
+        failure = Failure(CHANGING_CALLS, nth, errno.EIO)
+        world.storage.plan(failure)
+        try:
+            world.rollback(1)
+        except OSError:
+            world.storage.heal()
+            world.after_mishap()
+        if failure.seen < nth:
+            break
+        world.storage.heal()
+        world.rollback(2)
+        world.check()
+        assert world.raw("a") == world.expected[2]["a"]
+        nth += 1
+    assert nth > 10
