@@ -9,9 +9,10 @@ rest again. It knows which points were announced, what each must hold, and what 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -42,6 +43,7 @@ SMALL = Limits(
 LOOKS_NS = 10_000_000
 """More than what the clock moves by being looked at in one call."""
 Factory = Callable[..., GroupReplica]
+Forget = Callable[[Iterable[int]], None]
 
 
 class WorldClock:
@@ -95,12 +97,13 @@ class World:
         self.before_rolling: Contents = {}
         self.received: dict[int, int] = {}
         self.lock_ns = 0
+        self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
         self.group.recover()
 
     def _new_group(self) -> GroupReplica:
-        return self.factory(
+        group = self.factory(
             self.storage,
             self.clock,
             GROUP_DIRECTORY,
@@ -109,6 +112,9 @@ class World:
             notify=self.events.append,
             limits=self.limits,
         )
+        history: Any = group._history
+        history.forget_points = self._forget_unsaid(history.forget_points)
+        return group
 
     # -- the source
 
@@ -355,6 +361,18 @@ class World:
             if not self.group.tidy():
                 return
 
+    def _forget_unsaid(self, forget: Callable[[Iterable[int]], None]) -> Forget:
+        """`forget`, and what it forgets noted."""
+
+        def noted(sequences: Iterable[int]) -> None:
+            gone = list(sequences)
+            for sequence in gone:
+                known = self.announced[sequence], self.expected[sequence]
+                self.unsaid[sequence] = known
+            forget(gone)
+
+        return noted
+
     def forget(self, sequence: int) -> None:
         self.announced.pop(sequence, None)
         self.expected.pop(sequence, None)
@@ -403,7 +421,13 @@ class World:
         self._finish_rollback()
 
     def _found(self, point: Point) -> None:
-        """A point that was not announced before the crash."""
+        """A point that was not announced before the crash; or one that was given up on a disk too
+        full to say so, and is still there: it is decided about again."""
+        if point.sequence in self.unsaid:
+            self.announced[point.sequence], self.expected[point.sequence] = self.unsaid.pop(
+                point.sequence
+            )
+            return
         assert point.sequence > max(self.announced, default=0)
         if point.kind in ("crash", "application"):
             self._announce([point])
