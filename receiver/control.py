@@ -20,6 +20,7 @@ from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
 from receiver.damage import describe
 from receiver.describe import group_status, point_of
+from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.point_view import PointView
 from receiver.values import Point as CorePoint
@@ -27,7 +28,8 @@ from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import DamageError, NotFoundError
+from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
@@ -35,6 +37,8 @@ from replicator.control.types import (
     AuditVerdict,
     Choice,
     Chosen,
+    DropRequest,
+    DropResult,
     Point,
     RestoreRequest,
     RestoreResult,
@@ -43,6 +47,8 @@ from replicator.control.types import (
     ScrubReport,
     ScrubRequest,
     Status,
+    UnlockRequest,
+    UnlockResult,
     View,
     ViewRequest,
 )
@@ -158,6 +164,30 @@ class ReceiverService:
         worker.check_recovered()
         return worker.scrubbing.report()
 
+    async def drop_points(self, group: str, request: DropRequest) -> DropResult:
+        worker = self._worker(group)
+        reason = check_reason(request.reason, breaks_lock=request.break_lock)
+        if not request.points and request.older_than is None:
+            raise UsageError("says neither which points nor how old", hint="name points, or an age")
+        order = DropOrder(
+            frozenset(self._choose(worker, text)[1].sequence for text in request.points),
+            None if request.older_than is None else _duration_ns(request.older_than),
+            reason,
+        )
+        gone = await worker.drop(order, dry_run=request.dry_run)
+        return DropResult(points=[point_of(point) for point in gone], dry_run=request.dry_run)
+
+    async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult:
+        worker = self._worker(group)
+        if not request.break_lock:
+            raise UsageError("an unlock breaks the lock, and the order has to say so")
+        before_ns = await worker.unlock(check_reason(request.reason, breaks_lock=True))
+        return UnlockResult(
+            group=group,
+            lock_seconds_before=before_ns / NS_PER_S,
+            lock_seconds=worker.replica.lock_ns / NS_PER_S,
+        )
+
     def audit(self, entry: AuditEntry) -> None:
         """An order that cannot be recorded is not carried out: raises ReplicatorError."""
         self._recorder.record(
@@ -216,3 +246,10 @@ class _DiskOf:
 def _fields(point: Point) -> dict[str, Any]:
     """To build an answer that is a point and more."""
     return msgspec.structs.asdict(point)
+
+
+def _duration_ns(text: str) -> int:
+    try:
+        return parse_duration_ns(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

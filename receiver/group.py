@@ -34,6 +34,7 @@ from receiver.apply_batch import BATCH_BYTES
 from receiver.catalog import GroupCatalog
 from receiver.damage import Damage, damaged_points, refuse
 from receiver.digests import digest_runs
+from receiver.dropping import DropOrder
 from receiver.healing import Healer
 from receiver.history.batches import Segment
 from receiver.history.bodies import DamagedBlocks
@@ -541,6 +542,14 @@ class GroupReplica:
     def history_facts(self, policy: HistoryPolicy, now_ns: int) -> HistoryFacts:
         """Any thread."""
         return self._keeping.facts(policy, self._points.all, now_ns)
+
+    def drop(self, policy: HistoryPolicy, order: DropOrder, *, dry_run: bool) -> list[Point]:
+        """See Keeping."""
+        return self._keeping.drop(policy, self._points.all, order, dry_run=dry_run)
+
+    def unlock(self, policy: HistoryPolicy, reason: str) -> int:
+        """See Keeping."""
+        return self._keeping.unlock(policy, reason)
 
     def tidy(self) -> bool:
         """A step of freeing what no point needs any more, some tens of milliseconds. False if

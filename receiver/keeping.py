@@ -26,15 +26,17 @@ from dataclasses import dataclass, replace
 
 from receiver.apply import Applier
 from receiver.catalog import GroupCatalog, SegmentFact
+from receiver.dropping import DropOrder, chosen
 from receiver.forecast import Growth, forecast_seconds
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins
 from receiver.retention import Retention, Situation
 from receiver.telling import Telling
-from receiver.thinning import end_ns, span_ns, window_ns
+from receiver.thinning import end_ns, is_younger, span_ns, window_ns
 from receiver.values import Point, Retained
 from replicator.base.clock import NS_PER_S
+from replicator.base.errors import OwnedError, UnreachableError
 
 TELL_SHARE = 0.9
 """Rules with long steps let the window stand a little short of their span at all times."""
@@ -90,7 +92,7 @@ class Keeping:
         if self._applier.is_rolling_back:  # it needs what is there until it is done
             return Retained([], self._retention.used_bytes)
         try:
-            if policy.min_lock_ns > self.lock_ns and self._applier.applied_point:
+            if self._is_lock_wanted(policy):
                 self._set_lock(policy.min_lock_ns)
             now_ns = self._utc_ns()
             self._growth.note(now_ns, self._history.written_bytes)
@@ -131,10 +133,13 @@ class Keeping:
         """The one on record. Any thread."""
         return self._applier.newest_state.lock_ns
 
+    def _is_lock_wanted(self, policy: HistoryPolicy) -> bool:
+        """A batch that is to be done again comes first; the policy's lock holds meanwhile."""
+        is_ready = self._applier.applied_point > 0 and not self._applier.has_pending
+        return policy.min_lock_ns > self.lock_ns and is_ready
+
     def _set_lock(self, lock_ns: int) -> None:
         """Durable when this returns."""
-        if self._applier.has_pending:
-            return  # a batch that is done again first; the policy's lock holds meanwhile
         before_ns = self.lock_ns
         self._applier.state_lock(lock_ns)
         self._telling.event(
@@ -142,6 +147,49 @@ class Keeping:
             seconds=lock_ns // NS_PER_S,
             before_seconds=before_ns // NS_PER_S,
         )
+
+    def unlock(self, policy: HistoryPolicy, reason: str) -> int:
+        """Takes the lock down to what the policy says, durably; the one before. Raises
+        OwnedError, UnreachableError, NoSpaceError, OSError."""
+        self._check_orderly()
+        before_ns = self.lock_ns
+        if before_ns > policy.min_lock_ns:
+            self._telling.event("history.lock_broken", what="unlock", reason=reason)
+            try:
+                self._set_lock(policy.min_lock_ns)
+            except OSError as error:
+                raise as_mishap(error, "the history", self._group) from error
+        return before_ns
+
+    def drop(
+        self, policy: HistoryPolicy, points: Sequence[Point], order: DropOrder, *, dry_run: bool
+    ) -> list[Point]:
+        """Gives up what a person ordered, durably. `points` are all there are. Raises what
+        receiver.dropping does, and NoSpaceError, OSError."""
+        self._check_orderly()
+        situation = self.situation(policy, self._utc_ns())
+        gone = chosen(self._group, points, order, situation)
+        if dry_run or not gone:
+            return gone
+        if any(is_younger(point, situation.lock_ns, situation.now_ns) for point in gone):
+            self._telling.event(
+                "history.lock_broken", what=f"drop of {len(gone)} points", reason=order.reason
+            )
+        try:
+            self._retention.drop([point.sequence for point in gone], situation)
+        except OSError as error:
+            raise as_mishap(error, "the history", self._group) from error
+        self._tell_dropped(gone)
+        return gone
+
+    def _check_orderly(self) -> None:
+        if self._applier.is_rolling_back:
+            raise OwnedError(f"group {self._group!r} is being rolled back")
+        if self._applier.has_pending:
+            raise UnreachableError(
+                f"a batch of group {self._group!r} is being done again after a mishap",
+                hint="try again in a moment",
+            )
 
     # -- telling
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -31,6 +32,7 @@ import structlog
 
 from receiver.change import Change
 from receiver.digest_stream import SyncStart
+from receiver.dropping import DropOrder
 from receiver.figures import GroupFigures
 from receiver.group import GroupReplica
 from receiver.lane import Lane
@@ -343,6 +345,25 @@ class GroupWorker:
         finally:
             self._pump.wake()
             self.changed.told()
+
+    async def drop(self, order: DropOrder, *, dry_run: bool) -> list[Point]:
+        """Gives up points that a person named. What they needed is freed afterwards."""
+        self.check_alive()
+        dropping = partial(self._replica.drop, self.policy, order, dry_run=dry_run)
+        try:
+            with _mishaps():
+                gone = await self._apply.run(dropping)
+        finally:
+            self._pump.wake()
+        if not dry_run:
+            self.figures.points_dropped += len(gone)
+        return gone
+
+    async def unlock(self, reason: str) -> int:
+        """The lock that was in force."""
+        self.check_alive()
+        with _mishaps():
+            return await self._apply.run(self._replica.unlock, self.policy, reason)
 
     async def restore(self, point: Point, directory: Path, report: Report) -> list[Path]:
         """Outside of the lanes, from a view: replication goes on meanwhile."""

@@ -18,6 +18,7 @@ import click
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError
 from replicator.base.names import check_label
 from replicator.base.units import format_duration, format_size, parse_duration_ns
+from replicator.cli.history import Listing, drop
 from replicator.cli.invocation import Invocation, default_socket, takes_json
 from replicator.cli.output import (
     NONE,
@@ -117,12 +118,20 @@ def resync(invocation: Invocation, group: str) -> None:
         click.echo(f"group {status.name}: {status.state}")
 
 
-@click.command()
+@click.group(cls=Listing)
+def points() -> None:
+    """Recovery points: `points GROUP` lists them, `points drop` gives some up (receiver)."""
+
+
+points.add_command(drop)
+
+
+@points.command("list")
 @click.argument("group")
 @click.option("--since", metavar="TIME", help='RFC 3339 time or "10m ago"; inclusive.')
 @click.option("--until", metavar="TIME", help="As --since.")
 @takes_json
-def points(invocation: Invocation, group: str, since: str | None, until: str | None) -> None:
+def points_list(invocation: Invocation, group: str, since: str | None, until: str | None) -> None:
     """List the recovery points of GROUP, oldest first (receiver)."""
     found = invocation.client("receiver").points(group, since, until)
     if invocation.is_json:

@@ -26,6 +26,8 @@ from replicator.control.types import (
     AuditRecord,
     AuditVerdict,
     Chosen,
+    DropRequest,
+    DropResult,
     ErrorBody,
     GroupStatus,
     MarkedPoint,
@@ -41,6 +43,8 @@ from replicator.control.types import (
     ScrubReport,
     ScrubRequest,
     Status,
+    UnlockRequest,
+    UnlockResult,
     View,
     ViewRequest,
 )
@@ -150,6 +154,13 @@ class ControlClient:
 
     def scrubbed(self, group: str) -> ScrubReport:
         return self._order("GET", _target(endpoints.SCRUB, group=group), ScrubReport)
+
+    def drop_points(self, group: str, request: DropRequest) -> DropResult:
+        return self._order("POST", _target(endpoints.DROP_POINTS, group=group), DropResult, request)
+
+    def unlock(self, group: str, reason: str) -> UnlockResult:
+        request = UnlockRequest(break_lock=True, reason=reason)
+        return self._order("POST", _target(endpoints.UNLOCK, group=group), UnlockResult, request)
 
     def _order(
         self,

@@ -17,6 +17,7 @@ from replicator.base.names import is_name
 from replicator.control.service import AgentControl, ReceiverControl, Report
 from replicator.control.types import (
     Chosen,
+    DropRequest,
     MarkRequest,
     Request,
     RestoreRequest,
@@ -24,6 +25,7 @@ from replicator.control.types import (
     RollbackRequest,
     RollbackResult,
     ScrubRequest,
+    UnlockRequest,
     ViewRequest,
 )
 
@@ -160,8 +162,18 @@ async def _scrubbed(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.scrubbed(call.group())
 
 
+async def _drop_points(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.drop_points(call.group(), call.request(DropRequest))
+
+
+async def _unlock(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.unlock(call.group(), call.request(UnlockRequest))
+
+
 STATUS = "/v1/status"
 POINTS = "/v1/groups/{group}/points"
+DROP_POINTS = "/v1/groups/{group}/points/drop"
+UNLOCK = "/v1/groups/{group}/history/unlock"
 MARK = "/v1/groups/{group}/mark"
 RESYNC = "/v1/groups/{group}/resync"
 ROLLBACK = "/v1/groups/{group}/rollback"
@@ -190,4 +202,6 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("GET", SCRUB, _scrubbed),
     Endpoint("POST", SCRUB, _scrub, "scrub", is_long=True),
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
+    Endpoint("POST", DROP_POINTS, _drop_points, "points drop", is_finished_anyway=True),
+    Endpoint("POST", UNLOCK, _unlock, "history unlock", is_finished_anyway=True),
 )

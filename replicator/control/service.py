@@ -18,6 +18,8 @@ from replicator.control.types import (
     AuditRecord,
     AuditVerdict,
     Chosen,
+    DropRequest,
+    DropResult,
     GroupStatus,
     MarkedPoint,
     MarkRequest,
@@ -30,6 +32,8 @@ from replicator.control.types import (
     ScrubReport,
     ScrubRequest,
     Status,
+    UnlockRequest,
+    UnlockResult,
     View,
     ViewRequest,
 )
@@ -91,3 +95,9 @@ class ReceiverControl(Protocol):
     async def scrubbed(self, group: str) -> ScrubReport:
         """The one under way, or the last one."""
         ...
+
+    async def drop_points(self, group: str, request: DropRequest) -> DropResult:
+        """Durable when it returns. Refused as a whole, or carried out as a whole."""
+        ...
+
+    async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult: ...

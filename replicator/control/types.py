@@ -139,6 +139,21 @@ class ScrubReport(Message, frozen=True, kw_only=True):
     bad: list[BadPlace]
 
 
+class DropResult(Message, frozen=True, kw_only=True):
+    """The points that were given up; with `dry_run` those that would be."""
+
+    points: list[Point]
+    dry_run: bool
+
+
+class UnlockResult(Message, frozen=True, kw_only=True):
+    """The lock of the group's history before and now."""
+
+    group: str
+    lock_seconds_before: float
+    lock_seconds: float
+
+
 class DiskStatus(Message, frozen=True, kw_only=True):
     name: str
     size: int
@@ -282,3 +297,21 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
 
     at: str
     to: str
+
+
+class DropRequest(Request, frozen=True, kw_only=True):
+    """Give up `points`, and those older than `older_than` (a duration). `break_lock`: also what
+    is locked; then `reason` says why."""
+
+    points: list[str] = []
+    older_than: str | None = None
+    dry_run: bool = False
+    break_lock: bool = False
+    reason: str = ""
+
+
+class UnlockRequest(Request, frozen=True, kw_only=True):
+    """Take the lock down to what the configuration says. `break_lock` must be true."""
+
+    break_lock: bool
+    reason: str

@@ -368,7 +368,7 @@ def test_the_receivers_orders_are_refused_by_the_agent(
     ("arguments", "sentence"),
     [
         (("frobnicate",), "error: No such command 'frobnicate'\nhint: see replicator --help\n"),
-        (("points",), "error: Missing argument 'GROUP'\nhint: see replicator points --help\n"),
+        (("points",), "error: Missing argument 'GROUP'\nhint: see replicator points list --help\n"),
         (
             ("view", "open", "web"),
             "error: Missing option '--at'\nhint: see replicator view open --help\n",

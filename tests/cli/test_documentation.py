@@ -21,6 +21,7 @@ from replicator.control.types import (
     BadPlace,
     Choice,
     DiskStatus,
+    DropResult,
     GroupStatus,
     MarkedPoint,
     Point,
@@ -30,6 +31,7 @@ from replicator.control.types import (
     RollbackResult,
     ScrubReport,
     Status,
+    UnlockResult,
     View,
 )
 
@@ -91,9 +93,11 @@ def test_every_exit_code_is_documented() -> None:
         RollbackResult,
         RestoreResult,
         DiskStatus,
+        DropResult,
         GroupStatus,
         Status,
         Progress,
+        UnlockResult,
     ],
 )
 def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:

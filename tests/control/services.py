@@ -39,6 +39,8 @@ from replicator.control.types import (
     Choice,
     Chosen,
     DiskStatus,
+    DropRequest,
+    DropResult,
     GroupStatus,
     MarkedPoint,
     MarkRequest,
@@ -51,6 +53,8 @@ from replicator.control.types import (
     ScrubReport,
     ScrubRequest,
     Status,
+    UnlockRequest,
+    UnlockResult,
     View,
     ViewRequest,
 )
@@ -272,6 +276,19 @@ class CannedReceiver:
     async def scrubbed(self, group: str) -> ScrubReport:
         known(group)
         return msgspec.structs.replace(SCRUBBED, bad=[SCRUBBED.bad[1]])
+
+    async def drop_points(self, group: str, request: DropRequest) -> DropResult:
+        known(group)
+        if "latest" in request.points:
+            raise OwnedError("point #2 of group 'web' cannot be given up: it is the newest one")
+        words = (*request.points, str(request.older_than), request.reason)
+        self.orders.append(("plan drop" if request.dry_run else "drop", group, *words))
+        return DropResult(points=[FIRST], dry_run=request.dry_run)
+
+    async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult:
+        known(group)
+        self.orders.append(("unlock", group, request.reason))
+        return UnlockResult(group=group, lock_seconds_before=604_800, lock_seconds=3600)
 
 
 class FailingReceiver(CannedReceiver):
