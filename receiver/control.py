@@ -28,7 +28,7 @@ from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.errors import DamageError, NoPointError, NotFoundError, UsageError
 from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
@@ -213,8 +213,9 @@ class ReceiverService:
         return worker
 
     def _choose(self, worker: GroupWorker, text: str) -> tuple[Choice, CorePoint]:
-        spec = pointspec.parse(text, self._clock.utc_ns())
-        chosen = pointspec.resolve(spec, worker.points())
+        chosen = pointspec.find(text, self._clock.utc_ns(), None, worker.points())
+        if chosen.writes:
+            raise NoPointError(f"group {worker.name!r} keeps no single writes")
         distance = None if chosen.distance_ns is None else chosen.distance_ns / NS_PER_S
         choice = Choice(asked=text, point=point_of(chosen.point), distance_seconds=distance)
         return choice, chosen.point

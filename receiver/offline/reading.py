@@ -27,7 +27,7 @@ from receiver.history.opening import Tail, open_history, read_units
 from receiver.offline.places import HistoryPlace
 from receiver.offline.read_only import ReadOnlyStorage
 from receiver.values import Point
-from replicator.base.errors import DamageError
+from replicator.base.errors import DamageError, NoPointError
 from replicator.base.storage import Storage
 
 
@@ -211,8 +211,13 @@ def segments_behind(index: BareIndex, number: int) -> Iterator[BareSegment]:
 
 def choose(index: BareIndex, text: str, now_ns: int) -> Point:
     """The point that a person means. Raises UsageError, NotFoundError, NoPointError."""
-    spec = pointspec.parse(text, now_ns)
-    return pointspec.resolve(spec, index.kept_points()).point
+    chosen = pointspec.find(text, now_ns, None, index.kept_points())
+    if chosen.writes:
+        raise NoPointError(
+            f"{chosen.asked}: the writes between points are not in the history",
+            hint="a running receiver can reproduce them, while its fine_history holds",
+        )
+    return chosen.point
 
 
 def remarks(storage: Storage, place: HistoryPlace, index: BareIndex) -> list[str]:

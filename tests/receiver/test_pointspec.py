@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.pointspec import Chosen, describe, parse, resolve
+from receiver.moments import zone_of
+from receiver.pointspec import Chosen, describe, find, parse, resolve
 from receiver.values import Point
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
 
@@ -83,3 +84,40 @@ def test_without_points_there_is_none_in_range(text: str) -> None:
 def test_described_for_people() -> None:
     assert describe(choose("before")) == "#5 'before' of 2026-03-01T12:00:10.000000Z"
     assert describe(choose("now")) == "#6 of 2026-03-01T12:00:10.000000Z, 30.0 s before now"
+
+
+def test_writes_behind_a_point() -> None:
+    chosen = choose("#5+17w")
+    assert (chosen.point.sequence, chosen.writes) == (5, 17)
+    assert choose("#5+0w") == Chosen(POINTS[1], "#5+0w")
+    assert describe(chosen) == "write 17 behind #5 'before' of 2026-03-01T12:00:10.000000Z"
+    for text in ("#5+w", "#5+1", "#5 +1w", "#5+-1w"):
+        with pytest.raises(UsageError, match="is not a point number"):
+            choose(text)
+
+
+def test_a_time_within_a_second_asks_for_a_write() -> None:
+    chosen = choose("2026-03-01T12:00:07.5Z")
+    assert (chosen.point.sequence, chosen.fine_ns) == (4, NOON + 7 * S + S // 2)
+    assert choose("2026-03-01T12:00:04.5Z").fine_ns is None, "the point stands for that moment"
+    assert choose("2026-03-01T12:00:07Z").fine_ns is None
+
+
+def test_the_latest_application_consistent_one() -> None:
+    with pytest.raises(NoPointError, match="no application-consistent point"):
+        choose("latest application")
+    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "application"), *POINTS[:1]]
+    assert resolve(parse("latest application", NOON), points).point.sequence == 7
+
+
+def test_local_times_are_said_in_their_zone() -> None:
+    chosen = find("13:00:08", NOON + 100 * S, zone_of("Europe/Berlin"), POINTS)
+    assert chosen.point.sequence == 4
+    assert chosen.local == "2026-03-01 13:00:08 CET (+01:00)"
+    assert choose("latest").local is None
+
+
+def test_a_label_that_looks_like_a_bad_time_is_a_label() -> None:
+    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "crash", "99:00")]
+    assert find("99:00", NOON, zone_of("UTC"), points).point.sequence == 7
+    assert find("before", NOON, None, points).point.sequence == 5
