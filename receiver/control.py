@@ -24,6 +24,7 @@ from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.point_view import PointView
 from receiver.values import Point as CorePoint
+from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
@@ -124,13 +125,15 @@ class ReceiverService:
 
     async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
         worker = self._worker(request.group)
-        self._views.check_room(request.group)
+        options = view_options(request)
+        if options.listen is None:
+            self._views.check_room(request.group)
         choice, point = self._choose(worker, request.at)
         shown = await worker.open_view(point, report)
         disks = [
             ViewDisk(name, size, _DiskOf(shown, name, worker.figures)) for name, size in shown.disks
         ]
-        view = await self._views.open(request.group, choice.point, disks, shown.close)
+        view = await self._views.open(request.group, choice.point, disks, shown.close, options)
         return Chosen(choice=choice, result=view)
 
     async def close_view(self, view_id: str) -> None:

@@ -84,13 +84,18 @@ def _seconds(length_ns: int | None) -> float | None:
     return None if length_ns is None else length_ns / NS_PER_S
 
 
-def group_snapshot(worker: GroupWorker, now_ns: int, *, views: int) -> GroupSnapshot:
+def group_snapshot(
+    worker: GroupWorker, now_ns: int, *, views: int, oldest_view_ns: int | None = None
+) -> GroupSnapshot:
     blank = GroupSnapshot(
         name=worker.name,
         state=group_state(worker),
         is_paused=worker.paused is not None,
         figures=worker.figures,
         views=views,
+        oldest_view_seconds=(
+            None if oldest_view_ns is None else max(now_ns - oldest_view_ns, 0) / NS_PER_S
+        ),
         reconnects=worker.seat.fenced,
     )
     if not worker.is_recovered:

@@ -55,6 +55,7 @@ class GroupSnapshot:
     scrub_good_ns: int | None = None
     scrub_progress: float | None = None
     damaged_points: int | None = None
+    oldest_view_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,11 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
         lambda group: group.damaged_points,
     ),
     ("replicator_views", "Views that are open.", lambda g: g.views),
+    (
+        "replicator_oldest_view_age_seconds",
+        "For how long the oldest view has been open; nothing behind its point is freed.",
+        lambda group: group.oldest_view_seconds,
+    ),
 )
 
 _COUNTERS: tuple[tuple[str, str, Counter], ...] = (

@@ -140,7 +140,12 @@ class Receiver:
             name=self._config.receiver.name,
             version=__version__,
             groups=[
-                group_snapshot(worker, now_ns, views=self._views.count(name))
+                group_snapshot(
+                    worker,
+                    now_ns,
+                    views=self._views.count(name),
+                    oldest_view_ns=self._views.oldest_ns(name),
+                )
                 for name, worker in self.workers.items()
             ],
             history_capacity_bytes=self._config.history.max_bytes,
@@ -166,7 +171,7 @@ async def started(
     async with AsyncExitStack() as closing:
         catalog = _open_catalog(catalog_path(data_dir))
         closing.callback(catalog.close)
-        views = Views(groups_dir(data_dir))
+        views = Views(groups_dir(data_dir), storage=storage, clock=clock, tls=tls)
         workers: dict[str, GroupWorker] = {}
         watch = HistoryWatch(storage, lambda: _sealed(workers))
         recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)

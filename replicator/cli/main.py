@@ -16,7 +16,7 @@ import click
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.report import mishap, report
-from replicator.cli import audit, history, journal, local, orders, scrub
+from replicator.cli import audit, history, journal, local, orders, scrub, view
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
@@ -40,6 +40,7 @@ def replicator(context: click.Context, socket: str | None, *, is_json: bool) -> 
 for command in (
     *orders.COMMANDS,
     *scrub.COMMANDS,
+    *view.COMMANDS,
     *history.COMMANDS,
     *audit.COMMANDS,
     *journal.COMMANDS,

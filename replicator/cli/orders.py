@@ -34,7 +34,7 @@ from replicator.cli.output import (
 from replicator.cli.window import describe_history
 
 if TYPE_CHECKING:
-    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status, View
+    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status
 
 STATUS_POLL_SECONDS = 0.05
 
@@ -139,59 +139,10 @@ def points_list(invocation: Invocation, group: str, since: str | None, until: st
     elif found:
         print_table(
             ("POINT", "TIME", "UNTIL", "KIND", "LABEL"),
-            [(_number(p), p.time, p.until, _kind(p), p.label or NONE) for p in found],
+            [(number_of(p), p.time, p.until, _kind(p), p.label or NONE) for p in found],
         )
     else:
         note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
-
-
-@click.group()
-def view() -> None:
-    """Look at a point while replication goes on (receiver)."""
-
-
-@view.command("open")
-@click.argument("group")
-@point_option
-@takes_json
-def view_open(invocation: Invocation, group: str, at: str) -> None:
-    """Serve the disks of GROUP as of POINT, read-only, over NBD."""
-    with progress_bar() as on_progress:
-        opened = invocation.client("receiver").open_view(group, at, on_progress)
-    print_choice(opened.choice, is_json=invocation.is_json)
-    if invocation.is_json:
-        print_json(opened.result)
-        return
-    click.echo(f"view {opened.result.id} is open; replicator view close {opened.result.id} ends it")
-    print_table(("DISK", "URI"), sorted(opened.result.disks.items()))
-
-
-@view.command("list")
-@takes_json
-def view_list(invocation: Invocation) -> None:
-    """List the open views."""
-    views = invocation.client("receiver").views()
-    if invocation.is_json:
-        print_json(views)
-    elif views:
-        print_table(
-            ("VIEW", "GROUP", "POINT", "TIME", "DISK", "URI"),
-            [row for opened in views for row in _view_rows(opened)],
-        )
-    else:
-        note("no view is open")
-
-
-@view.command("close")
-@click.argument("view_id", metavar="ID")
-@takes_json
-def view_close(invocation: Invocation, view_id: str) -> None:
-    """Close view ID; whoever is connected to it is cut off."""
-    invocation.client("receiver").close_view(view_id)
-    if invocation.is_json:
-        print_json({"id": view_id})
-    else:
-        click.echo(f"view {view_id} is closed")
 
 
 @click.command()
@@ -219,7 +170,7 @@ def rollback(invocation: Invocation, group: str, to: str, *, dry_run: bool, yes:
         print_json(done.result)
         return
     click.echo(f"group {group} is rolled back: {describe_point(done.result)}")
-    click.echo(f"undo with: replicator rollback {group} --to '{_number(done.result.before)}'")
+    click.echo(f"undo with: replicator rollback {group} --to '{number_of(done.result.before)}'")
 
 
 def _show_plan(invocation: Invocation, group: str, to: str) -> None:
@@ -295,7 +246,7 @@ def status(invocation: Invocation) -> None:
             click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
 
 
-COMMANDS = (mark, resync, points, view, rollback, restore, status)
+COMMANDS = (mark, resync, points, rollback, restore, status)
 
 
 def _statuses_here() -> list[Status]:
@@ -350,18 +301,10 @@ def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:
         NONE if group.applied_lsn is None else str(group.applied_lsn),
         NONE if group.lag_bytes is None else format_size(group.lag_bytes),
         str(group.points),
-        NONE if newest is None else f"{_number(newest)} {age_of(newest.until, now)}",
+        NONE if newest is None else f"{number_of(newest)} {age_of(newest.until, now)}",
         ", ".join(f"{disk.name} {format_size(disk.size)}" for disk in group.disks) or NONE,
     )
 
 
-def _view_rows(opened: View) -> list[tuple[str, ...]]:
-    point = opened.point
-    return [
-        (opened.id, opened.group, _number(point), point.time, disk, uri)
-        for disk, uri in sorted(opened.disks.items())
-    ]
-
-
-def _number(point: Point) -> str:
+def number_of(point: Point) -> str:
     return NONE if point.sequence is None else f"#{point.sequence}"

@@ -96,7 +96,12 @@ class ControlClient:
     def open_view(
         self, group: str, at: str, on_progress: OnProgress = ignore_progress
     ) -> Chosen[View]:
-        request = ViewRequest(group=group, at=at)
+        """A read-only one, on a unix socket."""
+        return self.serve_view(ViewRequest(group=group, at=at), on_progress)
+
+    def serve_view(
+        self, request: ViewRequest, on_progress: OnProgress = ignore_progress
+    ) -> Chosen[View]:
         return self._order("POST", endpoints.VIEWS, Chosen[View], request, on_progress)
 
     def close_view(self, view_id: str) -> None:

@@ -74,12 +74,17 @@ class Chosen(Message, Generic[T], frozen=True, kw_only=True):
 
 
 class View(Message, frozen=True, kw_only=True):
-    """A point's disks, served. `disks` holds an NBD URI for each disk name."""
+    """A point's disks, served. `disks` holds an NBD URI for each disk name. A writable one has a
+    throw-away overlay, which takes `overlay_bytes` now. `expires`: when it closes by itself."""
 
     id: str
     group: str
     point: Point
     disks: dict[str, str]
+    writable: bool = False
+    opened: str = ""
+    expires: str | None = None
+    overlay_bytes: int | None = None
 
 
 class RollbackPlan(Point, frozen=True, kw_only=True):
@@ -283,8 +288,16 @@ class MarkRequest(Request, frozen=True, kw_only=True):
 
 
 class ViewRequest(Request, frozen=True, kw_only=True):
+    """`listen`: an address to serve on over TCP, with TLS unless `plain` (loopback only).
+    `overlay_max_bytes`: what the writes of a writable view may take."""
+
     group: str
     at: str
+    writable: bool = False
+    overlay_max_bytes: int | None = None
+    lifetime_seconds: float | None = None
+    listen: str | None = None
+    plain: bool = False
 
 
 class RollbackRequest(Request, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import select
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -35,6 +36,10 @@ _log = logging.getLogger(__name__)
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
+def _ignore(_connection: Connection) -> None:
+    """Its end has been told."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """What an export sees of a client. The rest is called by the event loop and the server."""
 
@@ -44,8 +49,11 @@ class Connection(asyncio.BufferedProtocol):
         *,
         handshake_done: Callable[[Connection], None],
         lost: Callable[[Connection], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._protocol = ServerProtocol(exports)
+        self._protocol = ServerProtocol(exports, needs_tls=tls is not None)
+        self._tls = tls
+        self._securing: asyncio.Task[None] | None = None
         self._handshake_done = handshake_done
         self._lost = lost
         self._loop = asyncio.get_running_loop()
@@ -170,6 +178,11 @@ class Connection(asyncio.BufferedProtocol):
         self._protocol.buffer_updated(nbytes)
         if handshaking:
             self._flush()
+            if self._protocol.state is State.SECURING:
+                assert self._transport is not None
+                self._transport.pause_reading()  # the next byte is TLS's
+                self._securing = self._loop.create_task(self._secure())
+                return
             if not self._protocol.in_handshake:
                 self._leave_handshake()
         self._pump()
@@ -193,10 +206,34 @@ class Connection(asyncio.BufferedProtocol):
         for timer in (self._wakeup, self._grace):
             if timer is not None:
                 timer.cancel()
+        if self._securing is not None:
+            self._securing.cancel()
         self._transport = None
-        self._lost(self)
+        lost, self._lost = self._lost, _ignore
+        lost(self)
 
     # Steps.
+
+    async def _secure(self) -> None:
+        """The TLS handshake, in which the client proves who it is. Its time is that of the whole
+        handshake (server.py)."""
+        assert self._tls is not None
+        assert self._transport is not None
+        plain = self._transport
+        try:
+            transport = await self._loop.start_tls(plain, self, self._tls, server_side=True)
+        except (OSError, asyncio.CancelledError) as error:
+            _log.warning("NBD client failed its TLS handshake", extra={"reason": str(error)})
+            plain.abort()
+            self.connection_lost(error if isinstance(error, OSError) else None)
+            return
+        self._securing = None
+        if transport is None or self._end is not None:
+            plain.abort()
+            return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=UNSENT_HIGH_BYTES)
+        self._protocol.secured()
 
     def _leave_handshake(self) -> None:
         self._handshake_done(self)

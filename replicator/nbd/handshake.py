@@ -2,9 +2,14 @@
 """The server's half of the fixed newstyle handshake, until an export is chosen. No I/O.
 
 Greeting, client flags, options; each option is answered in order. Understood: EXPORT_NAME, ABORT,
-LIST, INFO, GO, STRUCTURED_REPLY. All others are answered ERR_UNSUP: TLS and meta contexts among
-them (base:allocation would make QEMU believe that a fresh target is all zero, and skip areas), and
-extended headers, which QEMU from 8.2 on asks for first.
+LIST, INFO, GO, STRUCTURED_REPLY, and STARTTLS where the server speaks TLS. All others are answered
+ERR_UNSUP: meta contexts among them (base:allocation would make QEMU believe that a fresh target is
+all zero, and skip areas), and extended headers, which QEMU from 8.2 on asks for first.
+
+A server that speaks TLS demands it (FORCEDTLS): until then everything but STARTTLS and ABORT is
+answered ERR_TLS_REQD, and nothing is said about exports. What was agreed on before is forgotten. A
+byte behind STARTTLS and before the TLS handshake is an attempt to put words into the client's
+mouth, and ends the connection.
 
 A client that does not ask for the block sizes is served all the same, and gets EINVAL for what is
 unaligned. What an error reply can say is said with one; RemoteError is for the rest: a wrong
@@ -70,8 +75,10 @@ def greeting() -> bytes:
 class Handshake:
     """Takes client flags and options one at a time; `out` collects the answers."""
 
-    def __init__(self, exports: Exports) -> None:
+    def __init__(self, exports: Exports, *, needs_tls: bool = False) -> None:
         self._exports = exports
+        self._needs_tls = needs_tls
+        self._speaks_tls = needs_tls
         self._no_zeroes = False
         self._structured = False
         self._options = 0
@@ -107,8 +114,19 @@ class Handshake:
             self._reply(option, error.reply, error.text.encode())
             return None
 
+    def secured(self) -> None:
+        """TLS has begun."""
+        self._needs_tls = False
+        self._structured = False
+
     def _answer(self, option: int, data: bytes) -> Event | None:
+        if self._needs_tls and option not in (Option.STARTTLS, Option.ABORT):
+            if option == Option.EXPORT_NAME:
+                raise RemoteError("EXPORT_NAME without TLS")
+            raise OptionError(OptionReply.ERR_TLS_REQD, "this server serves over TLS alone")
         match option:
+            case Option.STARTTLS if self._speaks_tls:
+                return self._start_tls(data)
             case Option.EXPORT_NAME:
                 return self._export_name(data)
             case Option.ABORT:
@@ -123,6 +141,13 @@ class Handshake:
             case _:
                 raise OptionError(OptionReply.ERR_UNSUP, "not supported")
         return None
+
+    def _start_tls(self, data: bytes) -> Event:
+        if data or not self._needs_tls:
+            why = "STARTTLS carries no data" if data else "TLS is on already"
+            raise OptionError(OptionReply.ERR_INVALID, why)
+        self._reply(Option.STARTTLS, OptionReply.ACK)
+        return Event.STARTTLS
 
     def _export_name(self, data: bytes) -> Event:
         try:

@@ -34,13 +34,14 @@ from replicator.nbd.transmission import Request, Sendable, Transmission
 
 
 class ServerProtocol:
-    """See the head of this file."""
+    """See the head of this file. `needs_tls`: STARTTLS comes before all else; whoever carries the
+    bytes then does the TLS handshake, and says `secured`."""
 
-    def __init__(self, exports: Exports) -> None:
+    def __init__(self, exports: Exports, *, needs_tls: bool = False) -> None:
         self.state = State.GREETED
         self.failure = ""  # why, once the state is FAILED
         self.transmission: Transmission | None = None
-        self._handshake = Handshake(exports)
+        self._handshake = Handshake(exports, needs_tls=needs_tls)
         self._handshake.out.append(greeting())
         self._buffer = ReceiveBuffer(HANDSHAKE_BUFFER_BYTES)
         self._needed_bytes = CLIENT_FLAGS.size
@@ -158,7 +159,7 @@ class ServerProtocol:
 
     def _haggle(self) -> None:
         buffer = self._buffer
-        while self.in_handshake:
+        while self.in_handshake and self.state is not State.SECURING:
             self._needed_bytes = self._step_bytes()
             if len(buffer) < self._needed_bytes:
                 return
@@ -168,6 +169,14 @@ class ServerProtocol:
             buffer.consume_to(behind)
             if event:
                 self._move(event)
+        if self.state is State.SECURING and len(buffer):
+            raise RemoteError("bytes between STARTTLS and the TLS handshake")
+
+    def secured(self) -> None:
+        """TLS has begun: what comes from now on, comes through it."""
+        self._handshake.secured()
+        self._needed_bytes = OPTION_HEADER.size
+        self._move(Event.SECURED)
 
     def _step_bytes(self) -> int:
         """Bytes needed for the next step, as far as what has come tells."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listening unix socket of an NBD server.
+"""The listening socket of an NBD server: a unix socket, or TCP.
 
-Who may connect is decided by the permissions of the socket, which are in place before it listens.
-A stale socket file is removed only if nobody listens on it; at the end only our own is removed.
+Who may connect to a unix socket is decided by its permissions, which are in place before it
+listens. A stale socket file is removed only if nobody listens on it; at the end only our own is
+removed. On TCP it is decided by TLS and certificates; who asks for TCP without has to know why.
 
 Bounds: MAX_CONNECTIONS in all; MAX_HANDSHAKES of them may be without an export, each for
 HANDSHAKE_SECONDS. Who comes beyond is hung up on at once, and says so in the log.
@@ -15,9 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from pathlib import Path
 from typing import cast
 
+from replicator.base.address import Address
+from replicator.base.errors import UsageError
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.nbd.connection import Connection
 from replicator.nbd.exports import Exports
@@ -27,11 +31,16 @@ _log = logging.getLogger(__name__)
 
 
 class NbdServer:
-    """Accepts connections until `close`. Made by `serve_unix`."""
+    """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`."""
 
-    def __init__(self, exports: Exports, path: Path) -> None:
+    def __init__(
+        self, exports: Exports, path: Path | None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._exports = exports
         self._path = path
+        self._tls = tls
+        self.port = 0
+        """Where it listens, on TCP."""
         self._listener: asyncio.AbstractServer | None = None
         self._inode = 0  # of the socket file, so that only our own is removed
         self._connections: set[Connection] = set()
@@ -41,6 +50,7 @@ class NbdServer:
 
     @property
     def path(self) -> Path:
+        assert self._path is not None, "on TCP there is none"
         return self._path
 
     @property
@@ -49,8 +59,12 @@ class NbdServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Accept on a listening socket."""
-        self._inode = inode_of(self._path)
         loop = asyncio.get_running_loop()
+        if self._path is None:
+            self._listener = await loop.create_server(self._accept, sock=listener)
+            self.port = listener.getsockname()[1]
+            return
+        self._inode = inode_of(self._path)
         self._listener = await loop.create_unix_server(self._accept, sock=listener)
 
     async def close(self) -> None:
@@ -58,7 +72,8 @@ class NbdServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            remove_unix(self._path, self._inode)
+            if self._path is not None:
+                remove_unix(self._path, self._inode)
         for connection in self.connections:
             connection.close_gracefully()
         await self._empty.wait()
@@ -71,7 +86,7 @@ class NbdServer:
             _log.warning("NBD connection refused", extra={"connections": len(self._connections)})
             return _Refusal()
         connection = Connection(
-            self._exports, handshake_done=self._handshake_done, lost=self._forget
+            self._exports, handshake_done=self._handshake_done, lost=self._forget, tls=self._tls
         )
         self._connections.add(connection)
         self._empty.clear()
@@ -109,5 +124,33 @@ async def serve_unix(
     """
     listener = listen_unix(path, mode=mode, group=group or "")
     server = NbdServer(exports, path)
+    await server.start(listener)
+    return server
+
+
+async def serve_tcp(address: Address, exports: Exports, *, tls: ssl.SSLContext | None) -> NbdServer:
+    """Serve on TCP, over TLS alone if `tls` is given (then who has no certificate that it accepts
+    gets no further); port 0: any that is free. Raises UsageError for an address that cannot be."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, place = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen()
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {address}: {error.strerror or error}",
+            hint="name an address of this machine and a port that is free",
+        ) from error
+    listener.setblocking(False)
+    server = NbdServer(exports, None, tls=tls)
     await server.start(listener)
     return server

@@ -3,6 +3,7 @@
 
     GREETED ──CLIENT_FLAGS──► HAGGLING ──CHOSEN──► TRANSMISSION ──DISC──► LEAVING
                                  │ └─ABORT────────────────────────────────► │
+                                 ├──STARTTLS──► SECURING ──SECURED──► HAGGLING
        any of these ──VIOLATION──► FAILED          any of these ──EOF──► ENDED
 
 In LEAVING nothing more is read; what is owed is still answered. FAILED and ENDED are final. An
@@ -17,6 +18,7 @@ from enum import Enum, auto
 class State(Enum):
     GREETED = auto()  # our greeting is out, the client's flags are awaited
     HAGGLING = auto()  # options
+    SECURING = auto()  # the TLS handshake, which is not ours
     TRANSMISSION = auto()  # requests
     LEAVING = auto()  # DISC or ABORT was received
     FAILED = auto()  # the peer broke the protocol
@@ -25,6 +27,8 @@ class State(Enum):
 
 class Event(Enum):
     CLIENT_FLAGS = auto()
+    STARTTLS = auto()
+    SECURED = auto()
     CHOSEN = auto()
     ABORT = auto()
     DISC = auto()
@@ -39,8 +43,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.EOF: State.ENDED,
     },
     State.HAGGLING: {
+        Event.STARTTLS: State.SECURING,
         Event.CHOSEN: State.TRANSMISSION,
         Event.ABORT: State.LEAVING,
+        Event.VIOLATION: State.FAILED,
+        Event.EOF: State.ENDED,
+    },
+    State.SECURING: {
+        Event.SECURED: State.HAGGLING,
         Event.VIOLATION: State.FAILED,
         Event.EOF: State.ENDED,
     },
@@ -53,7 +63,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.FAILED: {Event.EOF: State.FAILED},
     State.ENDED: {Event.EOF: State.ENDED},
 }
-HANDSHAKE_STATES = frozenset({State.GREETED, State.HAGGLING})
+HANDSHAKE_STATES = frozenset({State.GREETED, State.HAGGLING, State.SECURING})
 SILENT_STATES = frozenset({State.LEAVING, State.FAILED, State.ENDED})  # what comes is dropped
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NBD URIs: `nbd+unix:///EXPORT?socket=PATH` and `nbd://HOST:PORT/EXPORT`. No I/O.
+"""NBD URIs: `nbd+unix:///EXPORT?socket=PATH`, `nbd://HOST:PORT/EXPORT`, `nbds://…`. No I/O.
 
 Everything after the first slash of the path is the export's name, percent-decoded; a name that
-begins with a slash is written with two. TLS schemes and unknown parameters are refused with words,
-as the URI specification asks.
+begins with a slash is written with two. A TLS scheme is written for others, and refused where we
+are the client, as unknown parameters are.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class TcpAddress:
     host: str
     port: int = DEFAULT_PORT
     export: str = ""
+    is_tls: bool = False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"nbd://{host}:{self.port}/{quote(self.export)}"
+        scheme = "nbds" if self.is_tls else "nbd"
+        return f"{scheme}://{host}:{self.port}/{quote(self.export)}"
 
 
 Address = UnixAddress | TcpAddress

@@ -240,3 +240,53 @@ def test_an_end_in_mid_handshake_is_no_failure(protocol: ServerProtocol) -> None
     assert protocol.state is State.ENDED
     assert protocol.failure == ""
     assert not protocol.mid_request
+
+
+# -- TLS
+
+
+@pytest.fixture
+def secret() -> ServerProtocol:
+    protocol = ServerProtocol(Shelf(d=MemoryExport(INFO)), needs_tls=True)
+    sent(protocol)
+    return protocol
+
+
+def test_before_tls_nothing_is_said_about_exports(secret: ServerProtocol) -> None:
+    asked = [option(Option.LIST), go("d"), option(Option.STRUCTURED_REPLY), option(99)]
+    said = haggle(secret, *asked)
+    assert [each.error for each in said] == [OptionReply.ERR_TLS_REQD] * 4
+    assert secret.chosen is None
+    feed(secret, option(Option.EXPORT_NAME, b"d"))
+    assert secret.state is State.FAILED
+
+
+def test_starttls_hands_over_and_haggling_goes_on_behind_it(secret: ServerProtocol) -> None:
+    (said,) = haggle(secret, option(Option.STARTTLS))
+    assert (said.option, said.reply) == (Option.STARTTLS, OptionReply.ACK)
+    assert secret.state is State.SECURING
+    secret.secured()
+    (again,) = _more(secret, option(Option.STARTTLS))
+    assert again.error == OptionReply.ERR_INVALID
+    feed(secret, go("d"))
+    assert secret.chosen is not None
+
+
+def _more(protocol: ServerProtocol, *options: bytes) -> list[Said]:
+    feed(protocol, b"".join(options))
+    return option_replies(sent(protocol))
+
+
+def test_words_put_into_the_clients_mouth_before_tls_end_it(secret: ServerProtocol) -> None:
+    feed(secret, FLAGS)
+    packet = option(Option.STARTTLS) + go("d")
+    secret.get_buffer()[: len(packet)] = packet
+    secret.buffer_updated(len(packet))
+    assert secret.state is State.FAILED
+    assert "between STARTTLS and" in secret.failure
+    assert secret.chosen is None
+
+
+def test_a_server_without_tls_says_that_it_has_none(protocol: ServerProtocol) -> None:
+    (said,) = haggle(protocol, option(Option.STARTTLS))
+    assert said.error == OptionReply.ERR_UNSUP

@@ -47,6 +47,7 @@ def test_figures_of_a_group_at_work() -> None:
             scrub_good_ns=7_000_000_000,
             scrub_progress=0.25,
             damaged_points=2,
+            oldest_view_seconds=90_000.0,
         )
     )
     for wanted in (
@@ -63,6 +64,7 @@ def test_figures_of_a_group_at_work() -> None:
         'replicator_scrub_progress_ratio{group="web"} 0.25',
         'replicator_scrub_errors_total{group="web"} 3.0',
         'replicator_points_damaged{group="web"} 2.0',
+        'replicator_oldest_view_age_seconds{group="web"} 90000.0',
         'replicator_last_point_timestamp_seconds{group="web"} 14.5',
         'replicator_journal_bytes{group="web"} 42.0',
         'replicator_reconnects_total{group="web"} 5.0',
