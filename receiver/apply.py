@@ -51,7 +51,7 @@ from receiver.inbox import Inbox
 from receiver.points import PointList
 from receiver.redo import Redo
 from receiver.replica import Replica
-from receiver.rollback import RollbackWork
+from receiver.rollback import OverlayOf, RollbackWork
 from receiver.sync_state import Disk, GroupState
 from receiver.values import Point
 
@@ -83,6 +83,7 @@ class Applier:
         utc_ns: Callable[[], int],
         batch_bytes: int,
         healer: Healer,
+        overlay_of: OverlayOf,
     ) -> None:
         self.applied = GroupState()
         self.applied_batches = 0
@@ -94,7 +95,8 @@ class Applier:
         self._batch_bytes = batch_bytes
         self._healer = healer
         self._packer = Packer()
-        self._redoing = Redo(history, inbox, batch_bytes, self._create)
+        self._redoing = Redo(history, inbox, batch_bytes, self._create, overlay_of)
+        self._overlay_of = overlay_of
         self._pending: _Pending | None = None
         self._applied_point = 0
         self._early: tuple[int, dict[str, int]] = (-1, {})
@@ -282,7 +284,7 @@ class Applier:
         """The next part of the rollback under way; the last one makes its point."""
         work = self._rollback
         if work is None:
-            work = self._rollback = RollbackWork.of(self._history, self.applied)
+            work = self._rollback = RollbackWork.of(self._history, self.applied, self._overlay_of)
         while not work.is_done:
             part = work.next_part(self._batch_bytes)
             changes = self._changes(self.applied, part.operations)

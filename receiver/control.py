@@ -22,7 +22,7 @@ from receiver.damage import describe
 from receiver.describe import group_status, point_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
-from receiver.point_view import PointView
+from receiver.fine_view import GroupView
 from receiver.values import Point as CorePoint
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -234,7 +234,7 @@ class ReceiverService:
 class _DiskOf:
     """One disk of a point, as an export reads it."""
 
-    def __init__(self, view: PointView, disk: str, figures: GroupFigures) -> None:
+    def __init__(self, view: GroupView, disk: str, figures: GroupFigures) -> None:
         self._view = view
         self._disk = disk
         self._figures = figures

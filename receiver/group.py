@@ -35,6 +35,9 @@ from receiver.catalog import GroupCatalog
 from receiver.damage import Damage, damaged_points, refuse
 from receiver.digests import digest_runs
 from receiver.dropping import DropOrder
+from receiver.fine_history import FineHistory
+from receiver.fine_log import FineLog, Span
+from receiver.fine_view import FineView
 from receiver.healing import Healer
 from receiver.history.batches import Segment
 from receiver.history.bodies import DamagedBlocks
@@ -108,6 +111,7 @@ class GroupReplica:
         *,
         notify: Callable[[GroupEvent], None] = ignore_event,
         limits: Limits | None = None,
+        fine_ns: int = 0,
     ) -> None:
         limits = limits or Limits()
         self.name = name
@@ -128,6 +132,8 @@ class GroupReplica:
             lambda: self._telling.event("sums.given_up"),
         )
         self._replica = Replica(storage, directory / "disks")
+        fine_log = FineLog(storage, directory / "fine", clock.utc_ns, self._live_spans, fine_ns)
+        self.fine = FineHistory(fine_log, self._points, self._tell_shrunk)
         self._inbox = Inbox(
             storage,
             directory / "inbox",
@@ -135,6 +141,7 @@ class GroupReplica:
             clock.utc_ns,
             segment_bytes=limits.inbox_segment_bytes,
             cache_bytes=limits.cache_bytes,
+            leave=fine_log.take,
         )
         healer = Healer(
             storage,
@@ -152,6 +159,7 @@ class GroupReplica:
             clock.utc_ns,
             limits.batch_bytes,
             healer,
+            self.fine.overlay,
         )
         self._telling = Telling(name, notify)
         self.scrub = Scrub(
@@ -179,7 +187,7 @@ class GroupReplica:
             name,
             self._applier,
             self._history,
-            Retention(self._reclaim, self._history, self._points, lambda: self._inbox.used_bytes),
+            Retention(self._reclaim, self._history, self._points, lambda: self.inbox_bytes),
             self._telling,
             catalog,
             self._current_pins,
@@ -211,10 +219,13 @@ class GroupReplica:
         if tail is not None:
             self._history.accept_tail()
             self._telling.event("history.cut", where=tail.where, why=tail.label)
+        self.fine.log.open()
         self._inbox.open()
         for report in self._inbox.cut_reports:
             self._telling.event("inbox.cut", what=report)
         self._applier.start(before, state)
+        if state.rollback is not None and state.rollback.writes:
+            self.fine.log.keep_ns = None
         match_inbox(self.name, self._inbox, state, self._history.unapplied)
         self._points.reset(self._history.points())
         self._intake.start(state)
@@ -343,7 +354,14 @@ class GroupReplica:
 
     @property
     def inbox_bytes(self) -> int:
-        return self._inbox.used_bytes
+        """With the frames that are kept though they are applied."""
+        return self._inbox.used_bytes + self.fine.log.used_bytes
+
+    def _tell_shrunk(self, freed_bytes: int, oldest_ns: int | None) -> None:
+        self._telling.event("fine_history.shrunk", freed_bytes=freed_bytes, oldest_ns=oldest_ns)
+
+    def _live_spans(self, ordinal: int) -> list[Span]:
+        return [Span(*each) for each in self._inbox.spans(ordinal)]
 
     @property
     def batches(self) -> int:
@@ -415,6 +433,11 @@ class GroupReplica:
         runs = digest_runs(file, found.size_bytes, first_block, count, key)
         return DigestChunk(state.lsn, runs)
 
+    def fine_view(self, sequence: int, writes: int) -> FineView:
+        """The disks as they were behind the first so many writes behind a point."""
+        overlay = self.fine.overlay(self._applied_point(sequence), writes)
+        return FineView(self.view(sequence), overlay)
+
     def view(self, sequence: int) -> PointView:
         """The disks as of a point. It stays good, and its point stays, until it is closed."""
         point = self._applied_point(sequence)
@@ -457,14 +480,15 @@ class GroupReplica:
             refuse(self.damage, point, batch.number, self.name)
         return point
 
-    def plan_rollback(self, sequence: int) -> RollbackPlan:
+    def plan_rollback(self, sequence: int, writes: int = 0) -> RollbackPlan:
         """What a rollback to the point would change, were it done now. Reads every block that it
         would look at."""
         self._find(sequence)
         while not self._applier.is_point_applied(sequence) and self.apply_next():
             pass
         point = self._applied_point(sequence)
-        work = rolling.RollbackWork.to(self._history, sequence)
+        overlay = self.fine.overlay(point, writes) if writes else None
+        work = rolling.RollbackWork.to(self._history, sequence, overlay)
         changed = 0
         while not work.is_done:
             part = work.next_part(self._limits.batch_bytes)
@@ -473,17 +497,20 @@ class GroupReplica:
         after = sum(1 for other in self._points.all if other.sequence > sequence)
         return RollbackPlan(point, changed, [disk.name for disk in point.members], after)
 
-    def rollback(self, sequence: int, progress: Progress | None = None) -> RollbackDone:
-        """Takes the replica to a point, as new batches: everything before stays reachable, the
-        exact state before it as the point `before`. No source may be connected: its stream is
-        closed for ever. What is interrupted is gone on with by `apply_next` after a restart.
+    def rollback(
+        self, sequence: int, progress: Progress | None = None, *, writes: int = 0
+    ) -> RollbackDone:
+        """Takes the replica to a point or a write, as new batches: everything before stays
+        reachable, the exact state before it as the point `before`. No source may be connected: its
+        stream is closed for ever. What is interrupted is gone on with by `apply_next` after a
+        restart.
 
         NotFoundError and OwnedError change nothing; nor does a mishap before the stream is closed.
         """
         self._find(sequence)
         if self._applier.is_rolling_back:
             raise OwnedError(f"group {self.name!r} is being rolled back already")
-        before = self._begin_rollback(sequence)
+        before = self._begin_rollback(sequence, writes)
         while True:
             self.apply_next()
             if progress is not None:
@@ -497,7 +524,7 @@ class GroupReplica:
             pass
         return RollbackDone(before, point)
 
-    def _begin_rollback(self, sequence: int) -> Point:
+    def _begin_rollback(self, sequence: int, writes: int) -> Point:
         """Applies all that came, then closes the stream: durable when this returns."""
         with self._intake.lock:
             self._intake.closing = True
@@ -506,9 +533,12 @@ class GroupReplica:
             while self.apply_next():
                 pass
             target = self._applied_point(sequence)
+            if writes:
+                self.fine.overlay(target, writes)  # that it can be had, before anything is closed
+                self.fine.log.keep_ns = None
             state = self._applier.applied.copy()
             state.closed_ordinal = max(state.closed_ordinal, self._intake.front.state.ordinal)
-            point = rolling.begin(state, target, self._clock.utc_ns())
+            point = rolling.begin(state, target, self._clock.utc_ns(), writes)
             self._telling.event("rollback.begun", target=sequence, before=point.sequence)
             try:
                 self._applier.mark(state, point)
@@ -532,6 +562,9 @@ class GroupReplica:
 
     def retain(self, policy: HistoryPolicy) -> Retained:
         """See Keeping."""
+        if not self._applier.is_rolling_back:  # it may need the frames until it is done
+            used_bytes = self._history.used_bytes + self.inbox_bytes
+            self.fine.make_room(policy, used_bytes, self._clock.utc_ns())
         return self._keeping.keep(policy)
 
     @property

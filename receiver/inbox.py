@@ -15,7 +15,8 @@ an end is reported: the page cache may hold what the disk does not.
 Failure of a sync: nothing since the last good one counts as received any more. It is cut off, and
 the source sends it again.
 
-A segment goes when everything in it is applied *and* that is durable; the newest segment of the
+A segment is left when everything in it is applied *and* that is durable: `leave` may take it
+over by moving it elsewhere (receiver.fine_log), otherwise it is unlinked; the newest segment of the
 newest stream stays, as the place to go on. Segments go oldest first, each unlink durable before
 the next, so a crash leaves no gap.
 
@@ -49,6 +50,13 @@ from replicator.base.storage import File, Storage
 from replicator.wire.frames import Frame, FrameHeader, FrameOpener, OpenedFrame
 
 FRAMES_AT_ONCE = 4096
+Leave = Callable[[StreamName, int, Path], bool]
+"""Of a stream, the segment with that first position: whether it was taken over."""
+
+
+def leave_none(_stream: StreamName, _first: int, _path: Path) -> bool:
+    """Nobody wants what is applied."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +105,14 @@ class Inbox:
         *,
         segment_bytes: int,
         cache_bytes: int,
+        leave: Leave = leave_none,
     ) -> None:
         self._storage = storage
         self._directory = directory
         self._group = group
         self._now_ns = now_ns
         self._segment_bytes = segment_bytes
+        self._leave = leave
         self._lock = threading.Lock()
         self._streams: list[StreamInbox] = []
         self._writer: LogWriter | None = None
@@ -359,6 +369,20 @@ class Inbox:
                     return stream.frames[first:end]
         return []
 
+    def spans(self, ordinal: int) -> list[tuple[int, Path, int]]:
+        """(first position, path, bytes of entries) of each segment of a stream, as far as it is
+        durable; what is applied of it is there as well."""
+        with self._lock:
+            found = [
+                (segment.first, segment.path, segment.size_bytes)
+                for stream in self._streams
+                if stream.name.ordinal == ordinal
+                for segment in stream.segments
+            ]
+            is_newest = bool(self._streams) and self._streams[-1].name.ordinal == ordinal
+            durable = self._durable_position if is_newest else 1 << 63
+        return [(first, path, min(size, durable - first)) for first, path, size in found]
+
     def every_frame(self) -> list[tuple[int, InboxFrame]]:
         """(ordinal of its stream, frame) of all durable frames that are there, applied or not."""
         with self._lock:
@@ -433,14 +457,14 @@ class Inbox:
         while len(stream.segments) > 1 and stream.segments[0].end_lsn <= lsn:
             if stream.durable_lsn <= stream.segments[0].end_lsn:
                 return  # a power cut may take the segments behind it, and with them where we were
-            self._unlink(stream.segments[0].path)
+            self._leave_segment(stream.name, stream.segments[0].first, stream.segments[0].path)
             with self._lock:
                 stream.segments.pop(0)
 
     def _remove(self, stream: StreamInbox) -> None:
         folder = self._directory / stream.name.directory
         for segment in list_segments(self._storage, [self._directory], stream.name):
-            self._unlink(segment.path)
+            self._leave_segment(stream.name, segment.first_lsn, segment.path)
         with self._lock:
             if stream in self._streams:
                 self._streams.remove(stream)
@@ -450,13 +474,23 @@ class Inbox:
             self._storage.remove_directory(folder)
             self._storage.sync_directory(self._directory)
 
+    def _leave_segment(self, name: StreamName, first: int, path: Path) -> None:
+        self._close_file(path)
+        if self._leave(name, first, path):
+            self._storage.sync_directory(path.parent)
+        else:
+            self._unlink(path)
+
     def _unlink(self, path: Path) -> None:
-        if self._file is not None and self._file[0] == path:
-            self._file[1].close()
-            self._file = None
+        self._close_file(path)
         with suppress(FileNotFoundError):
             self._storage.unlink(path)
         self._storage.sync_directory(path.parent)
+
+    def _close_file(self, path: Path) -> None:
+        if self._file is not None and self._file[0] == path:
+            self._file[1].close()
+            self._file = None
 
     def _open_file(self, path: Path) -> File:
         if self._file is None or self._file[0] != path:

@@ -22,6 +22,8 @@ class HistoryPolicy:
     min_window_ns: int = 0
     when_full: WhenFull = "thin"
     min_lock_ns: int = 0
+    fine_ns: int = 0
+    """How long applied frames are kept, for single writes as points."""
 
 
 def policy_of(section: HistorySection) -> HistoryPolicy:
@@ -31,4 +33,5 @@ def policy_of(section: HistorySection) -> HistoryPolicy:
         min_window_ns=int(section.min_window),
         when_full=section.when_full,
         min_lock_ns=int(section.min_lock),
+        fine_ns=int(section.fine_history),
     )

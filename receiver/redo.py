@@ -22,7 +22,7 @@ from receiver.history.batches import Batch
 from receiver.history.images import U64
 from receiver.history.log import HistoryLog
 from receiver.inbox import Inbox
-from receiver.rollback import RollbackWork
+from receiver.rollback import OverlayOf, RollbackWork
 from receiver.sync_state import Disk, GroupState
 from replicator.base.errors import DamageError
 
@@ -38,11 +38,13 @@ class Redo:
         inbox: Inbox,
         batch_bytes: int,
         create: Callable[[list[Disk]], None],
+        overlay_of: OverlayOf,
     ) -> None:
         self._history = history
         self._inbox = inbox
         self._batch_bytes = batch_bytes
         self._create = create
+        self._overlay_of = overlay_of
 
     def operations(self, batch: Batch, before: GroupState, behind: GroupState) -> Operations:
         """What the batch does, by disk; `before` and `behind` are the states around it. Raises
@@ -52,7 +54,7 @@ class Redo:
         if batch.kind == "zero":
             return self._of_zeroes(batch, behind)
         if batch.kind == "rollback":
-            work = RollbackWork.of(self._history, before)
+            work = RollbackWork.of(self._history, before, self._overlay_of)
             return work.operations_of(self._history.table(batch))
         return {}
 

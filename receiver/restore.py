@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from receiver.digests import any_byte
-from receiver.point_view import PointView
+from receiver.fine_view import GroupView
 from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
 from replicator.base.storage import File, Storage, SystemStorage, write_all
 from replicator.base.units import KIB, MIB
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 def restore_view(
-    view: PointView, directory: Path, progress: Progress, storage: Storage | None = None
+    view: GroupView, directory: Path, progress: Progress, storage: Storage | None = None
 ) -> list[Path]:
     """The files written, disks first. `progress(done, total)` counts bytes of disk.
 
@@ -77,7 +77,7 @@ def _refuse_existing(storage: Storage, paths: list[Path]) -> None:
             )
 
 
-def _copy(view: PointView, name: str, size: int, file: File) -> Iterator[int]:
+def _copy(view: GroupView, name: str, size: int, file: File) -> Iterator[int]:
     """Writes one disk, durable at the end; yields up to where it is written."""
     file.truncate(size)
     for offset in range(0, size, READ_BYTES):

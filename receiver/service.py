@@ -221,6 +221,7 @@ async def _recover_groups(
             group.name,
             catalog.group(group.name),
             notify=_event_logger(),
+            fine_ns=int(config.history_of(group).fine_history),
         )
         worker = GroupWorker(
             replica,

@@ -34,10 +34,10 @@ from receiver.change import Change
 from receiver.digest_stream import SyncStart
 from receiver.dropping import DropOrder
 from receiver.figures import GroupFigures
+from receiver.fine_view import GroupView
 from receiver.group import GroupReplica
 from receiver.lane import Lane
 from receiver.pacing import Pacing
-from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
 from receiver.restore import restore_view
@@ -315,33 +315,40 @@ class GroupWorker:
             for run in chunk.runs
         ]
 
-    async def open_view(self, point: Point, report: Report) -> PointView:
-        """Waits until the point is applied. Whoever gets it closes it."""
+    async def open_view(self, point: Point, report: Report, writes: int = 0) -> GroupView:
+        """As of the point, or behind that many of the writes behind it. Waits until the point is
+        applied. Whoever gets it closes it."""
         self.check_recovered()
         while not self._replica.is_point_applied(point.sequence):
             self.check_alive()
             report(Progress(done=0, total=0, what=f"waiting until {point} is applied"))
             await self.changed.wait()
-        opening = asyncio.ensure_future(self._apply.run(self._replica.view, point.sequence))
+        opening = asyncio.ensure_future(self._open_view(point, writes))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(_close_unwanted)
             raise
 
-    async def plan_rollback(self, point: Point) -> RollbackPlan:
+    async def _open_view(self, point: Point, writes: int) -> GroupView:
+        if writes:
+            return await self._apply.run(self._replica.fine_view, point.sequence, writes)
+        return await self._apply.run(self._replica.view, point.sequence)
+
+    async def plan_rollback(self, point: Point, writes: int = 0) -> RollbackPlan:
         self.check_recovered()
         with _mishaps():
-            return await self._apply.run(self._replica.plan_rollback, point.sequence)
+            return await self._apply.run(self._replica.plan_rollback, point.sequence, writes)
 
-    async def rollback(self, point: Point, report: Report) -> RollbackDone:
+    async def rollback(self, point: Point, report: Report, writes: int = 0) -> RollbackDone:
         """The caller keeps the seat empty. What a shutdown or a crash interrupts is gone on with
         at the next start; what a full disk interrupts, by the pump."""
         self.check_alive()
         progress = _progress(report, f"rolling {self.name} back to {point}")
         try:
             with _mishaps():
-                return await self._apply.run(self._replica.rollback, point.sequence, progress)
+                order = partial(self._replica.rollback, point.sequence, progress, writes=writes)
+                return await self._apply.run(order)
         finally:
             self._pump.wake()
             self.changed.told()
@@ -365,9 +372,11 @@ class GroupWorker:
         with _mishaps():
             return await self._apply.run(self._replica.unlock, self.policy, reason)
 
-    async def restore(self, point: Point, directory: Path, report: Report) -> list[Path]:
+    async def restore(
+        self, point: Point, directory: Path, report: Report, writes: int = 0
+    ) -> list[Path]:
         """Outside of the lanes, from a view: replication goes on meanwhile."""
-        view = await self.open_view(point, report)
+        view = await self.open_view(point, report, writes)
         told = _progress(report, f"restoring {point} of {self.name}")
 
         def progress(done: int, total: int) -> None:
@@ -445,7 +454,7 @@ def _progress(report: Report, what: str) -> Callable[[int, int], None]:
     return lambda done, total: report(Progress(done=done, total=total, what=what))
 
 
-def _close_unwanted(opening: asyncio.Future[PointView]) -> None:
+def _close_unwanted(opening: asyncio.Future[GroupView]) -> None:
     """Who asked for the view has gone away."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

@@ -89,10 +89,12 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RollbackIntent(msgspec.Struct, frozen=True):
-    """A rollback that was begun and has not ended: to point `target`; `before` was pinned."""
+    """A rollback that was begun and has not ended: to point `target` with the first `writes` behind
+    it; `before` was pinned."""
 
     target: Count
     before: Count
+    writes: Count = 0
 
 
 class DamagedBlocks(msgspec.Struct, frozen=True, array_like=True):

@@ -46,6 +46,7 @@ class HistorySection(msgspec.Struct, frozen=True, kw_only=True):
     min_window: DurationNs = DurationNs(0)
     when_full: WhenFull = "thin"
     min_lock: DurationNs = DurationNs(0)
+    fine_history: DurationNs = DurationNs(0)
 
     @property
     def span_ns(self) -> int:
@@ -68,6 +69,7 @@ class GroupHistorySection(msgspec.Struct, frozen=True, kw_only=True):
     min_window: DurationNs | None = None
     when_full: WhenFull | None = None
     min_lock: DurationNs | None = None
+    fine_history: DurationNs | None = None
 
 
 class ReceiverGroupConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ class PlainReplica:
     def __init__(self) -> None:
         self.disks: dict[str, PlainDisk] = {}
         self.at: dict[tuple[int, int], Contents] = {}
+        self.behind: dict[tuple[int, int], Contents] = {}
+        """As `at`, but what the source had in mind, whatever a rollback made of its end."""
         self._last: Contents = {}
 
     def take(self, source: Source, record: Logged, body: object = None) -> None:
@@ -61,6 +63,7 @@ class PlainReplica:
             self.disks[name].take(record)
             self._last = {**self._last, name: b""}
         self.remember(source.ordinal, record.end_lsn)
+        self.behind[source.ordinal, record.end_lsn] = self.at[source.ordinal, record.end_lsn]
 
     def remember(self, ordinal: int, lsn: int) -> None:
         self.at[ordinal, lsn] = self.contents()

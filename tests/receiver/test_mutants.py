@@ -179,11 +179,11 @@ def rollback_without_draining(patch: Patch) -> None:
     patch.setattr(Inbox, "remove_closed", lambda _inbox, _ordinal: None)
     begin = GroupReplica._begin_rollback
 
-    def hasty(group: GroupReplica, sequence: int) -> Any:
+    def hasty(group: GroupReplica, sequence: int, writes: int) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             if group.is_point_applied(sequence):
                 inner.setattr(GroupReplica, "apply_next", lambda _group: False)
-            return begin(group, sequence)
+            return begin(group, sequence, writes)
 
     patch.setattr(GroupReplica, "_begin_rollback", hasty)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +41,7 @@ SMALL = Limits(
     step_blocks=3,
     cache_bytes=8_000,
 )
+BARRIERS = (RecordType.SYNC_BEGIN, RecordType.SYNC_END, RecordType.SAME, RecordType.DETACH)
 LOOKS_NS = 10_000_000
 """More than what the clock moves by being looked at in one call."""
 Factory = Callable[..., GroupReplica]
@@ -71,6 +73,7 @@ class World:
         factory: Factory = GroupReplica,
         disks: list[tuple[str, int]] | None = None,
         storage: SimStorage | None = None,
+        fine_ns: int = 0,
     ) -> None:
         self.rng = Random(seed)
         self.storage = storage or SimStorage()
@@ -98,6 +101,7 @@ class World:
         self.received: dict[int, int] = {}
         self.lock_ns = 0
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
+        self.fine_ns = fine_ns
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
         self.group.recover()
@@ -111,6 +115,7 @@ class World:
             self.catalog,
             notify=self.events.append,
             limits=self.limits,
+            fine_ns=self.fine_ns,
         )
         history: Any = group._history
         history.forget_points = self._forget_unsaid(history.forget_points)
@@ -277,13 +282,32 @@ class World:
         self.ship_all()
         self.apply_all()
 
-    def rollback(self, sequence: int) -> None:
+    def writes_behind(self, sequence: int) -> list[Contents]:
+        """What the disks held behind each write from the point's cut on, as far as it was received
+        in that stream and no sync lies between."""
+        point = self.announced[sequence]
+        later = [each.lsn for each in self.announced.values() if each.ordinal == point.ordinal]
+        end = min((lsn for lsn in later if lsn > point.lsn), default=1 << 63)
+        contents: list[Contents] = []
+        source = next((each for each in self.sources if each.ordinal == point.ordinal), None)
+        for record in source.from_lsn(point.lsn) if source is not None and point.lsn else ():
+            if record.kind in BARRIERS or record.lsn >= end:
+                break
+            if record.kind in (RecordType.WRITE, RecordType.ZERO):
+                contents.append(self.plain.behind[point.ordinal, record.end_lsn])
+        return contents
+
+    def rollback(self, sequence: int, writes: int = 0) -> None:
         """The source is gone; its stream ends here."""
         self.acknowledge()
         self.before_rolling = self._received_contents()
         self.rolling_to = self.expected[sequence]
+        if writes:
+            members = {disk.name for disk in self.announced[sequence].members}
+            behind = self.writes_behind(sequence)[writes - 1]
+            self.rolling_to = {name: behind[name] for name in members}
         self.dead_ordinal = self.source.ordinal
-        done = self.group.rollback(sequence)
+        done = self.group.rollback(sequence, writes=writes)
         self._rolled(done.before, done.point)
 
     def _received_contents(self) -> Contents:
@@ -320,6 +344,7 @@ class World:
             point.sequence for point in self.group.points()[:-1] if self._may_go(point, lock_ns)
         }
         self.may_be_gone |= may_go
+        policy = replace(policy, fine_ns=self.fine_ns)
         dropped = [point.sequence for point in self.group.retain(policy).dropped]
         assert set(dropped) <= may_go
         for sequence in dropped:

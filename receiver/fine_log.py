@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames that are applied and kept all the same, so that single writes can be had back.
+
+    fine/%016x-STREAMHEX/%016x-%016x.seg      (ordinal, stream; first position, when it was left)
+
+A segment that the inbox has no more need of is moved here by one rename instead of being unlinked,
+in the very bytes it had. So nothing here can be taken for something that is yet to be applied, and
+the frames of a stream that a rollback closed stay readable and are never applied again. When it was
+left stands in its name, by the receiver's clock: no frame in it is younger than that. It goes when
+that is longer ago than `keep_ns`, or sooner where the budget needs the room, oldest first.
+
+While a rollback to a write is under way `keep_ns` is None, and everything is kept: its frames must
+not go before it has ended.
+
+Failure. A crash between the rename and its sync leaves the segment in either place, or in both,
+or, after a power cut, nowhere: what is here is of no need to anything that was promised. A full
+disk that has no room for a name has the segment unlinked.
+
+Concurrency: the group's apply thread; `used_bytes` is for any.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.entry import FRAME_LIMIT_BYTES, HEADER, MAGIC
+from journal.entry import HEADER_BYTES as ENTRY_HEADER_BYTES
+from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
+from journal.spool import StreamName, list_streams
+from replicator.base.errors import DamageError
+from replicator.base.storage import File, Storage
+from replicator.wire.frames import Frame, FrameOpener, OpenedFrame
+
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.seg", re.ASCII)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A file of frames of one stream: `size_bytes` of entries from position `first` on."""
+
+    first: int
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    left_ns: int
+    stream: StreamName
+    span: Span
+
+
+class FineLog:
+    """See the head of this file. `live_spans` are the durable parts of a stream's segments that
+    are still in the inbox."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Path,
+        utc_ns: Callable[[], int],
+        live_spans: Callable[[int], Sequence[Span]],
+        keep_ns: int,
+    ) -> None:
+        self.keep_ns: int | None = keep_ns
+        self._storage = storage
+        self._directory = directory
+        self._utc_ns = utc_ns
+        self._live_spans = live_spans
+        self._kept: list[_Kept] = []  # in the order in which they go
+        self._opener = FrameOpener()
+
+    def open(self) -> None:
+        """Takes up what is there. Raises OSError."""
+        found: dict[tuple[StreamName, int], _Kept] = {}
+        for stream in list_streams(self._storage, [self._directory]):
+            folder = self._directory / stream.directory
+            for name in sorted(self._storage.names(folder)):
+                if parts := _NAME.fullmatch(name):
+                    first, left_ns = int(parts[1], 16), int(parts[2], 16)
+                    size = self._size(folder / name)
+                    found[stream, first] = _Kept(left_ns, stream, Span(first, folder / name, size))
+        self._kept = sorted(found.values(), key=_age)
+
+    # -- what is kept
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(SEGMENT_HEADER_BYTES + each.span.size_bytes for each in list(self._kept))
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When what has been kept longest was left."""
+        kept = list(self._kept)
+        return kept[0].left_ns if kept else None
+
+    def take(self, stream: StreamName, first: int, path: Path) -> bool:
+        """The inbox leaves that segment, which is at rest. False: it is not wanted. Raises OSError
+        with the segment where it was, or here."""
+        if self.keep_ns == 0:
+            return False
+        left_ns = self._utc_ns()
+        folder = self._directory / stream.directory
+        target = folder / f"{first:016x}-{left_ns:016x}.seg"
+        try:
+            size = self._size(path)
+            if size <= 0:
+                return False
+            self._storage.make_directory(folder)
+            self._storage.replace(path, target)
+            self._storage.sync_directory(folder)
+        except FileNotFoundError:
+            return True  # an earlier call came so far
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._kept = [each for each in self._kept if each.span.path != target]
+            with suppress(FileNotFoundError):
+                self._storage.unlink(target)
+            return False
+        self._kept = sorted(
+            [*self._kept, _Kept(left_ns, stream, Span(first, target, size))], key=_age
+        )
+        return True
+
+    def expire(self, now_ns: int) -> None:
+        """What is older than `keep_ns` goes. Raises OSError."""
+        if self.keep_ns is None:
+            return
+        self._drop([each for each in self._kept if each.left_ns + self.keep_ns <= now_ns])
+
+    def shrink(self, need_bytes: int) -> int:
+        """The oldest go, until so many bytes are free, or nothing is left. How many it were.
+        Raises OSError."""
+        freed, gone = 0, []
+        for each in self._kept:
+            if freed >= need_bytes:
+                break
+            gone.append(each)
+            freed += SEGMENT_HEADER_BYTES + each.span.size_bytes
+        self._drop(gone)
+        return freed
+
+    def _drop(self, gone: Sequence[_Kept]) -> None:
+        for each in gone:
+            folder = each.span.path.parent
+            with suppress(FileNotFoundError):
+                self._storage.unlink(each.span.path)
+            self._kept = [other for other in self._kept if other is not each]
+            if not self._storage.names(folder):
+                self._storage.remove_directory(folder)
+
+    def _size(self, path: Path) -> int:
+        """Of the entries in a segment."""
+        with closing(self._storage.open(path)) as file:
+            return file.size() - SEGMENT_HEADER_BYTES
+
+    # -- reading
+
+    def frames_from(self, ordinal: int, lsn: int) -> Iterator[OpenedFrame]:
+        """The durable frames of a stream that reach beyond `lsn`, in order, applied or not. Frames
+        that are gone leave gaps: whoever reads compares the ranges. Raises DamageError, OSError."""
+        spans = {
+            each.span.first: each.span for each in self._kept if each.stream.ordinal == ordinal
+        }
+        spans |= {span.first: span for span in self._live_spans(ordinal)}
+        ordered = [spans[first] for first in sorted(spans) if spans[first].size_bytes]
+        start = bisect_right(ordered, lsn, key=self._start_lsn) - 1
+        for span in ordered[max(start, 0) :]:
+            with closing(self._storage.open(span.path)) as file:
+                for offset, size, end_lsn in _entries(file, span):
+                    if end_lsn > lsn:
+                        yield self._opened(file, span, offset, size)
+
+    def _start_lsn(self, span: Span) -> int:
+        with closing(self._storage.open(span.path)) as file:
+            _, start_lsn, _ = _header(file, span, SEGMENT_HEADER_BYTES)
+        return start_lsn
+
+    def _opened(self, file: File, span: Span, offset: int, size: int) -> OpenedFrame:
+        try:
+            return self._opener.open(Frame.parse(file.pread(size, offset)))
+        except DamageError as error:
+            raise DamageError(f"{span.path} at offset {offset}: {error.message}") from error
+
+
+def _entries(file: File, span: Span) -> Iterator[tuple[int, int, int]]:
+    """(offset in the file, bytes, end LSN) of each frame."""
+    offset, end = SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES + span.size_bytes
+    while offset < end:
+        size, _, end_lsn = _header(file, span, offset)
+        yield offset + ENTRY_HEADER_BYTES, size, end_lsn
+        offset += ENTRY_HEADER_BYTES + size
+
+
+def _header(file: File, span: Span, offset: int) -> tuple[int, int, int]:
+    """(bytes of the frame, start LSN, end LSN) of the entry there."""
+    data = file.pread(ENTRY_HEADER_BYTES, offset)
+    if len(data) == ENTRY_HEADER_BYTES:
+        magic, size, start_lsn, end_lsn, *_ = HEADER.unpack(data)
+        if magic == MAGIC and 0 < size <= FRAME_LIMIT_BYTES and start_lsn < end_lsn:
+            return size, start_lsn, end_lsn
+    raise DamageError(f"{span.path} at offset {offset}: no frame lies there")
+
+
+def _age(kept: _Kept) -> tuple[int, int, int]:
+    return kept.left_ns, kept.stream.ordinal, kept.span.first

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The group's disks just behind a single write: a point's view with some writes laid over it.
+
+Reads as a PointView does, from any thread, several at a time: the overlay never changes.
+"""
+
+from __future__ import annotations
+
+from receiver.fine_overlay import FineOverlay
+from receiver.point_view import PointView
+from receiver.values import Point
+
+
+class FineView:
+    """See the head of this file. Owns `base`."""
+
+    def __init__(self, base: PointView, overlay: FineOverlay) -> None:
+        self._base = base
+        self._overlay = overlay
+
+    @property
+    def point(self) -> Point:
+        """The one that the writes lie behind."""
+        return self._base.point
+
+    @property
+    def domains(self) -> dict[str, str]:
+        return self._base.domains
+
+    @property
+    def disks(self) -> list[tuple[str, int]]:
+        return self._base.disks
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._base.memory_bytes
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """See PointView."""
+        content = self._base.read(name, offset, length)
+        pieces = self._overlay.within(name, offset, offset + length)
+        if not pieces:
+            return content
+        laid = bytearray(content)
+        for piece in pieces:
+            at = piece.offset - offset
+            laid[at : at + piece.length] = (
+                bytes(piece.length) if piece.content is None else piece.content
+            )
+        return bytes(laid)
+
+    def close(self) -> None:
+        """See PointView."""
+        self._base.close()
+
+
+GroupView = PointView | FineView
