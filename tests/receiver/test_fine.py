@@ -317,14 +317,14 @@ def test_an_overlay_is_the_last_write_of_each_byte(
     for number, (offset, length, value) in enumerate(writes, 1):
         plain[offset : offset + length] = [value or 0] * length
         data = None if value is None else bytes([value]) * length
-        found.append(FineWrite(number, 0, "a", offset, length, 0, data))
+        found.append(FineWrite(number, 0, "a", offset, length, 0, shown))
     overlay = FineOverlay(found)
     laid: list[int | None] = [None] * 80
     for piece in overlay.within("a", start, end):
-        data = bytes(piece.length) if piece.content is None else piece.content
+        shown = bytes(piece.length) if piece.content is None else piece.content
         assert start <= piece.offset < piece.offset + piece.length <= end
-        assert len(data) == piece.length
+        assert len(shown) == piece.length
         assert laid[piece.offset : piece.offset + piece.length] == [None] * piece.length
-        laid[piece.offset : piece.offset + piece.length] = list(data)
+        laid[piece.offset : piece.offset + piece.length] = list(shown)
     assert laid == [each if start <= at < end else None for at, each in enumerate(plain)]
     assert overlay.within("b", start, end) == []
