@@ -317,7 +317,7 @@ def test_an_overlay_is_the_last_write_of_each_byte(
     for number, (offset, length, value) in enumerate(writes, 1):
         plain[offset : offset + length] = [value or 0] * length
         data = None if value is None else bytes([value]) * length
-        found.append(FineWrite(number, 0, "a", offset, length, 0, shown))
+        found.append(FineWrite(number, 0, "a", offset, length, 0, data))
     overlay = FineOverlay(found)
     laid: list[int | None] = [None] * 80
     for piece in overlay.within("a", start, end):
