@@ -19,8 +19,9 @@ def report(error: ReplicatorError) -> int:
 
 
 def mishap(error: OSError) -> ReplicatorError:
-    """The sentence for an operating system's refusal that concerns a named file."""
-    text = f"{error.filename}: {os.strerror(error.errno) if error.errno else error}"
+    """The sentence for an operating system's refusal; a write to a pipe or stdout names no file."""
+    where = "a write failed" if error.filename is None else error.filename
+    text = f"{where}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(text)
     return ReplicatorError(text)

@@ -8,6 +8,7 @@ ends us quietly with 1.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from replicator.cli import audit, history, journal, local, orders, scrub, view
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
+FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # stdout has no file name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,6 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; its exit code."""
     try:
         outcome = replicator.main(list(arguments), "replicator", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the whole help
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
     except click.ClickException as error:
         return report(_usage(error))
     except ReplicatorError as error:
@@ -60,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FAILED_WRITES:
             raise
         return report(mishap(error))
     return outcome if isinstance(outcome, int) else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from replicator.config.checks import Fault
 from replicator.config.values import PARSERS, describe, parse_path
 
 CONFIG_BYTES_MAX = 1 << 20
+DIGITS_MAX = sys.int_info.default_max_str_digits
 NEWLINE = b"\n"
 
 Document = dict[str, Any]
@@ -59,6 +61,8 @@ def read_document(file: Path) -> Document:
         raise ConfigError(file, "", _syntax(str(error), content)) from None
     except RecursionError:
         raise ConfigError(file, "", "is nested too deeply") from None
+    except ValueError:  # Python converts no longer ones, and tomllib does not look
+        raise ConfigError(file, "", f"a number has over {DIGITS_MAX} digits") from None
 
 
 def decode(file: Path, document: Document, kind: type[T]) -> T:

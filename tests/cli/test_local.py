@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,16 @@ def test_the_command_itself_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("replicator, version ")
     assert run([]) == 2
+    assert capsys.readouterr().err.startswith("Usage: replicator ")
+
+
+def test_a_full_disk_under_stdout_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        code = run(["config", "check", str(ROOT / "deploy/agent.toml")])
+        with suppress(OSError):
+            full.close()
+    assert code == 15
+    assert "error: a write failed: No space left on device\n" in capsys.readouterr().err

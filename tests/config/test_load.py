@@ -144,6 +144,12 @@ def test_a_mistake_gets_its_place_and_its_sentence(case: dict[str, Any], tmp_pat
         assert error.hint == case["hint"]
 
 
+def test_an_endless_number_is_a_sentence(tmp_path: Path) -> None:
+    file = write(tmp_path, "size = " + "9" * 5000)
+    with pytest.raises(ConfigError, match=r": a number has over 4300 digits$"):
+        load_any(file)
+
+
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_agent(tmp_path / "none.toml")
