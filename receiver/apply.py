@@ -87,6 +87,7 @@ class Applier:
     ) -> None:
         self.applied = GroupState()
         self.applied_batches = 0
+        self.rewritten_bytes = 0
         self._history = history
         self._replica = replica
         self._inbox = inbox
@@ -393,6 +394,7 @@ class Applier:
             write(self._replica.file(change.name), change.writes)
         self._replica.sync(change.name for change in pending.changes)
         pending.written = True
+        self.rewritten_bytes += sum(change.changed_bytes for change in pending.changes)
         if write is write_again:
             for change in pending.changes:
                 punch_zeroes(self._replica.file(change.name), change.writes)

@@ -23,6 +23,7 @@ from receiver.describe import group_status, point_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
+from receiver.history.images import BLOCK_BYTES
 from receiver.values import Point as CorePoint
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -118,6 +119,8 @@ class ReceiverService:
             changed_bytes=plan.changed_bytes,
             disks=plan.disks,
             points_after=plan.points_after,
+            changed_blocks=plan.changed_bytes // BLOCK_BYTES,
+            expected_seconds=plan.changed_bytes / worker.rewrite_rate,
         )
         return Chosen(choice=choice, result=result)
 
@@ -139,10 +142,12 @@ class ReceiverService:
     async def close_view(self, view_id: str) -> None:
         await self._views.close(view_id)
 
-    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]:
+    async def rollback(
+        self, group: str, to: str, report: Report, *, force_detach: bool = False
+    ) -> Chosen[RollbackResult]:
         worker = self._worker(group)
         self._choose(worker, to)  # that a point is unknown is said before who feeds the group
-        with worker.seat.kept_empty_for("rollback"):
+        async with worker.seat.kept_empty_for("rollback", detach=force_detach):
             choice, point = self._choose(worker, to)
             done = await worker.rollback(point, report)
         result = RollbackResult(**_fields(point_of(done.point)), before=point_of(done.before))

@@ -348,6 +348,11 @@ class GroupReplica:
         return self._history.used_bytes
 
     @property
+    def rewritten_bytes(self) -> int:
+        """Of the replica, since this process started."""
+        return self._applier.rewritten_bytes
+
+    @property
     def compacted_bytes(self) -> int:
         """Read by compactions that ended, since this process started."""
         return self._reclaim.compacted_bytes

@@ -6,7 +6,8 @@ replaces its own session: the old one is fenced, and has let go of the group, be
 is answered. Another agent is refused while a session lives, however it got the right to feed.
 
 Rollback needs the seat to be empty, and keeps it so until it has closed the stream: an agent that
-says hello meanwhile is told to try again.
+says hello meanwhile is told to try again. Whoever sits there is asked to leave only by a person's
+express order (`detach`); then too it has let go of the group before anything is done.
 
 Concurrency: one event loop. Hellos of one group are answered one after another.
 """
@@ -14,11 +15,11 @@ Concurrency: one event loop. Hellos of one group are answered one after another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
-from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
+from replicator.base.errors import FencedError, OwnedError, ReplicatorError, UnreachableError
 
 
 class Sitter(Protocol):
@@ -66,18 +67,30 @@ class Seat:
             if self._sitter is sitter:
                 self._sitter = None
 
-    @contextmanager
-    def kept_empty_for(self, order: str) -> Iterator[None]:
-        """Nobody sits down for the length of the block. Raises OwnedError where somebody sits."""
-        if self._sitter is not None:
+    @asynccontextmanager
+    async def kept_empty_for(self, order: str, *, detach: bool = False) -> AsyncIterator[None]:
+        """Nobody sits down for the length of the block. Raises OwnedError where somebody sits,
+        unless it is to be detached."""
+        old = self._sitter
+        if old is not None and not detach:
             raise OwnedError(
-                f"group {self._group!r} is being fed by {self._sitter.peer}: no {order} now",
-                hint="stop the source first (shut the VM down, stop the agent), then try again",
+                f"group {self._group!r} is being fed by {old.peer}: no {order} now",
+                hint="stop the source first (shut the VM down, stop the agent), then try again;"
+                " --force-detach ends its connection, and it has to sync anew",
             )
         if self._kept_for:
             raise OwnedError(f"a {self._kept_for} of group {self._group!r} is under way already")
         self._kept_for = order
         try:
+            if old is not None:
+                self.fenced += 1
+                old.close(
+                    FencedError(
+                        f"group {self._group!r} was detached for a {order}",
+                        hint="the stream is closed for ever: a sync follows when it is taken again",
+                    )
+                )
+                await old.fence()
             yield
         finally:
             self._kept_for = ""

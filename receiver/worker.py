@@ -41,6 +41,7 @@ from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
 from receiver.restore import restore_view
+from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
@@ -107,6 +108,7 @@ class GroupWorker:
         self._intake = Lane(f"{self.name}.intake")
         self._apply = Lane(f"{self.name}.apply")
         self._upkeep = Pacing()
+        self._rewrites = RewriteRate()
         self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
         self.scrubbing = Scrubbing(
             self.name,
@@ -330,6 +332,11 @@ class GroupWorker:
             opening.add_done_callback(_close_unwanted)
             raise
 
+    @property
+    def rewrite_rate(self) -> float:
+        """Bytes of the replica that are overwritten in a second, each with its before-image."""
+        return self._rewrites.bytes_per_second
+
     async def _open_view(self, point: Point, writes: int) -> GroupView:
         if writes:
             return await self._apply.run(self._replica.fine_view, point.sequence, writes)
@@ -396,8 +403,10 @@ class GroupWorker:
         try:
             self._make_room()
             before = self._replica.applied_lsn
+            rewritten, began = self._replica.rewritten_bytes, time.monotonic()
             if not self._replica.apply_next():
                 return self._tidy() or IDLE_SECONDS
+            self._rewrites.note(self._replica.rewritten_bytes - rewritten, time.monotonic() - began)
             self.figures.batches += 1
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
             self._tidy()

@@ -150,12 +150,19 @@ def points_list(invocation: Invocation, group: str, since: str | None, until: st
 @click.option("--to", "to", metavar="POINT", required=True, help="As --at of view open.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--force-detach",
+    is_flag=True,
+    help="Also while a source is connected: end its connection; it has to sync anew.",
+)
 @takes_json
-def rollback(invocation: Invocation, group: str, to: str, *, dry_run: bool, yes: bool) -> None:
+def rollback(
+    invocation: Invocation, group: str, to: str, *, dry_run: bool, yes: bool, force_detach: bool
+) -> None:
     """Take the replica of GROUP back to POINT (receiver).
 
-    Refused while a source is connected. The state before is kept as a point of its own: a
-    rollback to that one is the undo.
+    Refused while a source is connected, unless --force-detach is given. The state before is kept
+    as a point of its own: a rollback to that one is the undo.
     """
     if dry_run:
         _show_plan(invocation, group, to)
@@ -163,7 +170,9 @@ def rollback(invocation: Invocation, group: str, to: str, *, dry_run: bool, yes:
     if not yes:
         to = _confirmed(invocation, group, to)
     with progress_bar() as on_progress:
-        done = invocation.client("receiver").rollback(group, to, on_progress)
+        done = invocation.client("receiver").rollback(
+            group, to, on_progress, force_detach=force_detach
+        )
     if yes:
         print_choice(done.choice, is_json=invocation.is_json)
     if invocation.is_json:
@@ -200,7 +209,9 @@ def _confirmed(invocation: Invocation, group: str, to: str) -> str:
 
 def _describe_plan(group: str, plan: RollbackPlan) -> str:
     return (
-        f"a rollback of group {group} changes {format_size(plan.changed_bytes)} on "
+        f"a rollback of group {group} changes {format_size(plan.changed_bytes)}"
+        f" ({plan.changed_blocks} blocks, about"
+        f" {format_duration(round(plan.expected_seconds * 1e9))}) on "
         f"{', '.join(plan.disks)}; newer points ({plan.points_after}) stay reachable"
     )
 

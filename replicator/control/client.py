@@ -132,10 +132,15 @@ class ControlClient:
         return self._order("POST", target, Chosen[RollbackPlan], request)
 
     def rollback(
-        self, group: str, to: str, on_progress: OnProgress = ignore_progress
+        self,
+        group: str,
+        to: str,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        force_detach: bool = False,
     ) -> Chosen[RollbackResult]:
         target = _target(endpoints.ROLLBACK, group=group)
-        request = RollbackRequest(to=to)
+        request = RollbackRequest(to=to, force_detach=force_detach)
         return self._order("POST", target, Chosen[RollbackResult], request, on_progress)
 
     def restore(

@@ -140,7 +140,9 @@ async def _rollback(
     group, request = call.group(), call.request(RollbackRequest)
     if request.dry_run:
         return await receiver.plan_rollback(group, request.to)
-    return await receiver.rollback(group, request.to, call.report)
+    return await receiver.rollback(
+        group, request.to, call.report, force_detach=request.force_detach
+    )
 
 
 async def _restore(receiver: ReceiverControl, call: Call) -> object:

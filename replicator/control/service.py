@@ -80,7 +80,11 @@ class ReceiverControl(Protocol):
         """What `rollback` would do now. Changes nothing."""
         ...
 
-    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]: ...
+    async def rollback(
+        self, group: str, to: str, report: Report, *, force_detach: bool = False
+    ) -> Chosen[RollbackResult]:
+        """Refused while a source feeds the group, unless that is to be detached."""
+        ...
 
     async def restore(
         self, group: str, request: RestoreRequest, report: Report

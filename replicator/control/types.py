@@ -97,6 +97,10 @@ class RollbackPlan(Point, frozen=True, kw_only=True):
     """The disks that would be touched: those of the point."""
     points_after: int
     """Points newer than this one. They stay reachable."""
+    changed_blocks: int
+    """The same in blocks of 4 KiB."""
+    expected_seconds: float
+    """From the rate of recent batches, or an assumed one before there were any."""
 
 
 class RollbackResult(Point, frozen=True, kw_only=True):
@@ -301,8 +305,11 @@ class ViewRequest(Request, frozen=True, kw_only=True):
 
 
 class RollbackRequest(Request, frozen=True, kw_only=True):
+    """`force_detach`: also while a source feeds the group; its connection is ended."""
+
     to: str
     dry_run: bool = False
+    force_detach: bool = False
 
 
 class RestoreRequest(Request, frozen=True, kw_only=True):

@@ -176,6 +176,8 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         handshaking = self._protocol.in_handshake
         self._protocol.buffer_updated(nbytes)
+        if self._securing is not None:
+            return  # the first words behind TLS, before we were told that it is there
         if handshaking:
             self._flush()
             if self._protocol.state is State.SECURING:
@@ -183,8 +185,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()  # the next byte is TLS's
                 self._securing = self._loop.create_task(self._secure())
                 return
-            if not self._protocol.in_handshake:
-                self._leave_handshake()
+            self._haggled()
         self._pump()
 
     def eof_received(self) -> bool:
@@ -220,6 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._tls is not None
         assert self._transport is not None
         plain = self._transport
+        self._protocol.secured()  # from here on, whatever is handed to us has come through TLS
         try:
             transport = await self._loop.start_tls(plain, self, self._tls, server_side=True)
         except (OSError, asyncio.CancelledError) as error:
@@ -233,7 +235,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._transport = transport
         transport.set_write_buffer_limits(high=UNSENT_HIGH_BYTES)
-        self._protocol.secured()
+        self._flush()
+        self._haggled()
+        self._pump()
+
+    def _haggled(self) -> None:
+        """After each step of the handshake: was it the last?"""
+        if not self._protocol.in_handshake:
+            self._leave_handshake()
 
     def _leave_handshake(self) -> None:
         self._handshake_done(self)
@@ -309,6 +318,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
     def _flush(self) -> None:
+        if self._securing is not None:
+            return  # nothing is said in the clear any more
         data = self._protocol.data_to_send()
         if not data or self._transport is None or self._transport.is_closing():
             return

@@ -448,7 +448,10 @@ def test_a_person_confirms_exactly_the_point_that_was_shown(sockets: dict[str, A
     code, text = on_terminal("y\n", *arguments)
     assert code == 0
     assert "'latest' is point #2" in text
-    assert "changes 3 MiB on web-vda; newer points (1) stay reachable" in text
+    assert (
+        "changes 3 MiB (768 blocks, about 1.5 s) on web-vda; newer points (1) stay reachable"
+        in text
+    )
     assert sockets["receiver_orders"][-1] == ("rollback", "web", "#2")
 
 

@@ -234,11 +234,17 @@ class CannedReceiver:
             changed_bytes=3 << 20,
             disks=["web-vda"],
             points_after=1,
+            changed_blocks=768,
+            expected_seconds=1.5,
         )
         return Chosen(choice=choice, result=plan)
 
-    async def rollback(self, group: str, to: str, report: Report) -> Chosen[RollbackResult]:
+    async def rollback(
+        self, group: str, to: str, report: Report, *, force_detach: bool = False
+    ) -> Chosen[RollbackResult]:
         known(group)
+        if to == "connected" and force_detach:
+            to = "latest"
         if to == "connected":
             raise OwnedError("agent kvm1 feeds group web", hint="stop it first")
         choice = choose(to)

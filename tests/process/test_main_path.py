@@ -118,6 +118,33 @@ async def test_after_a_rollback_the_source_must_resync(make_site: MakeSite) -> N
     await source.disconnect()
 
 
+async def test_a_live_source_that_is_detached_for_a_rollback_has_to_sync(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    site.start("receiver", "splitter", "agent")
+    await protected(site)
+    source = source_of(site)
+    await source.connect()
+    await source.write(40)
+    await mark(site, "good")
+    good = len(source.writes)
+    await source.write(30)
+    await asyncio.to_thread(site.receiver.rollback, "g", "good", force_detach=True)
+    await wait_until(lambda: group_at_agent(site).state in ("lost", "paused"), "lost is known")
+    assert site.replica("g", "a").read_bytes() == source.image(good)["a"]
+    await asyncio.to_thread(site.agent.resync, "g")
+    whole = source.image()["a"]
+    for offset in range(0, DISK_BYTES, 1 << 20):
+        await source.clients["a"].pwrite(whole[offset : offset + (1 << 20)], offset=offset)
+    await source.clients["a"].flush()
+    await protected(site)
+    await mark(site, "after")
+    assert await view_images(site, "after") == source.image()
+    assert await view_images(site, "good") == source.image(good)
+    await source.disconnect()
+
+
 async def test_restore_writes_images_and_an_open_view_survives_a_rollback(
     make_site: MakeSite, tmp_path: Path
 ) -> None:

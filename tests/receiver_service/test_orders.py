@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import pytest
 from receiver.audit.log import read_entries, verify_audit
 from receiver.service import Receiver
 from replicator.base.errors import (
+    FencedError,
     NoPointError,
     NotFoundError,
     OwnedError,
@@ -25,6 +27,7 @@ from replicator.base.errors import (
 from replicator.base.storage import SystemStorage
 from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
+from replicator.wire.messages import Ack
 from tests.receiver.source import noise
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent
@@ -205,6 +208,29 @@ async def test_a_rollback_is_refused_while_a_source_is_connected(
     assert len(await order(site.control.points, "web")) == len(source.cuts)
     assert site.replica("vda").read_bytes() == source.contents["vda"]
     await leave(agent, receiver)
+
+
+async def test_a_source_is_detached_on_express_order_and_what_it_sends_later_is_not_taken(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = story()
+    agent = await feed(site, source)
+    done = await order(partial(site.control.rollback, force_detach=True), "web", "good")
+    assert done.result.kind == "rollback"
+    for name, content in good(source).disks.items():
+        assert site.replica(name).read_bytes() == content
+    with pytest.raises(FencedError, match="detached for a rollback"):
+        await agent.expect(Ack, lambda _: False)
+    back = await site.agent()
+    welcome = await back.welcomed("web")
+    assert welcome.stream is None
+    assert welcome.generation == 2
+    with pytest.raises(FencedError, match="closed for ever"):
+        await back.open(source)
+    undone = await order(site.control.rollback, "web", f"#{done.result.before.sequence}")
+    assert undone.result.kind == "rollback"
+    for name in DISKS:
+        assert site.replica(name).read_bytes() == source.contents[name]
 
 
 async def test_rollback_and_its_undo_with_a_view_open_all_along(

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from receiver.seat import Seat
-from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
+from replicator.base.errors import FencedError, OwnedError, ReplicatorError, UnreachableError
 
 
 class Sitter:
@@ -19,12 +19,14 @@ class Sitter:
         self.peer = f"agent of {instance}"
         self.asked_to_end = asyncio.Event()
         self.may_end = asyncio.Event()
+        self.reason: ReplicatorError | None = None
 
     async def fence(self) -> None:
         self.asked_to_end.set()
         await self.may_end.wait()
 
     def close(self, reason: ReplicatorError) -> None:
+        self.reason = reason
         self.may_end.set()
 
 
@@ -67,13 +69,29 @@ async def test_another_agent_is_refused_while_a_session_lives() -> None:
 async def test_a_rollback_is_refused_only_while_somebody_sits() -> None:
     seat = Seat("web")
     async with seat.taken_by(Sitter("a")):
-        with pytest.raises(OwnedError, match="no rollback now"), seat.kept_empty_for("rollback"):
-            pytest.fail("rolled back under a live source")
-    with seat.kept_empty_for("rollback"):
+        with pytest.raises(OwnedError, match="no rollback now"):
+            async with seat.kept_empty_for("rollback"):
+                pytest.fail("rolled back under a live source")
+    async with seat.kept_empty_for("rollback"):
         with pytest.raises(UnreachableError, match="a rollback of group 'web' is under way"):
             async with seat.taken_by(Sitter("a")):
                 pytest.fail("fed during a rollback")
-        with pytest.raises(OwnedError), seat.kept_empty_for("rollback"):
-            pytest.fail("two rollbacks at once")
+        with pytest.raises(OwnedError):
+            async with seat.kept_empty_for("rollback"):
+                pytest.fail("two rollbacks at once")
     async with seat.taken_by(Sitter("a")):
         pass
+
+
+async def test_a_detached_source_has_let_go_before_the_rollback_begins() -> None:
+    seat, sitter, seated = Seat("web"), Sitter("a"), asyncio.Event()
+    sitting = asyncio.create_task(sit(seat, sitter, seated))
+    await seated.wait()
+    async with seat.kept_empty_for("rollback", detach=True):
+        assert isinstance(sitter.reason, FencedError)
+        assert sitter.asked_to_end.is_set()
+        await sitting
+        with pytest.raises(UnreachableError):
+            async with seat.taken_by(Sitter("a")):
+                pytest.fail("fed during a rollback")
+    assert seat.fenced == 1
