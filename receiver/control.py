@@ -10,34 +10,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from receiver import pointspec
 from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
+from receiver.choosing import Chooser
 from receiver.damage import describe
-from receiver.describe import group_status, point_of
+from receiver.describe import group_status, point_of, write_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
-from receiver.values import Point as CorePoint
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.errors import DamageError, NoPointError, NotFoundError, UsageError
+from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
     AuditRecord,
     AuditVerdict,
-    Choice,
     Chosen,
     DropRequest,
     DropResult,
@@ -45,6 +44,7 @@ from replicator.control.types import (
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
+    RollbackRequest,
     RollbackResult,
     ScrubReport,
     ScrubRequest,
@@ -53,6 +53,7 @@ from replicator.control.types import (
     UnlockResult,
     View,
     ViewRequest,
+    Write,
 )
 
 
@@ -72,6 +73,7 @@ class ReceiverService:
         self._views = views
         self._recorder = recorder
         self._clock = clock
+        self._chooser = Chooser(clock)
 
     # Looking.
 
@@ -87,11 +89,14 @@ class ReceiverService:
             audit_breaks=len(self._recorder.breaks),
         )
 
-    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+    async def points(
+        self, group: str, since: str | None, until: str | None, zone: str | None
+    ) -> list[Point]:
         worker = self._worker(group)
         found = worker.points()
-        since_ns = None if since is None else self._moment(since, found)
-        until_ns = None if until is None else self._moment(until, found)
+        moment = self._chooser.moment
+        since_ns = None if since is None else moment(since, zone, found)
+        until_ns = None if until is None else moment(until, zone, found)
         damage = worker.replica.damaged_points()
         return [
             point_of(point, describe(damage.get(point.sequence, ()), point))
@@ -100,29 +105,39 @@ class ReceiverService:
             and (until_ns is None or point.time_ns <= until_ns)
         ]
 
+    async def writes(
+        self, group: str, around: str, window_ns: int, limit: int, zone: str | None
+    ) -> list[Write]:
+        worker = self._worker(group)
+        moment_ns = await self._chooser.moment_of(worker, around, zone)
+        found = await worker.writes_around(moment_ns, window_ns, limit)
+        return [write_of(each) for each in found]
+
     async def views(self) -> list[View]:
         return self._views.listed()
 
     async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
-        since_ns = None if since is None else self._moment(since, [])
+        since_ns = None if since is None else self._chooser.moment(since, None, [])
         return await asyncio.to_thread(self._recorder.listed, since_ns, limit)
 
     async def verify_audit(self) -> AuditVerdict:
         return await asyncio.to_thread(self._recorder.verify, self._recorder.stretches())
 
-    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+    async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:
         worker = self._worker(group)
-        choice, point = self._choose(worker, to)
-        plan = await worker.plan_rollback(point)
+        chosen = await self._chooser.choose(worker, request.to, request.zone)
+        plan = await worker.plan_rollback(chosen.point, chosen.writes)
+        sitter = worker.seat.sitter
         result = RollbackPlan(
-            **_fields(choice.point),
+            **_fields(chosen.choice.point),
             changed_bytes=plan.changed_bytes,
             disks=plan.disks,
             points_after=plan.points_after,
             changed_blocks=plan.changed_bytes // BLOCK_BYTES,
             expected_seconds=plan.changed_bytes / worker.rewrite_rate,
+            fed_by=None if sitter is None else sitter.peer,
         )
-        return Chosen(choice=choice, result=result)
+        return Chosen(choice=chosen.choice, result=result)
 
     # Changing.
 
@@ -131,36 +146,40 @@ class ReceiverService:
         options = view_options(request)
         if options.listen is None:
             self._views.check_room(request.group)
-        choice, point = self._choose(worker, request.at)
-        shown = await worker.open_view(point, report)
+        chosen = await self._chooser.choose(worker, request.at, request.zone)
+        options = replace(options, writes=chosen.writes)
+        shown = await worker.open_view(chosen.point, report, chosen.writes)
         disks = [
             ViewDisk(name, size, _DiskOf(shown, name, worker.figures)) for name, size in shown.disks
         ]
-        view = await self._views.open(request.group, choice.point, disks, shown.close, options)
-        return Chosen(choice=choice, result=view)
+        view = await self._views.open(
+            request.group, chosen.choice.point, disks, shown.close, options
+        )
+        return Chosen(choice=chosen.choice, result=view)
 
     async def close_view(self, view_id: str) -> None:
         await self._views.close(view_id)
 
     async def rollback(
-        self, group: str, to: str, report: Report, *, force_detach: bool = False
+        self, group: str, request: RollbackRequest, report: Report
     ) -> Chosen[RollbackResult]:
         worker = self._worker(group)
-        self._choose(worker, to)  # that a point is unknown is said before who feeds the group
-        async with worker.seat.kept_empty_for("rollback", detach=force_detach):
-            choice, point = self._choose(worker, to)
-            done = await worker.rollback(point, report)
+        # that a point is unknown is said before who feeds the group
+        await self._chooser.choose(worker, request.to, request.zone)
+        async with worker.seat.kept_empty_for("rollback", detach=request.force_detach):
+            chosen = await self._chooser.choose(worker, request.to, request.zone)
+            done = await worker.rollback(chosen.point, report, chosen.writes)
         result = RollbackResult(**_fields(point_of(done.point)), before=point_of(done.before))
-        return Chosen(choice=choice, result=result)
+        return Chosen(choice=chosen.choice, result=result)
 
     async def restore(
         self, group: str, request: RestoreRequest, report: Report
     ) -> Chosen[RestoreResult]:
         worker = self._worker(group)
-        choice, point = self._choose(worker, request.at)
-        files = await worker.restore(point, Path(request.to), report)
-        result = RestoreResult(point=choice.point, files=[str(path) for path in files])
-        return Chosen(choice=choice, result=result)
+        chosen = await self._chooser.choose(worker, request.at, request.zone)
+        files = await worker.restore(chosen.point, Path(request.to), report, chosen.writes)
+        result = RestoreResult(point=chosen.choice.point, files=[str(path) for path in files])
+        return Chosen(choice=chosen.choice, result=result)
 
     async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
         worker = self._worker(group)
@@ -178,7 +197,7 @@ class ReceiverService:
         if not request.points and request.older_than is None:
             raise UsageError("says neither which points nor how old", hint="name points, or an age")
         order = DropOrder(
-            frozenset(self._choose(worker, text)[1].sequence for text in request.points),
+            frozenset(self._chooser.point(worker, text).sequence for text in request.points),
             None if request.older_than is None else _duration_ns(request.older_than),
             reason,
         )
@@ -219,21 +238,6 @@ class ReceiverService:
                 f"this receiver has no group {group!r}", hint="`replicator status` lists its groups"
             )
         return worker
-
-    def _choose(self, worker: GroupWorker, text: str) -> tuple[Choice, CorePoint]:
-        chosen = pointspec.find(text, self._clock.utc_ns(), None, worker.points())
-        if chosen.writes:
-            raise NoPointError(f"group {worker.name!r} keeps no single writes")
-        distance = None if chosen.distance_ns is None else chosen.distance_ns / NS_PER_S
-        choice = Choice(asked=text, point=point_of(chosen.point), distance_seconds=distance)
-        return choice, chosen.point
-
-    def _moment(self, text: str, points: list[CorePoint]) -> int:
-        """A time, or that of the point which the text names."""
-        spec = pointspec.parse(text, self._clock.utc_ns())
-        if spec.time_ns is not None:
-            return spec.time_ns
-        return pointspec.resolve(spec, points).point.time_ns
 
 
 class _DiskOf:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from receiver.fine_history import PointWrite
 from receiver.group_status import GroupFacts, GroupState, rpo_seconds, state_of
 from receiver.metrics import GroupSnapshot
 from receiver.values import Point as CorePoint
 from receiver.worker import GroupWorker
 from replicator.base.clock import NS_PER_S, rfc3339
-from replicator.control.types import DiskStatus, GroupStatus, Point
+from replicator.control.types import DiskStatus, GroupStatus, Point, Write
 
 
 def point_of(point: CorePoint, damage: str = "") -> Point:
@@ -23,6 +24,18 @@ def point_of(point: CorePoint, damage: str = "") -> Point:
         label=point.label,
         damaged=bool(damage),
         damage=damage,
+    )
+
+
+def write_of(found: PointWrite) -> Write:
+    write = found.write
+    return Write(
+        point=f"#{found.point.sequence}+{write.number}w",
+        time=rfc3339(write.time_ns),
+        disk=write.disk,
+        offset=write.offset,
+        length=write.length,
+        kind="zero" if write.content is None else "write",
     )
 
 
@@ -49,6 +62,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
     replica, facts = worker.replica, worker.facts()
     newest = replica.newest_point
     points, kept = replica.points(), replica.history_facts(worker.policy, now_ns)
+    fine = replica.fine.log
     has_stream = facts.stream is not None
     return GroupStatus(
         name=worker.name,
@@ -65,6 +79,8 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         peer=peer,
         lag_bytes=replica.unapplied_bytes,
         history_bytes=replica.history_bytes,
+        fine_bytes=fine.used_bytes,
+        fine_since=None if fine.oldest_ns is None else rfc3339(fine.oldest_ns),
         oldest_point=point_of(points[0]) if points else None,
         window_seconds=_seconds(kept.window_ns),
         window_wanted_seconds=_seconds(kept.wanted_ns),
@@ -114,6 +130,7 @@ def group_snapshot(
         newest_point_ns=points[-1].time_ns if points else None,
         history_bytes=replica.history_bytes,
         inbox_bytes=replica.inbox_bytes,
+        fine_bytes=replica.fine.log.used_bytes,
         window_seconds=_seconds(kept.window_ns),
         window_wanted_seconds=_seconds(kept.wanted_ns),
         is_window_short=kept.is_short,

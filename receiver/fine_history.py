@@ -52,13 +52,12 @@ class FineHistory:
 
     # -- how much is kept
 
-    def make_room(self, policy: HistoryPolicy, used_bytes: int, now_ns: int) -> None:
-        """Lets go what is too old, and of the rest, oldest first, what the budget has no room for:
-        of all that is kept this is needed least. Raises OSError."""
+    def make_room(self, policy: HistoryPolicy, others_bytes: int, now_ns: int) -> None:
+        """Lets go what is too old, and of the rest, oldest first, what the budget has no room for
+        beside the others: of all that is kept this is needed least. Raises OSError."""
         self.log.keep_ns = policy.fine_ns
-        before = self.log.used_bytes
         self.log.expire(now_ns)
-        over = used_bytes - (before - self.log.used_bytes) - policy.max_bytes
+        over = others_bytes + self.log.used_bytes - policy.max_bytes
         if over > 0:
             self.shrink(over)
 
@@ -73,6 +72,9 @@ class FineHistory:
     def overlay(self, point: Point, writes: int) -> FineOverlay:
         """The first so many writes behind the point. Raises NoPointError where they cannot be had,
         DamageError, OSError."""
+        return FineOverlay(self._first(point, writes))
+
+    def _first(self, point: Point, writes: int) -> list[FineWrite]:
         found: list[FineWrite] = []
         for each in self._behind(point):
             if isinstance(each, WritesEnd):
@@ -83,8 +85,12 @@ class FineHistory:
                 )
             found.append(each)
             if each.number == writes:
-                return FineOverlay(found)
+                return found
         raise AssertionError("a walk ends with a WritesEnd")
+
+    def write(self, point: Point, number: int) -> FineWrite:
+        """That write. Raises as `overlay` does."""
+        return self._first(point, number)[-1]
 
     def last_write(self, point: Point, until_ns: int) -> tuple[FineWrite | None, str]:
         """The last of the writes behind the point before the first that is younger, as far as they

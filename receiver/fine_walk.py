@@ -76,7 +76,7 @@ def walk(
                 if lsn + record.size == point.lsn and record.type == RecordType.CUT:
                     names = {m.disk: m.name for m in decode_body(Cut, record, lsn).members}
                 continue
-            if next_point is not None and lsn >= next_point.lsn:
+            if next_point is not None and lsn + record.size >= next_point.lsn:
                 yield WritesEnd(
                     count, f"those that follow lie behind {next_point}", is_natural=True
                 )

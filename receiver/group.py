@@ -187,7 +187,12 @@ class GroupReplica:
             name,
             self._applier,
             self._history,
-            Retention(self._reclaim, self._history, self._points, lambda: self.inbox_bytes),
+            Retention(
+                self._reclaim,
+                self._history,
+                self._points,
+                lambda: self.inbox_bytes + self.fine.log.used_bytes,
+            ),
             self._telling,
             catalog,
             self._current_pins,
@@ -359,8 +364,7 @@ class GroupReplica:
 
     @property
     def inbox_bytes(self) -> int:
-        """With the frames that are kept though they are applied."""
-        return self._inbox.used_bytes + self.fine.log.used_bytes
+        return self._inbox.used_bytes
 
     def _tell_shrunk(self, freed_bytes: int, oldest_ns: int | None) -> None:
         self._telling.event("fine_history.shrunk", freed_bytes=freed_bytes, oldest_ns=oldest_ns)
@@ -568,8 +572,8 @@ class GroupReplica:
     def retain(self, policy: HistoryPolicy) -> Retained:
         """See Keeping."""
         if not self._applier.is_rolling_back:  # it may need the frames until it is done
-            used_bytes = self._history.used_bytes + self.inbox_bytes
-            self.fine.make_room(policy, used_bytes, self._clock.utc_ns())
+            others_bytes = self._history.used_bytes + self.inbox_bytes
+            self.fine.make_room(policy, others_bytes, self._clock.utc_ns())
         return self._keeping.keep(policy)
 
     @property

@@ -45,6 +45,7 @@ class GroupSnapshot:
     newest_point_ns: int | None = None
     history_bytes: int | None = None
     inbox_bytes: int | None = None
+    fine_bytes: int | None = None
     is_paused: bool = False
     window_seconds: float | None = None
     window_wanted_seconds: float | None = None
@@ -194,6 +195,11 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ),
     ("replicator_journal_bytes", "Size of the history.", lambda g: g.history_bytes),
     ("replicator_inbox_bytes", "Size of the inbox.", lambda g: g.inbox_bytes),
+    (
+        "replicator_fine_history_bytes",
+        "Frames kept for single writes as points.",
+        lambda group: group.fine_bytes,
+    ),
     (
         "replicator_scrub_last_success_timestamp_seconds",
         "When the last scrub ended that left nothing bad.",

@@ -83,17 +83,24 @@ class Seat:
         self._kept_for = order
         try:
             if old is not None:
-                self.fenced += 1
-                old.close(
-                    FencedError(
-                        f"group {self._group!r} was detached for a {order}",
-                        hint="the stream is closed for ever: a sync follows when it is taken again",
-                    )
-                )
-                await old.fence()
+                async with self._one_hello:  # one that is being answered may sit down yet
+                    await self._detach(order)
             yield
         finally:
             self._kept_for = ""
+
+    async def _detach(self, order: str) -> None:
+        old = self._sitter
+        if old is None:
+            return
+        self.fenced += 1
+        old.close(
+            FencedError(
+                f"group {self._group!r} was detached for a {order}",
+                hint="the stream is closed for ever: a sync follows when it is taken again",
+            )
+        )
+        await old.fence()
 
     async def _make_free_for(self, sitter: Sitter) -> None:
         if self._kept_for:

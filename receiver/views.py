@@ -76,6 +76,8 @@ class ViewOptions:
     lifetime_seconds: float | None = None
     listen: Address | None = None
     is_plain: bool = False
+    writes: int = 0
+    """That many behind the point are shown with it."""
 
     def check(self) -> None:
         """Raises UsageError for what is never served."""
@@ -205,6 +207,7 @@ class Views:
             opened=rfc3339(opened_ns),
             expires=_expiry(opened_ns, options.lifetime_seconds),
             overlay_bytes=0 if options.writable else None,
+            writes=options.writes,
         )
         found = OpenView(
             view, server, list(exports.values()), overlays, budget, folder, release, opened_ns

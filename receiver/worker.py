@@ -34,8 +34,11 @@ from receiver.change import Change
 from receiver.digest_stream import SyncStart
 from receiver.dropping import DropOrder
 from receiver.figures import GroupFigures
+from receiver.fine_history import PointWrite
 from receiver.fine_view import GroupView
+from receiver.fine_walk import FineWrite
 from receiver.group import GroupReplica
+from receiver.history.images import BLOCK_BYTES
 from receiver.lane import Lane
 from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
@@ -337,6 +340,24 @@ class GroupWorker:
         """Bytes of the replica that are overwritten in a second, each with its before-image."""
         return self._rewrites.bytes_per_second
 
+    async def last_write(self, point: Point, until_ns: int) -> tuple[FineWrite | None, str]:
+        """See FineHistory."""
+        self.check_recovered()
+        with _mishaps():
+            return await self._apply.run(self._replica.fine.last_write, point, until_ns)
+
+    async def write_at(self, point: Point, number: int) -> FineWrite:
+        """See FineHistory."""
+        self.check_recovered()
+        with _mishaps():
+            return await self._apply.run(self._replica.fine.write, point, number)
+
+    async def writes_around(self, moment_ns: int, window_ns: int, limit: int) -> list[PointWrite]:
+        """See FineHistory."""
+        self.check_recovered()
+        with _mishaps():
+            return await self._apply.run(self._replica.fine.around, moment_ns, window_ns, limit)
+
     async def _open_view(self, point: Point, writes: int) -> GroupView:
         if writes:
             return await self._apply.run(self._replica.fine_view, point.sequence, writes)
@@ -351,7 +372,7 @@ class GroupWorker:
         """The caller keeps the seat empty. What a shutdown or a crash interrupts is gone on with
         at the next start; what a full disk interrupts, by the pump."""
         self.check_alive()
-        progress = _progress(report, f"rolling {self.name} back to {point}")
+        progress = _progress(report, f"rolling {self.name} back to {point}", BLOCK_BYTES)
         try:
             with _mishaps():
                 order = partial(self._replica.rollback, point.sequence, progress, writes=writes)
@@ -459,8 +480,9 @@ def _sync_start(sync: SyncNotice) -> SyncStart:
     return SyncStart(sync.disk, sync.sync_lsn, sync.size_bytes, sync.begun_lsn)
 
 
-def _progress(report: Report, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: report(Progress(done=done, total=total, what=what))
+def _progress(report: Report, what: str, unit: int = 1) -> Callable[[int, int], None]:
+    """In bytes; it is told units of that many."""
+    return lambda done, total: report(Progress(done=done * unit, total=total * unit, what=what))
 
 
 def _close_unwanted(opening: asyncio.Future[GroupView]) -> None:

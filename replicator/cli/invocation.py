@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from replicator.cli.zone import local_zone
+
 if TYPE_CHECKING:
     from replicator.control.client import ControlClient
 
@@ -27,7 +29,8 @@ class Invocation:
         """The daemon that was named, or this machine's `role` at its default socket."""
         from replicator.control.client import ControlClient
 
-        return ControlClient(Path(self.socket) if self.socket else default_socket(role))
+        path = Path(self.socket) if self.socket else default_socket(role)
+        return ControlClient(path, zone=local_zone())
 
 
 def default_socket(role: Role) -> Path:

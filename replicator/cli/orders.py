@@ -34,7 +34,7 @@ from replicator.cli.output import (
 from replicator.cli.window import describe_history
 
 if TYPE_CHECKING:
-    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status
+    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status, Write
 
 STATUS_POLL_SECONDS = 0.05
 
@@ -43,7 +43,7 @@ point_option = click.option(
     "at",
     metavar="POINT",
     required=True,
-    help='latest, "#12", a label, an RFC 3339 time, or "10m ago".',
+    help='latest, "#12", "#12+3w", a label, "2026-03-01 14:00", "yesterday 14:00", or "10m ago".',
 )
 
 
@@ -128,11 +128,31 @@ points.add_command(drop)
 
 @points.command("list")
 @click.argument("group")
-@click.option("--since", metavar="TIME", help='RFC 3339 time or "10m ago"; inclusive.')
+@click.option("--since", metavar="TIME", help='A time, or "10m ago"; inclusive.')
 @click.option("--until", metavar="TIME", help="As --since.")
+@click.option("--writes", "around", metavar="AROUND", help="Single writes around a time or POINT.")
+@click.option("--window", metavar="DURATION", help="How far around, on either side (2s).")
+@click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many writes (200).")
 @takes_json
-def points_list(invocation: Invocation, group: str, since: str | None, until: str | None) -> None:
-    """List the recovery points of GROUP, oldest first (receiver)."""
+def points_list(
+    invocation: Invocation,
+    group: str,
+    since: str | None,
+    until: str | None,
+    around: str | None,
+    window: str | None,
+    limit: int | None,
+) -> None:
+    """List the recovery points of GROUP, oldest first, or single writes (receiver)."""
+    if around is not None:
+        if since or until:
+            raise UsageError("--writes looks around a moment, not between --since and --until")
+        _print_writes(
+            invocation, group, invocation.client("receiver").writes(group, around, window, limit)
+        )
+        return
+    if window or limit:
+        raise UsageError("--window and --limit are for --writes")
     found = invocation.client("receiver").points(group, since, until)
     if invocation.is_json:
         print_json(found)
@@ -143,6 +163,18 @@ def points_list(invocation: Invocation, group: str, since: str | None, until: st
         )
     else:
         note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
+
+
+def _print_writes(invocation: Invocation, group: str, found: list[Write]) -> None:
+    if invocation.is_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("POINT", "TIME", "DISK", "OFFSET", "LENGTH", "KIND"),
+            [(w.point, w.time, w.disk, str(w.offset), str(w.length), w.kind) for w in found],
+        )
+    else:
+        note(f"group {group} has no single writes there")
 
 
 @click.command()
@@ -204,16 +236,20 @@ def _confirmed(invocation: Invocation, group: str, to: str) -> str:
     note(_describe_plan(group, plan.result))
     if not click.confirm("Roll back?", err=True):
         raise ReplicatorError("not confirmed; nothing was done")
-    return f"#{plan.choice.point.sequence}"
+    writes = plan.choice.writes
+    return f"#{plan.choice.point.sequence}" + (f"+{writes}w" if writes else "")
 
 
 def _describe_plan(group: str, plan: RollbackPlan) -> str:
-    return (
+    text = (
         f"a rollback of group {group} changes {format_size(plan.changed_bytes)}"
         f" ({plan.changed_blocks} blocks, about"
         f" {format_duration(round(plan.expected_seconds * 1e9))}) on "
         f"{', '.join(plan.disks)}; newer points ({plan.points_after}) stay reachable"
     )
+    if plan.fed_by is not None:
+        text += f"; {plan.fed_by} feeds it: that takes --force-detach, and the source must resync"
+    return text
 
 
 @click.command()

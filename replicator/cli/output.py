@@ -61,11 +61,18 @@ def note(text: str) -> None:
 
 def print_choice(choice: Choice, *, is_json: bool) -> None:
     """Which point a text named, and how far that is from what was asked."""
-    click.echo(f"{choice.asked!r} is {describe_choice(choice)}", err=is_json)
+    local = f" ({choice.local})" if choice.local is not None else ""
+    click.echo(f"{choice.asked!r}{local} is {describe_choice(choice)}", err=is_json)
+    if choice.notice:
+        note(choice.notice)
 
 
 def describe_choice(choice: Choice) -> str:
     distance = choice.distance_seconds
+    if choice.writes:
+        after = "" if not distance else f", {format_duration(round(distance * 1e9))} before that"
+        behind = f"write {choice.writes} of {choice.write_time} behind "
+        return behind + describe_point(choice.point) + after
     if distance is None:
         return describe_point(choice.point)
     if distance == 0:
@@ -92,14 +99,24 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield lambda _progress: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
+        TransferSpeedColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=None)

@@ -12,6 +12,7 @@ from replicator.base.units import format_size, parse_duration_ns, parse_size
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.orders import number_of, point_option
 from replicator.cli.output import NONE, note, print_choice, print_json, print_table, progress_bar
+from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from replicator.control.types import View
@@ -57,6 +58,7 @@ def view_open(
     request = ViewRequest(
         group=group,
         at=at,
+        zone=local_zone(),
         writable=writable,
         overlay_max_bytes=None if overlay_max is None else _size(overlay_max),
         lifetime_seconds=None if lifetime is None else _seconds(lifetime),
@@ -113,7 +115,7 @@ def _rows(opened: View) -> list[tuple[str, ...]]:
         (
             opened.id,
             opened.group,
-            number_of(point),
+            number_of(point) + (f"+{opened.writes}w" if opened.writes else ""),
             point.time,
             opened.opened,
             opened.expires or NONE,

@@ -25,6 +25,8 @@ def describe_history(group: GroupStatus) -> str:
         if group.forecast_seconds is not None:
             size += f", which holds {_duration(group.forecast_seconds)} at the present rate"
         parts.append(size)
+    if group.fine_bytes:
+        parts.append(f"single writes since {group.fine_since}, {format_size(group.fine_bytes)}")
     if group.locked_until is not None:
         parts.append(f"locked for {_duration(group.lock_seconds)}, until {group.locked_until}")
     return "; ".join(parts)

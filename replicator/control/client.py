@@ -47,6 +47,7 @@ from replicator.control.types import (
     UnlockResult,
     View,
     ViewRequest,
+    Write,
 )
 
 WAIT_SECONDS = 10.0  # for the daemon to listen
@@ -67,18 +68,36 @@ def ignore_progress(_progress: Progress) -> None:
 class ControlClient:
     """One daemon, by its socket. Every method is one order; see control/service.py."""
 
-    def __init__(self, path: Path, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self, path: Path, *, wait_seconds: float = WAIT_SECONDS, zone: str | None = None
+    ) -> None:
+        """`zone` is that of who types the texts that name a time: an IANA name, or an offset like
+        +01:00. Without one, such a text has to state its own."""
         self._path = path
         self._wait_seconds = wait_seconds
+        self.zone = zone
 
     def status(self) -> Status:
         return self._order("GET", endpoints.STATUS, Status)
 
     def points(self, group: str, since: str | None = None, until: str | None = None) -> list[Point]:
-        query = {"since": since, "until": until}
+        query = {"since": since, "until": until, "zone": self.zone}
         given = urlencode({key: text for key, text in query.items() if text is not None})
         target = _target(endpoints.POINTS, group=group) + (f"?{given}" if given else "")
         return self._order("GET", target, list[Point])
+
+    def writes(
+        self, group: str, around: str, window: str | None = None, limit: int | None = None
+    ) -> list[Write]:
+        query = {
+            "around": around,
+            "window": window,
+            "limit": None if limit is None else str(limit),
+            "zone": self.zone,
+        }
+        given = urlencode({key: text for key, text in query.items() if text is not None})
+        target = _target(endpoints.WRITES, group=group) + f"?{given}"
+        return self._order("GET", target, list[Write])
 
     def views(self) -> list[View]:
         return self._order("GET", endpoints.VIEWS, list[View])
@@ -97,7 +116,7 @@ class ControlClient:
         self, group: str, at: str, on_progress: OnProgress = ignore_progress
     ) -> Chosen[View]:
         """A read-only one, on a unix socket."""
-        return self.serve_view(ViewRequest(group=group, at=at), on_progress)
+        return self.serve_view(ViewRequest(group=group, at=at, zone=self.zone), on_progress)
 
     def serve_view(
         self, request: ViewRequest, on_progress: OnProgress = ignore_progress
@@ -127,7 +146,7 @@ class ControlClient:
         return self._order("POST", _target(endpoints.RESYNC, group=group), GroupStatus)
 
     def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
-        request = RollbackRequest(to=to, dry_run=True)
+        request = RollbackRequest(to=to, dry_run=True, zone=self.zone)
         target = _target(endpoints.ROLLBACK, group=group)
         return self._order("POST", target, Chosen[RollbackPlan], request)
 
@@ -140,13 +159,13 @@ class ControlClient:
         force_detach: bool = False,
     ) -> Chosen[RollbackResult]:
         target = _target(endpoints.ROLLBACK, group=group)
-        request = RollbackRequest(to=to, force_detach=force_detach)
+        request = RollbackRequest(to=to, force_detach=force_detach, zone=self.zone)
         return self._order("POST", target, Chosen[RollbackResult], request, on_progress)
 
     def restore(
         self, group: str, at: str, to: Path, on_progress: OnProgress = ignore_progress
     ) -> Chosen[RestoreResult]:
-        request = RestoreRequest(at=at, to=os.path.abspath(to))
+        request = RestoreRequest(at=at, to=os.path.abspath(to), zone=self.zone)
         target = _target(endpoints.RESTORE, group=group)
         return self._order("POST", target, Chosen[RestoreResult], request, on_progress)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.names import is_name
+from replicator.base.units import parse_duration_ns
 from replicator.control.service import AgentControl, ReceiverControl, Report
 from replicator.control.types import (
     Chosen,
@@ -31,6 +32,9 @@ from replicator.control.types import (
 
 AUDIT_LIMIT = 1000
 AUDIT_LIMIT_MAX = 10_000
+WRITES_WINDOW = "2s"
+WRITES_LIMIT = 200
+WRITES_LIMIT_MAX = 10_000
 
 S = TypeVar("S")
 R = TypeVar("R", bound=Request)
@@ -56,6 +60,13 @@ class Call:
             return msgspec.json.decode(self.body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"not the body of this order: {error}") from None
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A query parameter from 1 to `most`."""
+        text = self.query.get(name, str(default))
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= most):
+            raise UsageError(f"{name} is a number from 1 to {most}")
+        return int(text)
 
     def query_only(self, *known: str) -> None:
         if unknown := sorted(set(self.query) - set(known)):
@@ -100,8 +111,24 @@ async def _receiver_status(receiver: ReceiverControl, call: Call) -> object:
 
 
 async def _points(receiver: ReceiverControl, call: Call) -> object:
-    call.query_only("since", "until")
-    return await receiver.points(call.group(), call.query.get("since"), call.query.get("until"))
+    call.query_only("since", "until", "zone")
+    query = call.query
+    return await receiver.points(
+        call.group(), query.get("since"), query.get("until"), query.get("zone")
+    )
+
+
+async def _writes(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only("around", "window", "limit", "zone")
+    query = call.query
+    if "around" not in query:
+        raise UsageError("writes are listed around a moment: say which")
+    try:
+        window_ns = parse_duration_ns(query.get("window", WRITES_WINDOW))
+    except ValueError as error:
+        raise UsageError(f"window: {error}") from None
+    limit = call.number("limit", WRITES_LIMIT, WRITES_LIMIT_MAX)
+    return await receiver.writes(call.group(), query["around"], window_ns, limit, query.get("zone"))
 
 
 async def _views(receiver: ReceiverControl, call: Call) -> object:
@@ -111,10 +138,8 @@ async def _views(receiver: ReceiverControl, call: Call) -> object:
 
 async def _audited(receiver: ReceiverControl, call: Call) -> object:
     call.query_only("since", "limit")
-    limit = call.query.get("limit", str(AUDIT_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9]) <= AUDIT_LIMIT_MAX):
-        raise UsageError(f"limit is a number from 1 to {AUDIT_LIMIT_MAX}")
-    return await receiver.audited(call.query.get("since"), int(limit))
+    limit = call.number("limit", AUDIT_LIMIT, AUDIT_LIMIT_MAX)
+    return await receiver.audited(call.query.get("since"), limit)
 
 
 async def _verify_audit(receiver: ReceiverControl, call: Call) -> object:
@@ -139,10 +164,8 @@ async def _rollback(
 ) -> Chosen[RollbackPlan] | Chosen[RollbackResult]:
     group, request = call.group(), call.request(RollbackRequest)
     if request.dry_run:
-        return await receiver.plan_rollback(group, request.to)
-    return await receiver.rollback(
-        group, request.to, call.report, force_detach=request.force_detach
-    )
+        return await receiver.plan_rollback(group, request)
+    return await receiver.rollback(group, request, call.report)
 
 
 async def _restore(receiver: ReceiverControl, call: Call) -> object:
@@ -177,6 +200,7 @@ POINTS = "/v1/groups/{group}/points"
 DROP_POINTS = "/v1/groups/{group}/points/drop"
 UNLOCK = "/v1/groups/{group}/history/unlock"
 MARK = "/v1/groups/{group}/mark"
+WRITES = "/v1/groups/{group}/writes"
 RESYNC = "/v1/groups/{group}/resync"
 ROLLBACK = "/v1/groups/{group}/rollback"
 RESTORE = "/v1/groups/{group}/restore"
@@ -195,6 +219,7 @@ AGENT: tuple[Endpoint[AgentControl], ...] = (
 RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("GET", STATUS, _receiver_status),
     Endpoint("GET", POINTS, _points),
+    Endpoint("GET", WRITES, _writes),
     Endpoint("GET", VIEWS, _views),
     Endpoint("GET", AUDIT, _audited),
     Endpoint("GET", AUDIT_VERIFY, _verify_audit, is_long=True),

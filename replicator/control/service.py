@@ -28,6 +28,7 @@ from replicator.control.types import (
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
+    RollbackRequest,
     RollbackResult,
     ScrubReport,
     ScrubRequest,
@@ -36,6 +37,7 @@ from replicator.control.types import (
     UnlockResult,
     View,
     ViewRequest,
+    Write,
 )
 
 Report = Callable[[Progress], None]
@@ -56,8 +58,18 @@ class AgentControl(Protocol):
 class ReceiverControl(Protocol):
     async def status(self) -> Status: ...
 
-    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
-        """Oldest first. `since` and `until` are texts as people type them, both inclusive."""
+    async def points(
+        self, group: str, since: str | None, until: str | None, zone: str | None
+    ) -> list[Point]:
+        """Oldest first. `since` and `until` are texts as people type them, both inclusive, `zone`
+        is where they were typed: an IANA name, or an offset like +01:00."""
+        ...
+
+    async def writes(
+        self, group: str, around: str, window_ns: int, limit: int, zone: str | None
+    ) -> list[Write]:
+        """Single writes in order, within the window on either side of a time or a point; of more
+        than `limit`, those nearest to it."""
         ...
 
     async def views(self) -> list[View]: ...
@@ -76,12 +88,12 @@ class ReceiverControl(Protocol):
 
     async def close_view(self, view_id: str) -> None: ...
 
-    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+    async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:
         """What `rollback` would do now. Changes nothing."""
         ...
 
     async def rollback(
-        self, group: str, to: str, report: Report, *, force_detach: bool = False
+        self, group: str, request: RollbackRequest, report: Report
     ) -> Chosen[RollbackResult]:
         """Refused while a source feeds the group, unless that is to be detached."""
         ...

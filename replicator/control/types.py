@@ -59,11 +59,30 @@ class MarkedPoint(Point, frozen=True, kw_only=True):
 
 class Choice(Message, frozen=True, kw_only=True):
     """Which point a text named. `distance_seconds`: how long before the asked time the point's
-    span ends; 0 where the time lies inside it, null where no time was asked for."""
+    span ends; 0 where the time lies inside it, null where no time was asked for. With `writes` it
+    is the state behind that many of the writes that follow the point, the last one of them at
+    `write_time`; then the distance is from there."""
 
     asked: str
     point: Point
     distance_seconds: float | None = None
+    writes: int = 0
+    write_time: str | None = None
+    local: str | None = None
+    """The asked time in the zone of who asked."""
+    notice: str = ""
+    """What a person should know of it, as: single writes are not kept."""
+
+
+class Write(Message, frozen=True, kw_only=True):
+    """A write of a guest, and the text that stands for the state just behind it."""
+
+    point: str
+    time: str
+    disk: str
+    offset: int
+    length: int
+    kind: Literal["write", "zero"]
 
 
 class Chosen(Message, Generic[T], frozen=True, kw_only=True):
@@ -75,7 +94,8 @@ class Chosen(Message, Generic[T], frozen=True, kw_only=True):
 
 class View(Message, frozen=True, kw_only=True):
     """A point's disks, served. `disks` holds an NBD URI for each disk name. A writable one has a
-    throw-away overlay, which takes `overlay_bytes` now. `expires`: when it closes by itself."""
+    throw-away overlay, which takes `overlay_bytes` now. `expires`: when it closes by itself. It
+    shows the point with the first `writes` behind it."""
 
     id: str
     group: str
@@ -85,6 +105,7 @@ class View(Message, frozen=True, kw_only=True):
     opened: str = ""
     expires: str | None = None
     overlay_bytes: int | None = None
+    writes: int = 0
 
 
 class RollbackPlan(Point, frozen=True, kw_only=True):
@@ -101,6 +122,8 @@ class RollbackPlan(Point, frozen=True, kw_only=True):
     """The same in blocks of 4 KiB."""
     expected_seconds: float
     """From the rate of recent batches, or an assumed one before there were any."""
+    fed_by: str | None = None
+    """Who feeds the group: it takes `force_detach`, and that source has to resync."""
 
 
 class RollbackResult(Point, frozen=True, kw_only=True):
@@ -189,6 +212,10 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     """Log that is not durable at the receiver yet (agent), or not applied yet (receiver)."""
     spool_bytes: int | None = None
     history_bytes: int | None = None
+    fine_bytes: int | None = None
+    """Frames that are kept though they are applied, so that single writes are points."""
+    fine_since: str | None = None
+    """Since when they are; null where there are none."""
     oldest_point: Point | None = None
     window_seconds: float | None = None
     """Age of the oldest point, by the receiver's clock."""
@@ -297,6 +324,7 @@ class ViewRequest(Request, frozen=True, kw_only=True):
 
     group: str
     at: str
+    zone: str | None = None
     writable: bool = False
     overlay_max_bytes: int | None = None
     lifetime_seconds: float | None = None
@@ -310,6 +338,7 @@ class RollbackRequest(Request, frozen=True, kw_only=True):
     to: str
     dry_run: bool = False
     force_detach: bool = False
+    zone: str | None = None
 
 
 class RestoreRequest(Request, frozen=True, kw_only=True):
@@ -317,6 +346,7 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
 
     at: str
     to: str
+    zone: str | None = None
 
 
 class DropRequest(Request, frozen=True, kw_only=True):

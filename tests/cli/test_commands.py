@@ -448,10 +448,8 @@ def test_a_person_confirms_exactly_the_point_that_was_shown(sockets: dict[str, A
     code, text = on_terminal("y\n", *arguments)
     assert code == 0
     assert "'latest' is point #2" in text
-    assert (
-        "changes 3 MiB (768 blocks, about 1.5 s) on web-vda; newer points (1) stay reachable"
-        in text
-    )
+    assert "changes 3 MiB (768 blocks, about" in text
+    assert "newer points (1) stay reachable; kvm1 (10.0.0.1) feeds it: that takes --force-d" in text
     assert sockets["receiver_orders"][-1] == ("rollback", "web", "#2")
 
 
@@ -520,3 +518,34 @@ def test_help_does_not_load_what_takes_long() -> None:
     assert not heavy & set(done.stderr.split())
     for name in ("mark", "points", "rollback", "pki", "journal", "demo"):
         assert f"  {name} " in done.stdout
+
+
+def test_single_writes_are_listed(at_receiver: Run) -> None:
+    table = at_receiver("points", "web", "--writes", "#1")
+    assert table.stdout.splitlines()[1].split() == [
+        "#1+17w", "2026-03-01T02:00:00.000000Z", "web-vda", "4096", "512", "write",
+    ]  # fmt: skip
+    wanted = ("points", "web", "--writes", "14:00", "--window", "10s", "--limit", "7", "--json")
+    (found,) = document(at_receiver(*wanted))
+    assert found["point"] == "#1+17w"
+    none = at_receiver("points", "web", "--writes", "1s ago")
+    assert (none.returncode, none.stdout) == (0, "")
+    for wrong in (("--writes", "#1", "--since", "1h ago"), ("--limit", "7"), ("--window", "1s")):
+        assert at_receiver("points", "web", *wrong).returncode == 2
+    assert at_receiver("points", "web", "--writes", "#1", "--window", "soon").returncode == 2
+
+
+def test_the_zone_of_the_terminal_goes_along(sockets: dict[str, Any]) -> None:
+    for stated, sent in (("Europe/Berlin", "Europe/Berlin"), (":UTC", "UTC"), ("EST5", "-05:00")):
+        wanted = ("--socket", sockets["receiver"], "points", "web", "--writes", "14:00")
+        assert run(*wanted, TZ=stated).returncode == 0
+        order = ("writes", "web", "14:00", "2000000000", "200", sent)
+        assert sockets["receiver_orders"][-1] == order
+
+
+def test_a_source_is_cut_off_only_when_that_is_said(at_receiver: Run) -> None:
+    wanted = ("rollback", "web", "--to", "connected", "--yes")
+    assert at_receiver(*wanted).returncode == 11
+    done = at_receiver(*wanted, "--force-detach")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "undo with: replicator rollback web --to '#3'"

@@ -33,6 +33,7 @@ from replicator.control.types import (
     Status,
     UnlockResult,
     View,
+    Write,
 )
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/cli.md").read_text()
@@ -98,6 +99,7 @@ def test_every_exit_code_is_documented() -> None:
         Status,
         Progress,
         UnlockResult,
+        Write,
     ],
 )
 def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:

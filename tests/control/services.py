@@ -49,6 +49,7 @@ from replicator.control.types import (
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
+    RollbackRequest,
     RollbackResult,
     ScrubReport,
     ScrubRequest,
@@ -57,6 +58,7 @@ from replicator.control.types import (
     UnlockResult,
     View,
     ViewRequest,
+    Write,
 )
 
 FIRST = Point(
@@ -102,6 +104,9 @@ def choose(text: str) -> Choice:
     raise NoPointError(f"no point {text!r} in group web")
 
 
+WRITE = Write(
+    point="#1+17w", time=FIRST.time, disk="web-vda", offset=4096, length=512, kind="write"
+)
 BAD = BadPlace(
     where="replica",
     file="/disks/web-vda.raw",
@@ -197,10 +202,19 @@ class CannedReceiver:
     async def status(self) -> Status:
         return Status(role="receiver", name="dr1", version="1", groups=[GROUP])
 
-    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+    async def points(
+        self, group: str, since: str | None, until: str | None, zone: str | None
+    ) -> list[Point]:
         known(group)
         self.orders.append(("points", group, str(since), str(until)))
         return [] if since == "1s ago" else [FIRST, SECOND]
+
+    async def writes(
+        self, group: str, around: str, window_ns: int, limit: int, zone: str | None
+    ) -> list[Write]:
+        known(group)
+        self.orders.append(("writes", group, around, str(window_ns), str(limit), str(zone)))
+        return [] if around == "1s ago" else [WRITE]
 
     async def views(self) -> list[View]:
         return [VIEW]
@@ -221,9 +235,9 @@ class CannedReceiver:
             raise NotFoundError(f"no view {view_id!r}")
         self.orders.append(("close_view", view_id))
 
-    async def plan_rollback(self, group: str, to: str) -> Chosen[RollbackPlan]:
+    async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:
         known(group)
-        choice = choose(to)
+        choice = choose(request.to)
         point = choice.point
         plan = RollbackPlan(
             sequence=point.sequence,
@@ -236,14 +250,16 @@ class CannedReceiver:
             points_after=1,
             changed_blocks=768,
             expected_seconds=1.5,
+            fed_by="kvm1 (10.0.0.1)",
         )
         return Chosen(choice=choice, result=plan)
 
     async def rollback(
-        self, group: str, to: str, report: Report, *, force_detach: bool = False
+        self, group: str, request: RollbackRequest, report: Report
     ) -> Chosen[RollbackResult]:
         known(group)
-        if to == "connected" and force_detach:
+        to = request.to
+        if to == "connected" and request.force_detach:
             to = "latest"
         if to == "connected":
             raise OwnedError("agent kvm1 feeds group web", hint="stop it first")
@@ -304,7 +320,9 @@ class FailingReceiver(CannedReceiver):
         super().__init__()
         self.error = error
 
-    async def points(self, group: str, since: str | None, until: str | None) -> list[Point]:
+    async def points(
+        self, group: str, since: str | None, until: str | None, zone: str | None
+    ) -> list[Point]:
         raise self.error
 
 

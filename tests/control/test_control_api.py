@@ -249,8 +249,12 @@ async def test_what_changes_something_is_audited_with_who_ordered_it(daemon: Dae
     await in_thread(daemon.client.close_view, "v1")
     rollback, refused, closing, closed = daemon.audit
     assert (rollback.order, rollback.object, rollback.outcome) == ("rollback", "web", "started")
-    argument = json.loads(rollback.argument)
-    assert argument == {"to": "never", "dry_run": False, "force_detach": False}
+    assert json.loads(rollback.argument) == {
+        "to": "never",
+        "dry_run": False,
+        "force_detach": False,
+        "zone": None,
+    }
     assert (refused.outcome, refused.message) == ("no-point", "no point 'never' in group web")
     assert (closing.object, closed.outcome) == ("v1", "done")
     assert {(entry.uid, entry.pid) for entry in daemon.audit} == {(os.getuid(), os.getpid())}
