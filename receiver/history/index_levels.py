@@ -33,19 +33,17 @@ def topmost(spans: Iterable[Span]) -> list[Span]:
 
 
 def next_merge(run_counts: Mapping[Span, int]) -> list[Span]:
-    """The files that should become one, of those that are there; none if there are none."""
+    """The files that should become one, of those that are there; none if there are none. The
+    oldest that fit: so none is left between merged ones, too few to be merged themselves."""
     tops = topmost(run_counts)
-    best: list[Span] = []
-    least = 0
     for at in range(len(tops) - FANOUT + 1):
         chosen = tops[at : at + FANOUT]
         if any(left.end != right.first for left, right in pairwise(chosen)):
             continue
         weights = [run_counts[span] + 1 for span in chosen]
-        total = sum(weights)
-        if max(weights) * GROWTH <= total and (not best or total < least):
-            best, least = chosen, total
-    return best
+        if max(weights) * GROWTH <= sum(weights):
+            return chosen
+    return []
 
 
 def cover(segments: Sequence[Span], spans: Collection[Span], first: int) -> list[Span]:

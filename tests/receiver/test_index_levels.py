@@ -117,3 +117,13 @@ def test_the_topmost_contain_the_others() -> None:
     spans = [Span(0, 10), Span(0, 80), Span(70, 80), Span(80, 90)]
     assert topmost(spans) == [Span(0, 80), Span(80, 90)]
     assert touched(spans, 75, 80) == [Span(0, 80), Span(70, 80)]
+
+
+def test_a_history_that_is_indexed_at_once_comes_to_as_few_files() -> None:
+    """As after the index was lost; segments differ a little in size."""
+    for count in (100, 320, 1600):
+        segments = segments_of(count)
+        files = {span: 1000 + 37 * at % 311 for at, span in enumerate(segments)}
+        settle(files)
+        parts = [len(cover(segments, files, span.first)) for span in segments]
+        assert max(parts) <= 4 * log2(count)
