@@ -9,7 +9,7 @@ The audit of each changing order is written by the API's server, through `audit`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,10 @@ class ReceiverService:
         views: Views,
         recorder: Recorder,
         clock: Clock,
+        agents: Mapping[str, Sequence[str]],
     ) -> None:
+        """`agents`: who may feed each group."""
+        self._agents = agents
         self._name = name
         self._workers = workers
         self._views = views
@@ -143,7 +146,7 @@ class ReceiverService:
 
     async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
         worker = self._worker(request.group)
-        options = view_options(request)
+        options = view_options(request, self._agents.get(request.group, ()))
         if options.listen is None:
             self._views.check_room(request.group)
         chosen = await self._chooser.choose(worker, request.at, request.zone)

@@ -181,11 +181,12 @@ async def started(
         for worker in workers.values():
             views.clear_stale(worker.name)
             worker.start()
-        listener = Listener(workers, {group.name: group.agents for group in config.groups})
+        agents = {group.name: group.agents for group in config.groups}
+        listener = Listener(workers, agents)
         recorder.import_from_catalog()
         recorder.note_heads()
         receiver = Receiver(config, workers, views, listener, storage, clock, recorder)
-        service = ReceiverService(config.receiver.name, workers, views, recorder, clock)
+        service = ReceiverService(config.receiver.name, workers, views, recorder, clock, agents)
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit
         )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from receiver.views import OVERLAY_BYTES, ViewOptions
 from replicator.base.address import Address
 from replicator.base.errors import UsageError
@@ -14,8 +16,11 @@ LIFETIME_SECONDS_MAX = 366 * 24 * 3600.0
 ANY_PORT = 0
 
 
-def view_options(request: ViewRequest) -> ViewOptions:
-    """Raises UsageError."""
+def view_options(request: ViewRequest, agents: Sequence[str]) -> ViewOptions:
+    """`agents` are those that may feed the group: they may read what they sent. Raises
+    UsageError."""
+    if request.allow and (request.listen is None or request.plain):
+        raise UsageError("--allow is for views on TCP with TLS, where certificates have names")
     limit = request.overlay_max_bytes
     if limit is not None and not request.writable:
         raise UsageError("only a writable view has an overlay", hint="give --writable too")
@@ -30,6 +35,7 @@ def view_options(request: ViewRequest) -> ViewOptions:
         lifetime_seconds=lifetime,
         listen=None if request.listen is None else _address(request.listen),
         is_plain=request.plain,
+        allowed=frozenset((*agents, *request.allow)),
     )
     options.check()
     return options

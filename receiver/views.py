@@ -3,7 +3,8 @@
 
 A view is one NBD server with an export for each disk of its point: on a unix socket of its own,
 `DATA_DIR/groups/GROUP/views/ID.sock`, or on TCP. On TCP a client has to speak TLS first, and show a
-certificate of the receiver's own CA; plain TCP is for loopback alone, and has to be asked for.
+certificate of the receiver's own CA with one of the names that the view is for (one tenant does not
+read another's); plain TCP is for loopback alone, and has to be asked for.
 
 A writable view has an overlay for each disk (receiver.overlay), in files under
 `DATA_DIR/groups/GROUP/views/ID/`, which go with it. Replica and history are never written to.
@@ -43,9 +44,11 @@ from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.storage import Storage, SystemStorage
 from replicator.base.units import GIB
 from replicator.control.types import Point, View
+from replicator.nbd.connection import ServerTls
 from replicator.nbd.exports import Export
 from replicator.nbd.server import NbdServer, serve_tcp, serve_unix
 from replicator.nbd.uri import TcpAddress, UnixAddress
+from replicator.wire.identity import dns_names
 
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
 ID_BYTES = 4  # eight hex digits: never the id of an earlier view, within reason
@@ -69,13 +72,15 @@ class ViewDisk:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions:
     """How a view is served. `listen`: on TCP there; `is_plain`: without TLS, on loopback only.
-    `overlay_bytes`: what the writes of a writable one may take."""
+    `allowed`: the names, one of which a client's certificate has to hold. `overlay_bytes`: what the
+    writes of a writable one may take."""
 
     writable: bool = False
     overlay_bytes: int = OVERLAY_BYTES
     lifetime_seconds: float | None = None
     listen: Address | None = None
     is_plain: bool = False
+    allowed: frozenset[str] = frozenset()
     writes: int = 0
     """That many behind the point are shown with it."""
 
@@ -287,9 +292,13 @@ class Views:
             path = self._path(group, view_id)
             server = await serve_unix(path, shelf, mode=SOCKET_MODE)
             return server, {name: str(UnixAddress(path, name)) for name in exports}
-        tls = None if options.is_plain else self._tls
-        if tls is None and not options.is_plain:
-            raise UsageError("this receiver has no certificate to serve views on TCP with")
+        tls = None
+        if not options.is_plain:
+            if self._tls is None:
+                raise UsageError("this receiver has no certificate to serve views on TCP with")
+            tls = ServerTls(
+                self._tls, lambda shown: not options.allowed.isdisjoint(dns_names(shown))
+            )
         server = await serve_tcp(options.listen, shelf, tls=tls)
         host, port = options.listen.host, server.port
         return server, {
@@ -308,7 +317,7 @@ class Views:
                 await self.close(view.description.id)
                 return
             await asyncio.sleep(REMINDER_SECONDS if rest is None else min(REMINDER_SECONDS, rest))
-            if loop.time() - began >= REMINDER_SECONDS:
+            if rest is None or rest > REMINDER_SECONDS:
                 _log.warning(
                     "view.still_open",
                     group=view.description.group,

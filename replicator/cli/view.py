@@ -37,6 +37,12 @@ def view() -> None:
     "--tcp", "listen", metavar="ADDR[:PORT]", help="Serve on TCP, with TLS, instead of a socket."
 )
 @click.option("--plain", is_flag=True, help="No TLS; with --tcp on a loopback address.")
+@click.option(
+    "--allow",
+    metavar="NAME",
+    multiple=True,
+    help="Whose certificate may read it over TCP, besides the group's agents; repeatable.",
+)
 @takes_json
 def view_open(
     invocation: Invocation,
@@ -45,6 +51,7 @@ def view_open(
     overlay_max: str | None,
     lifetime: str | None,
     listen: str | None,
+    allow: tuple[str, ...],
     *,
     writable: bool,
     plain: bool,
@@ -64,6 +71,7 @@ def view_open(
         lifetime_seconds=None if lifetime is None else _seconds(lifetime),
         listen=listen,
         plain=plain,
+        allow=list(allow),
     )
     with progress_bar() as on_progress:
         opened = invocation.client("receiver").serve_view(request, on_progress)

@@ -319,7 +319,8 @@ class MarkRequest(Request, frozen=True, kw_only=True):
 
 
 class ViewRequest(Request, frozen=True, kw_only=True):
-    """`listen`: an address to serve on over TCP, with TLS unless `plain` (loopback only).
+    """`listen`: an address to serve on over TCP, with TLS unless `plain` (loopback only). `allow`:
+    names in certificates that may read it, besides the agents of the group.
     `overlay_max_bytes`: what the writes of a writable view may take."""
 
     group: str
@@ -330,6 +331,7 @@ class ViewRequest(Request, frozen=True, kw_only=True):
     lifetime_seconds: float | None = None
     listen: str | None = None
     plain: bool = False
+    allow: list[str] = []
 
 
 class RollbackRequest(Request, frozen=True, kw_only=True):

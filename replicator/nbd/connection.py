@@ -23,8 +23,9 @@ import logging
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 from replicator.nbd.exports import ConnectionEnd, EndKind, Export, Exports
 from replicator.nbd.limits import CLOSE_GRACE_SECONDS, JOIN_BYTES, UNSENT_HIGH_BYTES
@@ -34,6 +35,15 @@ from replicator.nbd.transmission import Request, Sendable
 
 _log = logging.getLogger(__name__)
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS as a server demands it. `admits` decides by the client's certificate, which the context
+    has verified, in the words of `getpeercert()`."""
+
+    context: ssl.SSLContext
+    admits: Callable[[Mapping[str, Any]], bool]
 
 
 def _ignore(_connection: Connection) -> None:
@@ -49,7 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         *,
         handshake_done: Callable[[Connection], None],
         lost: Callable[[Connection], None],
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         self._protocol = ServerProtocol(exports, needs_tls=tls is not None)
         self._tls = tls
@@ -223,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
         plain = self._transport
         self._protocol.secured()  # from here on, whatever is handed to us has come through TLS
         try:
-            transport = await self._loop.start_tls(plain, self, self._tls, server_side=True)
+            transport = await self._loop.start_tls(plain, self, self._tls.context, server_side=True)
         except (OSError, asyncio.CancelledError) as error:
             _log.warning("NBD client failed its TLS handshake", extra={"reason": str(error)})
             plain.abort()
@@ -232,6 +242,13 @@ class Connection(asyncio.BufferedProtocol):
         self._securing = None
         if transport is None or self._end is not None:
             plain.abort()
+            return
+        certificate: Mapping[str, Any] = transport.get_extra_info("peercert") or {}
+        if not self._tls.admits(certificate):
+            subject = str(certificate.get("subject", "no certificate"))
+            _log.warning("NBD client is not admitted", extra={"subject": subject})
+            transport.abort()
+            self.connection_lost(None)
             return
         self._transport = transport
         transport.set_write_buffer_limits(high=UNSENT_HIGH_BYTES)

@@ -16,14 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from pathlib import Path
 from typing import cast
 
 from replicator.base.address import Address
 from replicator.base.errors import UsageError
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
-from replicator.nbd.connection import Connection
+from replicator.nbd.connection import Connection, ServerTls
 from replicator.nbd.exports import Exports
 from replicator.nbd.limits import HANDSHAKE_SECONDS, MAX_CONNECTIONS, MAX_HANDSHAKES
 
@@ -34,7 +33,7 @@ class NbdServer:
     """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`."""
 
     def __init__(
-        self, exports: Exports, path: Path | None, *, tls: ssl.SSLContext | None = None
+        self, exports: Exports, path: Path | None, *, tls: ServerTls | None = None
     ) -> None:
         self._exports = exports
         self._path = path
@@ -128,9 +127,9 @@ async def serve_unix(
     return server
 
 
-async def serve_tcp(address: Address, exports: Exports, *, tls: ssl.SSLContext | None) -> NbdServer:
-    """Serve on TCP, over TLS alone if `tls` is given (then who has no certificate that it accepts
-    gets no further); port 0: any that is free. Raises UsageError for an address that cannot be."""
+async def serve_tcp(address: Address, exports: Exports, *, tls: ServerTls | None) -> NbdServer:
+    """Serve on TCP, over TLS alone if `tls` is given (then who is not admitted by it gets no
+    further); port 0: any that is free. Raises UsageError for an address that cannot be."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(

@@ -24,6 +24,7 @@ from replicator.nbd.constants import WireError
 from replicator.wire.identity import server_context
 from tests.receiver_service.test_views import POINT, Memory, Release, run
 
+ADMIN = frozenset(["admin"])
 CONTENT = random.Random(4).randbytes(3 * MIB) + bytes(5 * MIB)
 
 
@@ -33,6 +34,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_ca(folder)
     issue(folder, "dr1", sans=("localhost", "127.0.0.1"))
     issue(folder, "admin", sans=())
+    issue(folder, "tenant", sans=())
     return folder
 
 
@@ -130,7 +132,7 @@ async def test_an_overlay_goes_with_its_view_and_a_dead_ones_at_the_start(
 async def test_over_tls_with_a_certificate_of_the_same_ca(
     views: Views, pki: Path, tmp_path: Path
 ) -> None:
-    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0)))
+    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0), allowed=ADMIN))
     uri = view.disks["vda"]
     assert uri.startswith("nbds://127.0.0.1:")
     folder = credentials(pki, tmp_path / "x509", "admin")
@@ -153,7 +155,7 @@ async def test_over_tls_with_a_certificate_of_the_same_ca(
 
 
 async def test_without_tls_nothing_is_said(views: Views) -> None:
-    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0)))
+    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0), allowed=ADMIN))
     plain = view.disks["vda"].replace("nbds://", "nbd://")
     code, output = await run("nbdinfo", plain)
     assert code != 0
@@ -164,7 +166,7 @@ async def test_without_tls_nothing_is_said(views: Views) -> None:
 async def test_a_certificate_of_another_ca_gets_no_further_than_tls(
     views: Views, tmp_path: Path, pki: Path
 ) -> None:
-    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0)))
+    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0), allowed=ADMIN))
     other = tmp_path / "other"
     other.mkdir()
     init_ca(other)
@@ -174,6 +176,19 @@ async def test_a_certificate_of_another_ca_gets_no_further_than_tls(
     code, _ = await run("nbdinfo", f"{view.disks['vda']}?tls-certificates={folder}")
     assert code != 0
     good = credentials(pki, tmp_path / "good", "admin")
+    code, output = await run("nbdinfo", f"{view.disks['vda']}?tls-certificates={good}")
+    assert code == 0, output
+
+
+async def test_another_tenants_certificate_reads_nothing(
+    views: Views, pki: Path, tmp_path: Path
+) -> None:
+    view = await show(views, ViewOptions(listen=Address("127.0.0.1", 0), allowed=ADMIN))
+    folder = credentials(pki, tmp_path / "x-tenant", "tenant")
+    code, output = await run("nbdinfo", f"{view.disks['vda']}?tls-certificates={folder}")
+    assert code != 0
+    assert "8388608" not in output
+    good = credentials(pki, tmp_path / "x-admin", "admin")
     code, output = await run("nbdinfo", f"{view.disks['vda']}?tls-certificates={good}")
     assert code == 0, output
 
