@@ -20,11 +20,12 @@ from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
 from receiver.choosing import Chooser
 from receiver.damage import describe
-from receiver.describe import group_status, point_of, write_of
+from receiver.describe import group_status, point_of, restore_result, write_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
+from receiver.restore import RestoreOrder
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
@@ -180,8 +181,9 @@ class ReceiverService:
     ) -> Chosen[RestoreResult]:
         worker = self._worker(group)
         chosen = await self._chooser.choose(worker, request.at, request.zone)
-        files = await worker.restore(chosen.point, Path(request.to), report, chosen.writes)
-        result = RestoreResult(point=chosen.choice.point, files=[str(path) for path in files])
+        order = RestoreOrder(group, chosen.writes, resume=request.resume, verify=request.verify)
+        done = await worker.restore(chosen.point, Path(request.to), report, order)
+        result = restore_result(chosen.choice.point, done)
         return Chosen(choice=chosen.choice, result=result)
 
     async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:

@@ -8,10 +8,18 @@ from dataclasses import replace
 from receiver.fine_history import PointWrite
 from receiver.group_status import GroupFacts, GroupState, rpo_seconds, state_of
 from receiver.metrics import GroupSnapshot
+from receiver.restore import Restored
 from receiver.values import Point as CorePoint
 from receiver.worker import GroupWorker
 from replicator.base.clock import NS_PER_S, rfc3339
-from replicator.control.types import DiskStatus, GroupStatus, Point, Write
+from replicator.control.types import (
+    DiskStatus,
+    GroupStatus,
+    Point,
+    RestoredImage,
+    RestoreResult,
+    Write,
+)
 
 
 def point_of(point: CorePoint, damage: str = "") -> Point:
@@ -37,6 +45,21 @@ def write_of(found: PointWrite) -> Write:
         length=write.length,
         kind="zero" if write.content is None else "write",
     )
+
+
+def restore_result(point: Point, done: Restored) -> RestoreResult:
+    images = [
+        RestoredImage(
+            disk=image.disk,
+            path=str(image.path),
+            format=image.format,
+            size=image.size,
+            checksum=image.checksum,
+            verified=image.verified,
+        )
+        for image in done.images
+    ]
+    return RestoreResult(point=point, files=[str(path) for path in done.files], images=images)
 
 
 def group_state(worker: GroupWorker) -> GroupState:

@@ -35,6 +35,11 @@ class FineView:
     def memory_bytes(self) -> int:
         return self._base.memory_bytes
 
+    @property
+    def allocated_bytes(self) -> int:
+        """See PointView."""
+        return self._base.allocated_bytes
+
     def read(self, name: str, offset: int, length: int) -> bytes:
         """See PointView."""
         content = self._base.read(name, offset, length)

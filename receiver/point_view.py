@@ -88,6 +88,13 @@ class PointView:
         """What it holds beside the group's own index."""
         return self._stack.memory_bytes + self._windows_runs * 32
 
+    @property
+    def allocated_bytes(self) -> int:
+        """What the replica takes of these disks now: about what the point takes."""
+        return sum(
+            min(self._replica.allocated_bytes(name), size_bytes) for name, size_bytes in self.disks
+        )
+
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises NotFoundError, UsageError for a range beyond the disk,
         DamageError where an image or the replica cannot be trusted."""

@@ -94,6 +94,10 @@ class Replica:
             raise DamageError(f"{self.path(name)}: ends before offset {offset + length}")
         return data
 
+    def allocated_bytes(self, name: str) -> int:
+        """What its image takes on the medium."""
+        return self._storage.allocated_bytes(self.path(name))
+
     def sync(self, names: Iterable[str]) -> None:
         for name in names:
             self.file(name).datasync()

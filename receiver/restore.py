@@ -2,111 +2,328 @@
 """Writes a point into new images: DIR/DISK.raw for each disk, DIR/DOMAIN.xml for each domain.
 
 Reads through a view, so replication goes on and the replica is not touched. The images are sparse:
-what is zero in whole 64-KiB steps is left a hole. Everything is durable when it returns.
+what is zero in whole 64-KiB steps is left a hole. Each is read back and compared, unless that is
+not wanted. Everything is durable when it returns.
 
 Nothing is overwritten: a file that is there already refuses the whole restore before anything is
-written. If it fails later, what it has written is removed again, the directory too if it was made
-here.
+written, and so does a disk with too little room. The order of things, each durable before the next:
+
+    restore.json, then DISK.raw.partial piece by piece with its sums in restore.json,
+    all images read back, DOMAIN.xml.partial, restore.json with `is_complete`,
+    each file under its own name, restore.json removed.
+
+A restore that was interrupted (the process died, or shuts down, which is UnreachableError) leaves
+`*.partial` and restore.json, and one with `resume` goes on from there; without it they refuse. Any
+other failure removes all that the restore has written, the directory too if it was made here.
+
+One restore at a time into a directory. restore_progress says what restore.json holds.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.digests import any_byte
 from receiver.fine_view import GroupView
-from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
-from replicator.base.storage import File, Storage, SystemStorage, write_all
-from replicator.base.units import KIB, MIB
-
-READ_BYTES = 4 * MIB
-HOLE_BYTES = 64 * KIB
-assert READ_BYTES % HOLE_BYTES == 0
+from receiver.restore_image import ImageWriter, drop_cache, verify_image
+from receiver.restore_progress import (
+    FILE_BYTES_MAX,
+    FILE_NAME,
+    PIECE_BYTES,
+    ImageFormat,
+    RestoreProgress,
+    beginning,
+    decode,
+)
+from replicator.base.errors import (
+    NoSpaceError,
+    OwnedError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.base.storage import Storage, SystemStorage, read_whole, write_all, write_durably
+from replicator.base.units import format_size
 
 Progress = Callable[[int, int], None]
 
+_PARTIAL = ".partial"
+_busy: set[str] = set()
+_busy_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOrder:
+    """What is wanted. `writes`: how many single writes behind the point the view shows."""
+
+    group: str
+    writes: int = 0
+    format: ImageFormat = "raw"
+    resume: bool = False
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredImage:
+    """`checksum` is the XXH3-128 of the disk's content; `verified`: it was read back."""
+
+    disk: str
+    path: Path
+    format: ImageFormat
+    size: int
+    checksum: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """`files`: those written, disks first."""
+
+    files: list[Path]
+    images: list[RestoredImage]
+
 
 def restore_view(
-    view: GroupView, directory: Path, progress: Progress, storage: Storage | None = None
-) -> list[Path]:
-    """The files written, disks first. `progress(done, total)` counts bytes of disk.
+    view: GroupView,
+    directory: Path,
+    progress: Progress,
+    order: RestoreOrder,
+    storage: Storage | None = None,
+    *,
+    piece_bytes: int = PIECE_BYTES,
+) -> Restored:
+    """`progress(done, total)` counts bytes of disk; a byte is done when it is read back.
 
-    Raises UsageError for files that exist, NoSpaceError, DamageError; whatever `progress` raises
-    ends the restore as any other failure does.
+    Raises UsageError for files that exist and for beginnings that do not fit, OwnedError,
+    NoSpaceError, DamageError; whatever `progress` raises ends the restore as any other failure
+    does.
     """
-    storage = storage or SystemStorage()
-    images = {name: directory / f"{name}.raw" for name, _ in view.disks}
-    texts = {directory / f"{domain}.xml": xml for domain, xml in view.domains.items()}
-    _refuse_existing(storage, [*images.values(), *texts])
-    made_directory = not storage.exists(directory)
-    written: list[Path] = []
+    with _claimed(directory):
+        restore = _Restore(view, directory, progress, order, storage or SystemStorage())
+        restore.plan(piece_bytes)
+        return restore.carry_out()
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[None]:
+    name = os.path.realpath(directory)
+    with _busy_lock:
+        if name in _busy:
+            raise OwnedError(f"a restore into {directory} is under way")
+        _busy.add(name)
     try:
-        storage.make_directory(directory)
-        total = sum(size for _, size in view.disks)
-        done = 0
-        for name, size in view.disks:
-            file = storage.create(images[name])
-            written.append(images[name])
-            with closing(file):
-                for copied in _copy(view, name, size, file):
-                    progress(done + copied, total)
-            done += size
-        for path, xml in texts.items():
-            file = storage.create(path)
-            written.append(path)
-            with closing(file):
-                write_all(file, [xml.encode()], 0)
-                file.datasync()
-        storage.sync_directory(directory)
-    except (OSError, ReplicatorError) as error:
-        _remove(storage, written, directory if made_directory else None)
-        if isinstance(error, OSError):
-            raise _mishap(error, directory) from error
-        raise
-    return written
+        yield
+    finally:
+        with _busy_lock:
+            _busy.discard(name)
 
 
-def _refuse_existing(storage: Storage, paths: list[Path]) -> None:
-    for path in paths:
-        if storage.exists(path):
+class _Restore:
+    """One restore. `_own` are the files that it, or the one it goes on with, has written."""
+
+    def __init__(
+        self,
+        view: GroupView,
+        directory: Path,
+        progress: Progress,
+        order: RestoreOrder,
+        storage: Storage,
+    ) -> None:
+        self._view = view
+        self._directory = directory
+        self._order = order
+        self._storage = storage
+        self._noted = directory / FILE_NAME
+        self._images = {name: directory / f"{name}.{order.format}" for name, _ in view.disks}
+        self._texts = {directory / f"{domain}.xml": xml for domain, xml in view.domains.items()}
+        self._own: list[Path] = []
+        self._state: RestoreProgress
+        self._passes = 2 if order.verify else 1
+        self._done = 0
+        self._told = progress
+        self._total = sum(size for _, size in view.disks)
+
+    # -- deciding: nothing is written
+
+    def plan(self, piece_bytes: int) -> None:
+        """Raises UsageError, NoSpaceError, and DamageError or VersionError for restore.json."""
+        wanted = beginning(
+            self._order.group,
+            self._view.point,
+            self._order.writes,
+            self._view.disks,
+            self._order.format,
+            piece_bytes,
+            made_directory=not self._storage.exists(self._directory),
+        )
+        found = self._found()
+        self._state = wanted if found is None else self._fitting(found, wanted)
+        finals = [*self._images.values(), *self._texts]
+        if found is not None:
+            files = [_partial(path) for path in finals] + finals * found.is_complete
+            self._own = [self._noted, *filter(self._storage.exists, files)]
+        self._refuse_existing(finals)
+        self._check_room()
+
+    def _found(self) -> RestoreProgress | None:
+        if self._storage.exists(self._noted):
+            return decode(read_whole(self._storage, self._noted, FILE_BYTES_MAX), str(self._noted))
+        for path in (*self._images.values(), *self._texts):
+            if self._storage.exists(_partial(path)):
+                raise UsageError(
+                    f"{_partial(path)} exists already, and no {FILE_NAME} beside it",
+                    hint="a restore overwrites nothing; remove it, or name another folder",
+                )
+        return None
+
+    def _fitting(self, found: RestoreProgress, wanted: RestoreProgress) -> RestoreProgress:
+        if not self._order.resume:
             raise UsageError(
-                f"{path} exists already", hint="a restore overwrites nothing; name another folder"
+                f"{self._directory} holds the beginnings of a restore",
+                hint=f"go on with it by --resume, or remove {FILE_NAME} and *{_PARTIAL}",
+            )
+        differences = list(found.differences(wanted))
+        if differences:
+            raise UsageError(
+                f"{self._directory} holds the beginnings of another restore: "
+                + "; ".join(differences),
+                hint=f"name the same group, point and format, or remove {FILE_NAME}"
+                f" and *{_PARTIAL}",
+            )
+        return found
+
+    def _refuse_existing(self, paths: list[Path]) -> None:
+        for path in paths:
+            if path not in self._own and self._storage.exists(path):
+                raise UsageError(
+                    f"{path} exists already",
+                    hint="a restore overwrites nothing; name another folder",
+                )
+
+    def _check_room(self) -> None:
+        """What the replica takes is about what the point takes."""
+        needed = self._view.allocated_bytes
+        needed -= sum(self._storage.allocated_bytes(path) for path in self._own)
+        place = self._directory
+        while not self._storage.exists(place):
+            place = place.parent
+        free = self._storage.free_bytes(place)
+        if needed > free:
+            raise NoSpaceError(
+                f"restoring into {self._directory} takes about {format_size(needed)}, and"
+                f" {format_size(free)} are free",
+                hint="name a folder on a larger disk",
             )
 
+    # -- doing
 
-def _copy(view: GroupView, name: str, size: int, file: File) -> Iterator[int]:
-    """Writes one disk, durable at the end; yields up to where it is written."""
-    file.truncate(size)
-    for offset in range(0, size, READ_BYTES):
-        length = min(READ_BYTES, size - offset)
-        _write_data(file, view.read(name, offset, length), offset)
-        yield offset + length
-    file.datasync()
+    def carry_out(self) -> Restored:
+        try:
+            return self._write()
+        except UnreachableError:
+            raise  # an interruption: --resume goes on from here
+        except (OSError, ReplicatorError) as error:
+            self._remove()
+            if isinstance(error, OSError):
+                raise _mishap(error, self._directory) from error
+            raise
+
+    def _write(self) -> Restored:
+        self._storage.make_directory(self._directory)
+        if self._noted not in self._own:
+            self._own.append(self._noted)
+            self._note(self._state)
+        images = [self._write_image(number) for number in range(len(self._state.disks))]
+        for path, xml in self._texts.items():
+            self._write_text(_partial(path), xml)
+        self._storage.sync_directory(self._directory)
+        self._note(self._state.completed())
+        files = [*self._images.values(), *self._texts]
+        for path in files:
+            self._name(path)
+        self._storage.sync_directory(self._directory)
+        self._storage.unlink(self._noted)
+        self._storage.sync_directory(self._directory)
+        return Restored(files, images)
+
+    def _write_image(self, number: int) -> RestoredImage:
+        disk = self._state.disks[number]
+        final = self._images[disk.name]
+        path = final if final in self._own else _partial(final)
+        if path in self._own:
+            drop_cache(self._storage, path)
+            file = self._storage.open(path, writable=True)
+        else:
+            file = self._storage.create(path)
+            self._own.append(path)
+        with closing(file):
+            writer = ImageWriter(
+                file,
+                disk.size_bytes,
+                self._state.piece_bytes,
+                lambda offset, length: self._view.read(disk.name, offset, length),
+                lambda pieces: self._note(self._state.with_pieces(number, pieces)),
+            )
+            self._tell(writer.write(disk.pieces), disk.size_bytes)
+        if self._order.verify:
+            reading = verify_image(
+                self._storage, path, disk.size_bytes, self._state.piece_bytes, writer.pieces
+            )
+            self._tell(reading, disk.size_bytes)
+        return RestoredImage(
+            disk=disk.name,
+            path=final,
+            format=self._order.format,
+            size=disk.size_bytes,
+            checksum=writer.checksum,
+            verified=self._order.verify,
+        )
+
+    def _tell(self, steps: Iterator[int], size_bytes: int) -> None:
+        """Both passes over a disk count half; a byte written again counts once."""
+        for reached in steps:
+            self._told((self._done + reached) // self._passes, self._total)
+        self._done += size_bytes
+
+    def _write_text(self, path: Path, text: str) -> None:
+        if path in self._own:
+            self._storage.unlink(path)
+            self._own.remove(path)
+        file = self._storage.create(path)
+        self._own.append(path)
+        with closing(file):
+            write_all(file, [text.encode()], 0)
+            file.datasync()
+
+    def _note(self, state: RestoreProgress) -> None:
+        self._state = state
+        write_durably(self._storage, self._noted, state.encode())
+
+    def _name(self, path: Path) -> None:
+        """Its own name, if it has not got it already."""
+        partial = _partial(path)
+        if partial in self._own:
+            self._storage.replace(partial, path)
+            self._own[self._own.index(partial)] = path
+
+    def _remove(self) -> None:
+        """restore.json is the last: what is left of it until then can still be gone on with."""
+        fresh = self._noted.with_name(FILE_NAME + ".new")  # see write_durably
+        with suppress(OSError):  # what made the restore fail may make this fail, and counts more
+            for path in (fresh, *reversed(self._own)):
+                if self._storage.exists(path):
+                    self._storage.unlink(path)
+            if self._state.made_directory and not self._storage.names(self._directory):
+                self._storage.remove_directory(self._directory)
 
 
-def _write_data(file: File, content: bytes, offset: int) -> None:
-    """Writes what is not zero, in as few calls as the holes allow."""
-    view = memoryview(content)
-    start = None
-    for at in range(0, len(view), HOLE_BYTES):
-        if any_byte(view[at : at + HOLE_BYTES]):
-            start = at if start is None else start
-        elif start is not None:
-            write_all(file, [view[start:at]], offset + start)
-            start = None
-    if start is not None:
-        write_all(file, [view[start:]], offset + start)
-
-
-def _remove(storage: Storage, written: list[Path], directory: Path | None) -> None:
-    with suppress(OSError):  # what made the restore fail may make this fail, and counts more
-        for path in written:
-            storage.unlink(path)
-        if directory is not None and not storage.names(directory):
-            storage.remove_directory(directory)
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + _PARTIAL)
 
 
 def _mishap(error: OSError, directory: Path) -> ReplicatorError:

@@ -43,7 +43,7 @@ from receiver.lane import Lane
 from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
-from receiver.restore import restore_view
+from receiver.restore import Restored, RestoreOrder, restore_view
 from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
@@ -401,20 +401,22 @@ class GroupWorker:
             return await self._apply.run(self._replica.unlock, self.policy, reason)
 
     async def restore(
-        self, point: Point, directory: Path, report: Report, writes: int = 0
-    ) -> list[Path]:
+        self, point: Point, directory: Path, report: Report, order: RestoreOrder
+    ) -> Restored:
         """Outside of the lanes, from a view: replication goes on meanwhile."""
-        view = await self.open_view(point, report, writes)
+        view = await self.open_view(point, report, order.writes)
         told = _progress(report, f"restoring {point} of {self.name}")
 
         def progress(done: int, total: int) -> None:
             if self._closing:
-                raise UnreachableError("the receiver is shutting down", hint="restore it again")
+                raise UnreachableError(
+                    "the receiver is shutting down", hint="go on with it later, by restore --resume"
+                )
             told(done, total)
 
         try:
             with _mishaps():
-                return await asyncio.to_thread(restore_view, view, directory, progress)
+                return await asyncio.to_thread(restore_view, view, directory, progress, order)
         finally:
             await asyncio.to_thread(view.close)
 

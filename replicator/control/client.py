@@ -163,9 +163,18 @@ class ControlClient:
         return self._order("POST", target, Chosen[RollbackResult], request, on_progress)
 
     def restore(
-        self, group: str, at: str, to: Path, on_progress: OnProgress = ignore_progress
+        self,
+        group: str,
+        at: str,
+        to: Path,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        resume: bool = False,
+        verify: bool = True,
     ) -> Chosen[RestoreResult]:
-        request = RestoreRequest(at=at, to=os.path.abspath(to), zone=self.zone)
+        request = RestoreRequest(
+            at=at, to=os.path.abspath(to), zone=self.zone, resume=resume, verify=verify
+        )
         target = _target(endpoints.RESTORE, group=group)
         return self._order("POST", target, Chosen[RestoreResult], request, on_progress)
 

@@ -133,10 +133,23 @@ class RollbackResult(Point, frozen=True, kw_only=True):
     """The state just before, of kind `before-rollback`: a rollback to it is the undo."""
 
 
+class RestoredImage(Message, frozen=True, kw_only=True):
+    """`checksum` is the XXH3-128 of the disk's content, a hole counting as zeroes, in hex.
+    `verified`: the image was read back and is what was written."""
+
+    disk: str
+    path: str
+    format: Literal["raw", "qcow2"]
+    size: int
+    checksum: str
+    verified: bool
+
+
 class RestoreResult(Message, frozen=True, kw_only=True):
     point: Point
     files: list[str]
     """Absolute paths: `DIR/DISK.raw` for each disk, `DIR/DOMAIN.xml` for each domain."""
+    images: list[RestoredImage] = []
 
 
 class BadPlace(Message, frozen=True, kw_only=True):
@@ -344,11 +357,14 @@ class RollbackRequest(Request, frozen=True, kw_only=True):
 
 
 class RestoreRequest(Request, frozen=True, kw_only=True):
-    """`to` is an absolute path on the receiver's machine; it is created."""
+    """`to` is an absolute path on the receiver's machine; it is created. `resume`: go on with what
+    an interrupted restore left there. `verify`: read the images back."""
 
     at: str
     to: str
     zone: str | None = None
+    resume: bool = False
+    verify: bool = True
 
 
 class DropRequest(Request, frozen=True, kw_only=True):

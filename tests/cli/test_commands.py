@@ -175,11 +175,24 @@ def test_a_dry_run_of_a_rollback_does_nothing(at_receiver: Run, sockets: dict[st
 
 def test_restore(at_receiver: Run, tmp_path: Path) -> None:
     folder = str(tmp_path / "new")
-    restored = document(at_receiver("restore", "web", "--at", "#2", "--to", folder, "--json"))
+    order = ("restore", "web", "--at", "#2", "--to", folder, "--json")
+    restored = document(at_receiver(*order))
+    image = {
+        "disk": "web-vda",
+        "path": f"{folder}/web-vda.raw",
+        "format": "raw",
+        "size": 1 << 30,
+        "checksum": "0f" * 16,
+        "verified": True,
+    }
     assert restored == {
         "point": POINT_2,
         "files": [f"{folder}/web-vda.raw", f"{folder}/web.xml"],
+        "images": [image],
     }
+    for option in ("--no-verify", "--resume"):
+        (said,) = document(at_receiver(*order, option))["images"]
+        assert said == {**image, "verified": False}
 
 
 def test_a_scrub_that_leaves_something_bad_ends_with_13(

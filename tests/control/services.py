@@ -46,6 +46,7 @@ from replicator.control.types import (
     MarkRequest,
     Point,
     Progress,
+    RestoredImage,
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
@@ -287,7 +288,17 @@ class CannedReceiver:
         choice = choose(request.at)
         self.orders.append(("restore", group, request.at, request.to))
         files = [f"{request.to}/web-vda.raw", f"{request.to}/web.xml"]
-        return Chosen(choice=choice, result=RestoreResult(point=choice.point, files=files))
+        image = RestoredImage(
+            disk="web-vda",
+            path=files[0],
+            format="raw",
+            size=1 << 30,
+            checksum="0f" * 16,
+            verified=request.verify and not request.resume,
+        )
+        return Chosen(
+            choice=choice, result=RestoreResult(point=choice.point, files=files, images=[image])
+        )
 
     async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
         known(group)
