@@ -164,8 +164,8 @@ class LatestSums:
 
     def absorb(self, upto: int, end: int) -> None:
         """Puts into the base what the batches up to number `upto` say, which lie in front of
-        position `end`: they are about to go, or to lose their images. Durable when it returns.
-        Raises OSError."""
+        position `end`: they are about to go, or lie behind it and are about to lose their images.
+        Durable when it returns. Raises OSError."""
         batches = [
             batch for batch in self._history.batches if self._base.upto < batch.number <= upto
         ]
@@ -179,8 +179,9 @@ class LatestSums:
                 [(keys, sums)], upto=max(upto, self._base.upto), first=first, end=max(end, first)
             )
         except OSError as error:
-            if not no_space(error):
-                raise
+            stays = any(batch.begin >= end for batch in batches)
+            if not no_space(error) or (first == 0 and stays):
+                raise  # an empty base says that nothing went in front of position 0, images too
             self._base.give_up()
             self._lost()
 

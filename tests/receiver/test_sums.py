@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_runs import CHUNK_ROWS, RunFacts, SumRun, write_run
 from replicator.base.errors import DamageError
+from tests.receiver.source import noise
+from tests.receiver.world import World
 from tests.world.faults import Failure
 from tests.world.storage import SimStorage, Stopped
 
@@ -175,3 +177,21 @@ def test_a_full_disk_changes_nothing() -> None:
         storage.heal()
         assert read(base) == expected
         assert read(base_on(storage)) == expected
+
+
+def test_images_stay_where_a_full_disk_has_no_room_for_their_sums() -> None:
+    """At the very beginning of a history an empty base cannot say that something is missing."""
+    for nth in range(1, 25):
+        world = World(seed=nth)
+        world.begin_stream(from_zero=True)
+        world.write("b", 5 * 4096, noise(1, 4096))  # by the first batch alone
+        for value in range(1, 8):
+            world.write("a", 0, noise(value, 4096))
+            world.write("b", value % 3 * 4096, noise(value, 4096))
+            world.cut()
+            world.settle()
+        world.give_up([1, 2])
+        world.storage.plan(Failure(frozenset(["datasync"]), nth, errno.ENOSPC))
+        world.tidy(12)
+        world.storage.heal()
+        world.check()
