@@ -10,7 +10,7 @@ from random import Random
 from receiver.policy import HistoryPolicy, WhenFull
 from receiver.thinning import Rule
 from replicator.base.clock import NS_PER_S
-from replicator.base.errors import NoSpaceError, ReplicatorError
+from replicator.base.errors import NoPointError, NoSpaceError, ReplicatorError
 from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.faults import CHANGING_CALLS, Failure
@@ -136,6 +136,28 @@ def after_rollback(world: World, draw: Draw) -> None:
         finish_sync(world, draw)
 
 
+def roll_back_to_write(world: World, draw: Draw) -> None:
+    """A write that cannot be had is refused, and nothing is closed by that."""
+    world.acknowledge()
+    points = [each for each in sorted(world.announced) if world.writes_behind(each)]
+    if not points or world.group.condition == "rolling-back":
+        return
+    sequence = points[draw(len(points))]
+    try:
+        world.rollback(sequence, 1 + draw(len(world.writes_behind(sequence))))
+    except NoPointError:
+        world.not_rolled_back()
+    else:
+        after_rollback(world, draw)
+
+
+def look_at_writes(world: World, draw: Draw) -> None:
+    """Each write behind a point that can be had is what the source's disks held."""
+    points = [each for each in sorted(world.announced) if world.group.is_point_applied(each)]
+    if points:
+        world.check_writes(points[draw(len(points))])
+
+
 def retain(world: World, draw: Draw) -> None:
     world.retain(1 + draw(60_000))
 
@@ -192,6 +214,8 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "sync_some": (2, sync_some),
     "finish_sync": (2, finish_sync),
     "roll_back": (1, roll_back),
+    "roll_back_to_write": (1, roll_back_to_write),
+    "look_at_writes": (3, look_at_writes),
     "retain": (1, retain),
     "age": (2, age),
     "give_up": (2, give_up),

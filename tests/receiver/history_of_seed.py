@@ -9,12 +9,14 @@ from receiver.group import GroupReplica
 from tests.receiver import actions
 from tests.receiver.world import SMALL, Factory, World
 
+FINE_NS = (0, 20 * 1_000_000_000, 3600 * 1_000_000_000)
+
 
 def live(seed: int, *, steps: int = 45, factory: Factory = GroupReplica) -> World:
     """Raises AssertionError, or whatever a broken core raises, where a promise is broken."""
     rng = Random(seed)
     draw = actions.rng_draw(rng)
-    world = World(seed=seed, limits=SMALL, factory=factory)
+    world = World(seed=seed, limits=SMALL, factory=factory, fine_ns=FINE_NS[seed % 3])
     actions.start(world, draw)
     names = list(actions.ACTIONS)
     weights = [actions.ACTIONS[name][0] for name in names]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.receiver import actions
-from tests.receiver.history_of_seed import live
+from tests.receiver.history_of_seed import FINE_NS, live
 from tests.receiver.world import World
 
 Data = st.DataObject
@@ -26,7 +26,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 1 << 16), data=st.data())
     def begin(self, seed: int, data: Data) -> None:
-        self.world = World(seed=seed)
+        self.world = World(seed=seed, fine_ns=FINE_NS[seed % 3])
         actions.start(self.world, self._draw(data))
 
     @rule(name=st.sampled_from(NAMES), data=st.data())

@@ -9,6 +9,7 @@ rest again. It knows which points were announced, what each must hold, and what 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from receiver.history.images import block_key
 from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
-from replicator.base.errors import FencedError, OwnedError
+from replicator.base.errors import FencedError, NoPointError, OwnedError
 from tests.receiver.plain import Contents, PlainReplica
 from tests.receiver.source import START_NS, Logged, Source
 from tests.world.storage import SimStorage, Stopped
@@ -41,6 +42,7 @@ SMALL = Limits(
     step_blocks=3,
     cache_bytes=8_000,
 )
+MISSING_WRITES = re.compile("are not kept|no more have come in that stream")
 BARRIERS = (RecordType.SYNC_BEGIN, RecordType.SYNC_END, RecordType.SAME, RecordType.DETACH)
 LOOKS_NS = 10_000_000
 """More than what the clock moves by being looked at in one call."""
@@ -102,6 +104,7 @@ class World:
         self.lock_ns = 0
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.fine_ns = fine_ns
+        self._dead_before = 0
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
         self.group.recover()
@@ -302,6 +305,7 @@ class World:
         self.acknowledge()
         self.before_rolling = self._received_contents()
         self.rolling_to = self.expected[sequence]
+        self._dead_before = self.dead_ordinal
         if writes:
             members = {disk.name for disk in self.announced[sequence].members}
             behind = self.writes_behind(sequence)[writes - 1]
@@ -309,6 +313,25 @@ class World:
         self.dead_ordinal = self.source.ordinal
         done = self.group.rollback(sequence, writes=writes)
         self._rolled(done.before, done.point)
+
+    def not_rolled_back(self) -> None:
+        """It was refused: the source lives."""
+        self.rolling_to = None
+        self.dead_ordinal = self._dead_before
+
+    def check_writes(self, sequence: int) -> int:
+        """Each single write behind the point, as far as its frames are there; how many."""
+        for number, expected in enumerate(self.writes_behind(sequence), 1):
+            try:
+                view = self.group.fine_view(sequence, number)
+            except NoPointError as error:
+                if not MISSING_WRITES.search(error.message):
+                    raise
+                return number - 1
+            for name, size in view.disks:
+                assert view.read(name, 0, size) == expected[name], f"#{sequence}+{number}w"
+            view.close()
+        return len(self.writes_behind(sequence))
 
     def _received_contents(self) -> Contents:
         state = self.group._intake.front.state
