@@ -28,6 +28,8 @@ from replicator.base.units import MIB, format_size
 from replicator.wire.frames import OpenedFrame
 
 RAW_BYTES_MAX = 256 * MIB
+GIVE_WAY_BYTES = 256 * MIB
+"""Freed at once where the disk is full: some batches' worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class FineHistory:
         freed = self.log.shrink(need_bytes)
         if freed:
             self._shrunk(freed, self.log.oldest_ns)
+
+    def give_way(self) -> None:
+        """The disk is full: room for what was promised. Not while a rollback needs the frames."""
+        if self.log.keep_ns is not None:
+            self.shrink(GIVE_WAY_BYTES)
 
     # -- which writes there are
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -409,6 +410,9 @@ class GroupReplica:
         except OSError as error:
             mishap = as_mishap(error, "history and replica", self.name)
             self.pause_reason = mishap.message if isinstance(mishap, NoSpaceError) else str(error)
+            if isinstance(mishap, NoSpaceError):
+                with suppress(OSError):  # the disk has been told of already
+                    self.fine.give_way()
             raise mishap from error
         self.pause_reason = ""
         if moved:

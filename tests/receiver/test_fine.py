@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from random import Random
 
 import pytest
@@ -13,10 +14,11 @@ from receiver.fine_overlay import FineOverlay
 from receiver.fine_view import FineView
 from receiver.fine_walk import FineWrite
 from receiver.policy import HistoryPolicy
-from replicator.base.errors import DamageError, NoPointError
+from replicator.base.errors import DamageError, NoPointError, NoSpaceError
 from tests.receiver.plain import Contents
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, World
+from tests.world.faults import Failure
 from tests.world.storage import Stopped
 
 HOUR_NS = 3600 * 1_000_000_000
@@ -133,6 +135,18 @@ def test_the_budget_takes_frames_before_points_and_says_so(world: World) -> None
     assert [event.name for event in world.events] == ["fine_history.shrunk"]
     assert 0 < kept.used_bytes < before
     assert len(world.group.points()) == 3
+
+
+def test_a_full_disk_takes_frames_first(world: World) -> None:
+    assert world.group.fine.log.used_bytes > 0
+    world.storage.plan(Failure(frozenset(["pwritev"]), 1, errno.ENOSPC))
+    with pytest.raises(NoSpaceError):
+        world.apply_all()
+    assert world.group.fine.log.used_bytes == 0
+    assert [event.name for event in world.events] == ["fine_history.shrunk"]
+    world.storage.heal()
+    world.apply_all()
+    world.check()
 
 
 def test_off_keeps_nothing() -> None:
