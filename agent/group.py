@@ -305,9 +305,7 @@ class GroupAgent:
     async def resync(self) -> types.GroupStatus:
         """Returns when the sync has begun."""
         if self.status is None:
-            raise UnreachableError(
-                f"group {self.name!r} has no splitter: {self._around.splitter.problem}"
-            )
+            raise UnreachableError(f"group {self.name!r} has no splitter: {self._no_status()}")
         ordinal = self.status.ordinal
         self.link.readmit()
         async with self._one_order:
@@ -347,10 +345,17 @@ class GroupAgent:
         if self.link.refused:
             return self.link.refused
         if status is None:
-            return self._around.splitter.problem
+            return self._no_status()
         if status.state in ("closed", "lost", "suspended") and status.reason:
             return status.reason
         return self.problem or self.link.problem
+
+    def _no_status(self) -> str:
+        """Why the splitter tells nothing of this group."""
+        return self._around.splitter.problem or (
+            "the splitter does not know this group: it read another configuration when it started "
+            "(a restart of it costs each of its groups a sync)"
+        )
 
     def rpo_seconds(self) -> float | None:
         """Age of the newest point that the receiver is known to hold."""

@@ -48,8 +48,10 @@ def spool_warnings(splitter: SplitterSection) -> list[str]:
 
 def require_credentials(link: ReceiverLink | ReceiverSection) -> None:
     """Raises UsageError where CA, certificate or key cannot be read."""
-    for fault in _missing_credentials(link):
-        raise UsageError(fault, hint="replicator pki init and pki issue make them")
+    for fault, error in _unreadable_credentials(link):
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(fault, hint="replicator pki init and pki issue make them")
+        raise UsageError(fault, hint="the user that this daemon runs as must be able to read it")
 
 
 def filesystem_type(path: Path, mountinfo: str) -> str | None:
@@ -124,15 +126,18 @@ def _is_group(name: str) -> bool:
 
 
 def _credential_warnings(link: ReceiverLink | ReceiverSection) -> Iterator[str]:
-    yield from _missing_credentials(link)
+    for fault, _error in _unreadable_credentials(link):
+        yield fault
     with suppress(OSError):
         if link.key.stat().st_mode & 0o007:
             yield f"receiver.key: {link.key} is open to every user of this machine"
 
 
-def _missing_credentials(link: ReceiverLink | ReceiverSection) -> Iterator[str]:
+def _unreadable_credentials(
+    link: ReceiverLink | ReceiverSection,
+) -> Iterator[tuple[str, OSError]]:
     for key, path in (("ca", link.ca), ("certificate", link.certificate), ("key", link.key)):
         try:
             path.open("rb").close()
         except OSError as error:
-            yield f"receiver.{key}: {path}: {error.strerror}"
+            yield f"receiver.{key}: {path}: {error.strerror}", error

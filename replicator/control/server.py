@@ -15,6 +15,7 @@ Concurrency: each order is a task of its own; the service serialises what must n
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import struct
@@ -28,7 +29,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from replicator.base.address import Address
-from replicator.base.errors import ReplicatorError, UsageError, from_name
+from replicator.base.errors import OwnedError, ReplicatorError, UsageError, from_name
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.control.endpoints import AGENT, RECEIVER, Call, Endpoint
 from replicator.control.service import AgentControl, ReceiverControl
@@ -145,6 +146,11 @@ def _listen_tcp(address: Address) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         return socket.create_server((address.host, address.port), family=family, backlog=128)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OwnedError(
+                f"cannot serve metrics at {address}: another program listens there already",
+                hint="choose another metrics address, or stop that program",
+            ) from None
         raise ReplicatorError(
             f"cannot serve metrics at {address}: {error.strerror or error}"
         ) from None

@@ -286,6 +286,19 @@ async def test_without_a_splitter_the_agent_waits_and_says_so(
     await site.until(lambda group: group.state == "protected")
 
 
+async def test_a_group_that_the_splitter_does_not_know_is_said_to_be_one(
+    directory: Path, house: House, processes: ExitStack
+) -> None:
+    site = Site(directory, house.port, processes)
+    await site.start_splitter()
+    site.config.write_text(site.config.read_text().replace('name = "g"', 'name = "later"'))
+    await site.start_agent()
+    group = await site.until(lambda group: "does not know this group" in group.reason)
+    assert (group.name, group.state) == ("later", "idle")
+    with pytest.raises(UnreachableError, match="does not know this group"):
+        await asyncio.to_thread(site.control.resync, "later")
+
+
 async def test_metrics_carry_the_splitters_figures(
     directory: Path, house: House, processes: ExitStack, unused_tcp_port: int
 ) -> None:

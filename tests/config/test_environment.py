@@ -106,6 +106,16 @@ def test_missing_credentials_warn_in_a_check_and_stop_who_needs_them(tmp_path: P
     with pytest.raises(UsageError) as caught:
         require_credentials(config.receiver)
     assert caught.value.message == sentence
+    assert "pki issue" in caught.value.hint
+
+
+def test_credentials_that_may_not_be_read_need_no_new_ones(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    (tmp_path / "a.key").unlink()
+    (tmp_path / "a.key").mkdir()
+    with pytest.raises(UsageError, match=r"receiver\.key: ") as caught:
+        require_credentials(load_agent(agent_file(tmp_path)).receiver)
+    assert "pki" not in caught.value.hint
 
 
 def test_an_open_key_is_a_warning_and_no_more(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from replicator.base.address import Address
-from replicator.base.errors import ReplicatorError
+from replicator.base.errors import OwnedError
 from replicator.control.server import serve_metrics
 
 
@@ -41,5 +41,5 @@ async def test_the_registry_is_served_as_it_stands() -> None:
 async def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ReplicatorError, match=f"cannot serve metrics at 127.0.0.1:{port}"):
+        with pytest.raises(OwnedError, match=f"cannot serve metrics at 127.0.0.1:{port}: "):
             await serve_metrics(Address("127.0.0.1", port), CollectorRegistry())
