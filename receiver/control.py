@@ -181,7 +181,9 @@ class ReceiverService:
     ) -> Chosen[RestoreResult]:
         worker = self._worker(group)
         chosen = await self._chooser.choose(worker, request.at, request.zone)
-        order = RestoreOrder(group, chosen.writes, resume=request.resume, verify=request.verify)
+        order = RestoreOrder(
+            group, chosen.writes, request.format, resume=request.resume, verify=request.verify
+        )
         done = await worker.restore(chosen.point, Path(request.to), report, order)
         result = restore_result(chosen.choice.point, done)
         return Chosen(choice=chosen.choice, result=result)

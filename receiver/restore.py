@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a point into new images: DIR/DISK.raw for each disk, DIR/DOMAIN.xml for each domain.
+"""Writes a point into new images: DIR/DISK.raw or DIR/DISK.qcow2 for each disk, and DIR/DOMAIN.xml
+for each domain.
 
 Reads through a view, so replication goes on and the replica is not touched. The images are sparse:
 what is zero in whole 64-KiB steps is left a hole. Each is read back and compared, unless that is
@@ -9,8 +10,9 @@ Nothing is overwritten: a file that is there already refuses the whole restore b
 written, and so does a disk with too little room. The order of things, each durable before the next:
 
     restore.json, then DISK.raw.partial piece by piece with its sums in restore.json,
-    all images read back, DOMAIN.xml.partial, restore.json with `is_complete`,
-    each file under its own name, restore.json removed.
+    each image read back, for qcow2 converted to DISK.qcow2.partial and compared,
+    DOMAIN.xml.partial, restore.json with `is_complete`,
+    each file under its own name, raw images that were converted and restore.json removed.
 
 A restore that was interrupted (the process died, or shuts down, which is UnreachableError) leaves
 `*.partial` and restore.json, and one with `resume` goes on from there; without it they refuse. Any
@@ -24,7 +26,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,7 @@ from receiver.restore_progress import (
     beginning,
     decode,
 )
+from receiver.restore_qcow2 import compare, convert, find_qemu_img
 from replicator.base.errors import (
     NoSpaceError,
     OwnedError,
@@ -47,7 +50,14 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
-from replicator.base.storage import Storage, SystemStorage, read_whole, write_all, write_durably
+from replicator.base.storage import (
+    File,
+    Storage,
+    SystemStorage,
+    read_whole,
+    write_all,
+    write_durably,
+)
 from replicator.base.units import format_size
 
 Progress = Callable[[int, int], None]
@@ -141,9 +151,12 @@ class _Restore:
         self._noted = directory / FILE_NAME
         self._images = {name: directory / f"{name}.{order.format}" for name, _ in view.disks}
         self._texts = {directory / f"{domain}.xml": xml for domain, xml in view.domains.items()}
+        self._raws = {name: directory / f"{name}.raw" for name, _ in view.disks}
+        self._is_converted = order.format != "raw"
+        self._qemu_img = find_qemu_img() if self._is_converted else ""
         self._own: list[Path] = []
         self._state: RestoreProgress
-        self._passes = 2 if order.verify else 1
+        self._passes = (2 if order.verify else 1) * (2 if self._is_converted else 1)
         self._done = 0
         self._told = progress
         self._total = sum(size for _, size in view.disks)
@@ -165,7 +178,7 @@ class _Restore:
         self._state = wanted if found is None else self._fitting(found, wanted)
         finals = [*self._images.values(), *self._texts]
         if found is not None:
-            files = [_partial(path) for path in finals] + finals * found.is_complete
+            files = [*self._partials(), *(finals if found.is_complete else [])]
             self._own = [self._noted, *filter(self._storage.exists, files)]
         self._refuse_existing(finals)
         self._check_room()
@@ -173,13 +186,18 @@ class _Restore:
     def _found(self) -> RestoreProgress | None:
         if self._storage.exists(self._noted):
             return decode(read_whole(self._storage, self._noted, FILE_BYTES_MAX), str(self._noted))
-        for path in (*self._images.values(), *self._texts):
-            if self._storage.exists(_partial(path)):
+        for path in self._partials():
+            if self._storage.exists(path):
                 raise UsageError(
-                    f"{_partial(path)} exists already, and no {FILE_NAME} beside it",
+                    f"{path} exists already, and no {FILE_NAME} beside it",
                     hint="a restore overwrites nothing; remove it, or name another folder",
                 )
         return None
+
+    def _partials(self) -> list[Path]:
+        """All that it may leave when it is interrupted, beside restore.json."""
+        paths = {**dict.fromkeys(self._raws.values()), **dict.fromkeys(self._images.values())}
+        return [_partial(path) for path in (*paths, *self._texts)]
 
     def _fitting(self, found: RestoreProgress, wanted: RestoreProgress) -> RestoreProgress:
         if not self._order.resume:
@@ -206,8 +224,8 @@ class _Restore:
                 )
 
     def _check_room(self) -> None:
-        """What the replica takes is about what the point takes."""
-        needed = self._view.allocated_bytes
+        """What the replica takes is about what the point takes, in either format."""
+        needed = self._view.allocated_bytes * (2 if self._is_converted else 1)
         needed -= sum(self._storage.allocated_bytes(path) for path in self._own)
         place = self._directory
         while not self._storage.exists(place):
@@ -247,14 +265,17 @@ class _Restore:
         for path in files:
             self._name(path)
         self._storage.sync_directory(self._directory)
+        if self._is_converted:
+            for path in self._raws.values():
+                self._storage.unlink(_partial(path))
         self._storage.unlink(self._noted)
         self._storage.sync_directory(self._directory)
         return Restored(files, images)
 
     def _write_image(self, number: int) -> RestoredImage:
         disk = self._state.disks[number]
-        final = self._images[disk.name]
-        path = final if final in self._own else _partial(final)
+        raw = self._raws[disk.name]
+        path = raw if raw in self._own else _partial(raw)
         if path in self._own:
             drop_cache(self._storage, path)
             file = self._storage.open(path, writable=True)
@@ -275,28 +296,44 @@ class _Restore:
                 self._storage, path, disk.size_bytes, self._state.piece_bytes, writer.pieces
             )
             self._tell(reading, disk.size_bytes)
+        if self._is_converted:
+            self._convert(path, _partial(self._images[disk.name]), disk.size_bytes)
         return RestoredImage(
             disk=disk.name,
-            path=final,
+            path=self._images[disk.name],
             format=self._order.format,
             size=disk.size_bytes,
             checksum=writer.checksum,
             verified=self._order.verify,
         )
 
-    def _tell(self, steps: Iterator[int], size_bytes: int) -> None:
-        """Both passes over a disk count half; a byte written again counts once."""
-        for reached in steps:
-            self._told((self._done + reached) // self._passes, self._total)
-        self._done += size_bytes
+    def _convert(self, raw: Path, target: Path, size_bytes: int) -> None:
+        with closing(self._create_anew(target)) as file:
+            self._tell(convert(self._qemu_img, raw, target), size_bytes)
+            file.datasync()
+        if self._order.verify:
+            drop_cache(self._storage, target)
+            self._tell(compare(self._qemu_img, raw, target), size_bytes)
 
-    def _write_text(self, path: Path, text: str) -> None:
+    def _tell(self, steps: Generator[int, None, None], size_bytes: int) -> None:
+        """The passes over a disk count alike; a byte written again counts once."""
+        with closing(steps):
+            for reached in steps:
+                self._told((self._done + reached) // self._passes, self._total)
+        self._done += size_bytes
+        self._told(self._done // self._passes, self._total)
+
+    def _create_anew(self, path: Path) -> File:
+        """In place of what an earlier life left there."""
         if path in self._own:
             self._storage.unlink(path)
             self._own.remove(path)
         file = self._storage.create(path)
         self._own.append(path)
-        with closing(file):
+        return file
+
+    def _write_text(self, path: Path, text: str) -> None:
+        with closing(self._create_anew(path)) as file:
             write_all(file, [text.encode()], 0)
             file.datasync()
 

@@ -11,7 +11,7 @@ Sums are XXH3-128 of the content, in which a hole counts as zeroes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class ImageWriter:
         """Of what is written so far."""
         return self._whole.hexdigest()
 
-    def write(self, noted: list[str]) -> Iterator[int]:
+    def write(self, noted: list[str]) -> Generator[int, None, None]:
         """Yields up to where the image is good, in steps of READ_BYTES. `noted` are the pieces of
         an earlier life. All is durable at the end."""
         self._file.truncate(min(len(noted) * self._piece, self._size))
@@ -74,7 +74,7 @@ class ImageWriter:
             self._note(self.pieces + noted[number + 1 :])
         self._file.datasync()
 
-    def _take(self, start: int, end: int, content: Read) -> Iterator[int]:
+    def _take(self, start: int, end: int, content: Read) -> Generator[int, None, None]:
         """Adds one piece to the sums."""
         piece = xxh3_128()
         for offset in range(start, end, READ_BYTES):
@@ -96,7 +96,7 @@ class ImageWriter:
 
 def verify_image(
     storage: Storage, path: Path, size_bytes: int, piece_bytes: int, pieces: list[str]
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Reads the whole file back; yields up to where it is as written. Raises DamageError."""
     drop_cache(storage, path)
     with closing(storage.open(path)) as file:

@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -263,16 +263,36 @@ def _describe_plan(group: str, plan: RollbackPlan) -> str:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the images, on the receiver's machine; it is created.",
 )
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["raw", "qcow2"]),
+    default="raw",
+    show_default=True,
+    help="Of the images; qcow2 takes qemu-img on the receiver's machine.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted restore left in DIR.")
 @click.option("--no-verify", is_flag=True, help="Do not read the images back.")
 @takes_json
 def restore(
-    invocation: Invocation, group: str, at: str, to: Path, resume: bool, no_verify: bool
+    invocation: Invocation,
+    group: str,
+    at: str,
+    to: Path,
+    image_format: Literal["raw", "qcow2"],
+    resume: bool,
+    no_verify: bool,
 ) -> None:
     """Write POINT of GROUP into new images (receiver)."""
     with progress_bar() as on_progress:
         done = invocation.client("receiver").restore(
-            group, at, to, on_progress, resume=resume, verify=not no_verify
+            group,
+            at,
+            to,
+            on_progress,
+            image_format=image_format,
+            resume=resume,
+            verify=not no_verify,
         )
     print_choice(done.choice, is_json=invocation.is_json)
     if invocation.is_json:

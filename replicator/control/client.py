@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -169,11 +169,17 @@ class ControlClient:
         to: Path,
         on_progress: OnProgress = ignore_progress,
         *,
+        image_format: Literal["raw", "qcow2"] = "raw",
         resume: bool = False,
         verify: bool = True,
     ) -> Chosen[RestoreResult]:
         request = RestoreRequest(
-            at=at, to=os.path.abspath(to), zone=self.zone, resume=resume, verify=verify
+            at=at,
+            to=os.path.abspath(to),
+            zone=self.zone,
+            format=image_format,
+            resume=resume,
+            verify=verify,
         )
         target = _target(endpoints.RESTORE, group=group)
         return self._order("POST", target, Chosen[RestoreResult], request, on_progress)

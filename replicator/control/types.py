@@ -148,7 +148,7 @@ class RestoredImage(Message, frozen=True, kw_only=True):
 class RestoreResult(Message, frozen=True, kw_only=True):
     point: Point
     files: list[str]
-    """Absolute paths: `DIR/DISK.raw` for each disk, `DIR/DOMAIN.xml` for each domain."""
+    """Absolute paths: `DIR/DISK.FORMAT` for each disk, `DIR/DOMAIN.xml` for each domain."""
     images: list[RestoredImage] = []
 
 
@@ -363,6 +363,7 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
     at: str
     to: str
     zone: str | None = None
+    format: Literal["raw", "qcow2"] = "raw"
     resume: bool = False
     verify: bool = True
 

@@ -193,6 +193,8 @@ def test_restore(at_receiver: Run, tmp_path: Path) -> None:
     for option in ("--no-verify", "--resume"):
         (said,) = document(at_receiver(*order, option))["images"]
         assert said == {**image, "verified": False}
+    (said,) = document(at_receiver(*order, "--format", "qcow2"))["images"]
+    assert said == {**image, "format": "qcow2"}
 
 
 def test_a_scrub_that_leaves_something_bad_ends_with_13(

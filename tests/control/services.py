@@ -291,7 +291,7 @@ class CannedReceiver:
         image = RestoredImage(
             disk="web-vda",
             path=files[0],
-            format="raw",
+            format=request.format,
             size=1 << 30,
             checksum="0f" * 16,
             verified=request.verify and not request.resume,
