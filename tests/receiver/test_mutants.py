@@ -8,18 +8,21 @@ once a hole in a model of the design, or is what an inattentive change would do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from journal.record import RecordType
+from journal.spool import StreamName
 from receiver import apply as apply_module
 from receiver import apply_content, point_view, thinning
 from receiver import reclaim as reclaim_module
 from receiver.apply import Applier
 from receiver.apply_batch import BatchBuilder, units_of
 from receiver.apply_content import Operation
+from receiver.fine_log import FineLog
 from receiver.front import Front
 from receiver.group import GroupReplica
 from receiver.history import index_stack, sweep
@@ -37,6 +40,7 @@ from receiver.reclaim import Reclaim
 from receiver.redo import Redo
 from receiver.replica import Replica
 from receiver.retention import Situation
+from receiver.rollback import OverlayOf, RollbackWork
 from receiver.sync_state import GroupState
 from receiver.values import Point
 from replicator.base.errors import ReplicatorError
@@ -337,7 +341,29 @@ def merged_over_a_kept_point(patch: Patch) -> None:
     )
 
 
+def rollback_forgets_the_writes(patch: Patch) -> None:
+    """The intent says the point alone."""
+
+    def of_point(history: HistoryLog, state: GroupState, _overlay_of: OverlayOf) -> RollbackWork:
+        assert state.rollback is not None
+        return RollbackWork.to(history, state.rollback.target)
+
+    patch.setattr(RollbackWork, "of", of_point)
+
+
+def frames_go_while_a_rollback_needs_them(patch: Patch) -> None:
+    """Where nothing is kept otherwise, they are gone after a crash."""
+    take = FineLog.take
+
+    def careless(log: FineLog, stream: StreamName, first: int, path: Path) -> bool:
+        return log.keep_ns is not None and take(log, stream, first, path)
+
+    patch.setattr(FineLog, "take", careless)
+
+
 MUTANTS: list[Mutant] = [
+    rollback_forgets_the_writes,
+    frames_go_while_a_rollback_needs_them,
     views_do_not_stop_compaction,
     needed_segments_removed,
     merged_over_a_kept_point,

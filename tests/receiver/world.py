@@ -331,7 +331,10 @@ class World:
             for name, size in view.disks:
                 assert view.read(name, 0, size) == expected[name], f"#{sequence}+{number}w"
             view.close()
-        return len(self.writes_behind(sequence))
+        count = len(self.writes_behind(sequence))
+        with pytest.raises(NoPointError):
+            self.group.fine_view(sequence, count + 1)
+        return count
 
     def _received_contents(self) -> Contents:
         state = self.group._intake.front.state
