@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from replicator.base.address import Address
@@ -53,6 +54,21 @@ HTTP_STATUS = {
 INTERNAL = 500
 
 S = TypeVar("S")
+
+
+class _NotHttp(logging.Filter):
+    """aiohttp reports a request that is not HTTP like a bug, with all its bytes: not here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.args = "a request that is not HTTP was refused", ()
+            record.exc_info = None
+        return True
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_NotHttp())
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +152,7 @@ async def serve_metrics(address: Address, registry: CollectorRegistry) -> Server
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_get("/metrics", metrics)
-    server = Server(web.AppRunner(app, access_log=None), {})
+    server = Server(web.AppRunner(app, access_log=None, logger=_http_log), {})
     await server.listen(_listen_tcp(address))
     return server
 
@@ -170,7 +186,13 @@ async def _serve(
     for foreign in elsewhere:
         if (foreign.method, foreign.path) not in known:
             app.router.add_route(foreign.method, foreign.path, control.refuse(foreign))
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_http_log,
+        handler_cancellation=True,
+        shutdown_timeout=1.0,
+    )
     server = Server(runner, control.orders)
     await server.listen(listen_unix(path, mode=mode))
     server.owns(path)

@@ -38,6 +38,18 @@ async def test_the_registry_is_served_as_it_stands() -> None:
     assert caught.value.code == 404
 
 
+async def test_what_is_not_http_costs_a_short_line_of_log(caplog: pytest.LogCaptureFixture) -> None:
+    server = await serve_metrics(Address("127.0.0.1", 0), CollectorRegistry())
+    reader, writer = await asyncio.open_connection(*server.addresses()[0])
+    writer.write(b"GET / HTTP/1.1\r\n" + b"secret: 1\r\n" * 10_000 + b"\r\n")
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    await server.close()
+    (line,) = caplog.records
+    assert (line.levelname, line.exc_info) == ("WARNING", None)
+    assert line.getMessage() == "a request that is not HTTP was refused"
+
+
 async def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
