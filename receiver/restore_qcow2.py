@@ -5,6 +5,9 @@ QEMU's own program writes QEMU's own format; here it is run and its outcome put 
 in a process group of its own, which is killed when whoever waits for it gives up: `convert` and
 `compare` are generators that yield while it works, and closing one ends it. What it writes goes
 through the page cache; the caller makes it durable.
+
+A qemu-img that a signal ended (systemd stops a service with all of its processes; so does the
+kernel when memory runs out) is an interruption, UnreachableError, and no verdict on the images.
 """
 
 from __future__ import annotations
@@ -16,7 +19,13 @@ import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
-from replicator.base.errors import DamageError, NoSpaceError, ReplicatorError, UsageError
+from replicator.base.errors import (
+    DamageError,
+    NoSpaceError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
 
 POLL_SECONDS = 0.2
 """How often the waiting one is asked whether it still wants to wait."""
@@ -57,7 +66,7 @@ def compare(qemu_img: str, raw: Path, made: Path) -> Generator[int, None, None]:
 
 
 def _run(words: list[str]) -> Generator[int, None, tuple[int, str]]:
-    """(exit code, the end of what it said)."""
+    """(exit code, the end of what it said). Raises UnreachableError."""
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -77,6 +86,11 @@ def _run(words: list[str]) -> Generator[int, None, tuple[int, str]]:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode < 0:
+        raise UnreachableError(
+            f"qemu-img was ended by {signal.Signals(-process.returncode).name}",
+            hint="go on with the restore later, by restore --resume",
+        )
     text = output.decode(errors="replace").strip()
     return process.returncode, text[-_OUTPUT_CHARS_MAX:]
 

@@ -15,7 +15,7 @@ from xxhash import xxh3_128_hexdigest
 
 from receiver.point_view import PointView
 from receiver.restore import Restored, RestoreOrder, restore_view
-from receiver.restore_progress import RestoreProgress
+from receiver.restore_progress import PIECE_BYTES, DiskProgress, RestoreProgress
 from replicator.base.errors import (
     DamageError,
     OwnedError,
@@ -290,3 +290,12 @@ def test_one_restore_at_a_time_into_a_directory(world: World) -> None:
 
     check_done(world, restore(world, ORDER, again))
     assert refused
+
+
+def test_every_field_of_the_progress_file_is_documented() -> None:
+    document = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    _, _, chapter = document.partition("\n## Restore in the making\n")
+    for kind in (RestoreProgress, DiskProgress):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in chapter or f'"{field}"' in chapter, field
+    assert f"| `piece_bytes` | {PIECE_BYTES} |" in chapter

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.storage import SystemStorage
-from tests.receiver_service.dr_site import DrSite
+from tests.receiver_service.dr_site import DrSite, launched
 from tests.receiver_service.test_orders import feed, good, leave, order, story
 from tests.receiver_service.test_views import run
 
@@ -38,6 +39,17 @@ def site(tmp_path: Path) -> DrSite:
 async def receiver(site: DrSite) -> AsyncIterator[Receiver]:
     async with site.running() as receiver:
         yield receiver
+
+
+def slow_qemu_img(folder: Path) -> tuple[Path, Path]:
+    """(where one lies that never ends, the FIFO that tells the process once it runs)."""
+    programs, started = folder / "programs", folder / "started"
+    programs.mkdir()
+    os.mkfifo(started)
+    slow = programs / "qemu-img"
+    slow.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 1000\n")
+    slow.chmod(0o755)
+    return programs, started
 
 
 async def test_qcow2_images_hold_the_point(site: DrSite, receiver: Receiver) -> None:
@@ -77,13 +89,7 @@ async def test_a_restore_that_the_shutdown_interrupts_is_gone_on_with(
     """While qemu-img is at work, which is killed; then in the other life, from what is left."""
     source = story()
     target = site.folder / "restored"
-    programs = site.folder / "programs"
-    programs.mkdir()
-    started = site.folder / "started"
-    os.mkfifo(started)
-    slow = programs / "qemu-img"
-    slow.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 1000\n")
-    slow.chmod(0o755)
+    programs, started = slow_qemu_img(site.folder)
     path = os.environ["PATH"]
     async with site.running() as receiver:
         await leave(await feed(site, source), receiver)
@@ -111,6 +117,54 @@ async def test_a_restore_that_the_shutdown_interrupts_is_gone_on_with(
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
         assert image.checksum == xxh3_128_hexdigest(good(source).disks[image.disk])
+
+
+async def test_a_receiver_that_was_killed_goes_on_in_its_next_life(
+    site: DrSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = story()
+    target = site.folder / "restored"
+    programs, started = slow_qemu_img(site.folder)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{programs}:{path}")
+    async with launched(site) as process:
+        await (await feed(site, source)).close()
+        restoring = asyncio.create_task(
+            order(site.control.restore, "web", "good", target, image_format="qcow2")
+        )
+        converting = int(await asyncio.to_thread(started.read_text))
+        await process.end(signal.SIGKILL)
+        with pytest.raises(UnreachableError):
+            await restoring
+        os.kill(converting, signal.SIGKILL)  # systemd would have done it
+    monkeypatch.setenv("PATH", path)
+    assert sorted(os.listdir(target)) == ["restore.json", "vda.qcow2.partial", "vda.raw.partial"]
+    async with launched(site):
+        done = await order(
+            site.control.restore, "web", "good", target, image_format="qcow2", resume=True
+        )
+    assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
+    for image in done.result.images:
+        assert image.verified
+        assert image.checksum == xxh3_128_hexdigest(good(source).disks[image.disk])
+
+
+async def test_a_qemu_img_that_a_signal_ends_is_an_interruption(
+    site: DrSite, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd stops a service: each process of it gets SIGTERM."""
+    await leave(await feed(site, story()), receiver)
+    target = site.folder / "restored"
+    programs, started = slow_qemu_img(site.folder)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    restoring = asyncio.create_task(
+        order(site.control.restore, "web", "good", target, image_format="qcow2")
+    )
+    os.kill(int(await asyncio.to_thread(started.read_text)), signal.SIGTERM)
+    with pytest.raises(UnreachableError, match="qemu-img was ended by SIGTERM") as caught:
+        await restoring
+    assert "--resume" in caught.value.hint
+    assert sorted(os.listdir(target)) == ["restore.json", "vda.qcow2.partial", "vda.raw.partial"]
 
 
 async def test_rot_between_writing_and_reading_back_is_damage(
