@@ -122,7 +122,8 @@ class HistoryLog:
         if opened.newest is not None:
             self._segments = opened.segments[:-1]
             digest = self._segments[-1].digest if self._segments else _NO_DIGEST
-            self._writer.continue_in(opened.newest, digest)
+            batches = len(opened.contents.begins) if opened.contents is not None else 0
+            self._writer.continue_in(opened.newest, digest, batches)
         else:
             self._segments = opened.segments
             if self._segments:

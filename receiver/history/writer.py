@@ -43,6 +43,9 @@ from receiver.history.images import (
 from receiver.values import Point
 from replicator.base.storage import Buffer, Storage
 
+SEGMENT_BATCHES_MAX = 2048
+"""Of small batches (a quiet guest's, one a second) most of a day would fit into a segment; and of
+the segment that is being written a view has to read the tables one by one."""
 _ORDINAL = 1
 _NO_DIGEST = bytes(32)
 
@@ -105,6 +108,7 @@ class HistoryWriter:
         self._segment_bytes = segment_bytes
         self._log: LogWriter | None = None
         self._segment_first = 0
+        self._segment_batches = 0
         self._previous_digest = _NO_DIGEST
         self._durable_chain = initial_chain(group)
         self._durable_end = 0
@@ -134,7 +138,10 @@ class HistoryWriter:
 
     @property
     def is_full(self) -> bool:
-        return self.in_segment and self.end - self._segment_first >= self._segment_bytes
+        return self.in_segment and (
+            self.end - self._segment_first >= self._segment_bytes
+            or self._segment_batches >= SEGMENT_BATCHES_MAX
+        )
 
     def segment(self) -> Segment | None:
         """The segment that is written now."""
@@ -166,8 +173,10 @@ class HistoryWriter:
         self._durable_end, self._durable_chain = end, chain
         self._log = self._new_log(end, chain)
 
-    def continue_in(self, segment: Segment, previous_digest: bytes) -> None:
-        """Goes on in the newest segment; what lies behind its end is cut off. Durable."""
+    def continue_in(self, segment: Segment, previous_digest: bytes, batches: int) -> None:
+        """Goes on in the newest segment, which holds so many batches; what lies behind its end is
+        cut off. Durable."""
+        self._segment_batches = batches
         self.begin_at(segment.end, segment.chain, previous_digest)
         assert self._log is not None
         self._segment_first = segment.first
@@ -182,6 +191,7 @@ class HistoryWriter:
         """Opens a segment with the group's state as its first record."""
         log = self._open_log()
         first = self._segment_first = log.end_lsn
+        self._segment_batches = 0
         body = bodies.StateBody(first, next_batch, group, texts)
         self._append_body(RecordType.STATE, next_batch, bodies.encode(body))
 
@@ -190,6 +200,7 @@ class HistoryWriter:
         log = self._open_log()
         encoded = encode_batch(draft, log.end_lsn, log.chain, log.known_durable, self._now_ns())
         self._append(log, encoded.buffers, encoded.size_bytes, encoded.chain)
+        self._segment_batches += 1
         return encoded
 
     def append_applied(self, number: int) -> None:

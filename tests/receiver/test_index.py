@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from receiver.group import Limits
+from receiver.history import writer
 from receiver.history.images import EarliestImages
 from receiver.history.index_file import HEADER_BYTES, Span
 from receiver.history.index_stack import ImageStack
@@ -274,3 +276,28 @@ def test_a_view_of_a_point_that_nothing_is_left_in_front_of() -> None:
     assert len(history.segments) > 2
     view.close()
     check_all(world)
+
+
+def test_a_segment_holds_no_more_batches_than_a_view_should_read_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "SEGMENT_BATCHES_MAX", 5)
+    world = World(limits=Limits(history_segment_bytes=1 << 30))
+    world.begin_stream(from_zero=True)
+    for value in range(1, 9):
+        world.write("a", 0, bytes([value]) * 512)
+        world.cut()
+        world.settle()
+    world.crash(power=False)
+    for value in range(9, 14):
+        world.write("a", 0, bytes([value]) * 512)
+        world.cut()
+        world.settle()
+    history = world.group._history
+    bounds = [*(segment.first for segment in history.segments), history.newest_first]
+    inside = [
+        sum(low <= batch.begin < high for batch in history.batches)
+        for low, high in pairwise([*bounds, 1 << 62])
+    ]
+    assert max(inside) == 5, "the count goes on behind a restart"
+    world.check()
