@@ -219,6 +219,7 @@ class GroupReplica:
         self._replica.prepare()
         self._sum_base.open()
         self._gathered_sums.open()
+        self._gathered_sums.give_up()  # batches may have been merged behind its back
         self.scrub.open()
         before, state, tail = self._history.open()
         check_replica(self._replica, before, tail)

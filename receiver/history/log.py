@@ -73,6 +73,10 @@ class HistoryLog:
         self._writer = HistoryWriter(storage, directory, group, now_ns, segment_bytes)
         self._segments: list[Segment] = []  # sealed ones
         self._sealed_end = 0  # set behind the segments, and read before them
+        self.merges = 0
+        """How often batches were merged; the numbers up to `merged_upto` may stand for other blocks
+        since then: merged batches share them anew."""
+        self.merged_upto = 0
         self.segments_version = 0
         """Rises when a segment is sealed, removed or replaced."""
         self.reader = HistoryReader(storage, self.folder)
@@ -394,6 +398,8 @@ class HistoryLog:
 
     def replace_run(self, run: Sequence[Segment], compacted: Compacted) -> None:
         """Takes over a compaction of these neighbouring sealed segments that is in place."""
+        self.merges += 1
+        self.merged_upto = max([self.merged_upto, *(batch.number for batch in compacted.batches)])
         self.index.forget(run[0].first, run[-1].end)
         first = self._segments.index(run[0])
         assert self._segments[first : first + len(run)] == list(run)

@@ -51,6 +51,8 @@ class SumWindow:
     sums: U64
     is_whole: bool
     bad: list[BadRange]
+    merges: int = 0
+    """Of the history when the window was read: `upto` means something only until the next."""
 
     def put(self, keys: U64, sums: U64) -> None:
         within = (keys >= np.uint64(self.start)) & (keys < np.uint64(self.end))
@@ -73,6 +75,7 @@ class LatestSums:
     ) -> None:
         """`lost` is told when the base had to go for want of room."""
         self._gathered = gathered
+        self._gathered_merges = history.merges
         self.gather_batches = gather_batches
         self._history = history
         self._base = base
@@ -80,6 +83,7 @@ class LatestSums:
 
     def window(self, start: int, end: int) -> SumWindow:
         """Of the keys [start, end). Raises OSError."""
+        self._check_gathered()
         count = end - start
         segments = self._history.segments
         first = segments[0].first if segments else self._history.newest_first
@@ -91,6 +95,7 @@ class LatestSums:
             np.full(count, UNKNOWN_SUM, dtype=np.uint64),
             self._base.reaches(first),
             [],
+            self._history.merges,
         )
         found, window.bad = self._base.read(start, end)
         if self._gathered.upto > self._base.upto:
@@ -106,6 +111,13 @@ class LatestSums:
 
     def follow(self, window: SumWindow) -> None:
         """Takes in what was applied since. Raises OSError."""
+        history = self._history
+        if window.merges != history.merges and window.upto < history.merged_upto:
+            fresh = self.window(window.start, window.end)
+            window.upto, window.merges = fresh.upto, fresh.merges
+            window.changed[:], window.sums[:] = fresh.changed, fresh.sums
+            window.is_whole, window.bad = fresh.is_whole, fresh.bad
+            return
         for batch in self._history.after(window.upto):
             table = self._history.table(batch)
             low, high = table.rows_within(window.start, window.end)
@@ -116,6 +128,7 @@ class LatestSums:
     def gather(self) -> bool:
         """A step of getting ready for many windows. False: there is no more to do. Raises
         OSError."""
+        self._check_gathered()
         done = max(self._base.upto, self._gathered.upto)
         left = self._history.after(done)
         if len(left) < self.gather_batches:
@@ -137,6 +150,14 @@ class LatestSums:
                 raise
             return False  # it goes without, but slowly
         return True
+
+    def _check_gathered(self) -> None:
+        """Gathered up to the middle of what was merged since: what comes behind that number no
+        longer is all that came later."""
+        history = self._history
+        if self._gathered_merges != history.merges and self._gathered.upto < history.merged_upto:
+            self._gathered.give_up()
+        self._gathered_merges = history.merges
 
     def drop_gathered(self) -> None:
         self._gathered.give_up()
