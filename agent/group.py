@@ -145,9 +145,9 @@ class GroupAgent:
                 busy = await self._step()
                 self._driver_problem = ""
             except ReplicatorError as error:
-                if error.message != self._driver_problem:
-                    log.warning("driver", group=self.name, reason=str(error))
-                self._driver_problem = str(error)
+                if (problem := str(error)) != self._driver_problem:
+                    log.warning("driver", group=self.name, reason=problem)
+                self._driver_problem = problem
                 busy = False
                 await asyncio.sleep(LOOK_SECONDS)
             if not busy:
@@ -346,9 +346,10 @@ class GroupAgent:
             return self.link.refused
         if status is None:
             return self._no_status()
+        trouble = self.problem or self.link.problem
         if status.state in ("closed", "lost", "suspended") and status.reason:
-            return status.reason
-        return self.problem or self.link.problem
+            return f"{status.reason}; {trouble}" if trouble else status.reason
+        return trouble
 
     def _no_status(self) -> str:
         """Why the splitter tells nothing of this group."""

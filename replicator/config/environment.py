@@ -43,7 +43,7 @@ def receiver_warnings(config: ReceiverConfig) -> list[str]:
 
 def spool_warnings(splitter: SplitterSection) -> list[str]:
     """Those that concern the splitter alone, for its own start."""
-    return list(_splitter_warnings(splitter))
+    return [*_splitter_warnings(splitter), *_unwritable_warnings(splitter)]
 
 
 def require_credentials(link: ReceiverLink | ReceiverSection) -> None:
@@ -110,6 +110,16 @@ def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:
         )
     if splitter.socket_group and not _is_group(splitter.socket_group):
         yield f"splitter.socket_group: there is no group {splitter.socket_group!r} here"
+
+
+def _unwritable_warnings(splitter: SplitterSection) -> Iterator[str]:
+    """For the splitter's own user: said at the start, and not when the tier is needed."""
+    folders = {"spool_memory_dir": splitter.spool_memory_dir}
+    if splitter.spool_disk_bytes:
+        folders["spool_disk_dir"] = splitter.spool_disk_dir
+    for key, folder in folders.items():
+        if not os.access(_nearest_existing(folder), os.W_OK | os.X_OK):
+            yield f"splitter.{key}: {folder} cannot be written by the splitter's user"
 
 
 def _memory_warnings(place: str, folder: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from agent.group import LOOK_SECONDS
 from replicator.base.errors import (
     NoPointError,
     NotFoundError,
@@ -297,6 +298,22 @@ async def test_a_group_that_the_splitter_does_not_know_is_said_to_be_one(
     assert (group.name, group.state) == ("later", "idle")
     with pytest.raises(UnreachableError, match="does not know this group"):
         await asyncio.to_thread(site.control.resync, "later")
+
+
+async def test_a_domain_that_does_not_exist_is_named_as_the_reason_and_logged_once(
+    directory: Path, house: House, processes: ExitStack
+) -> None:
+    site = Site(directory, house.port, processes)
+    head, _, _ = site.config.read_text().partition("[[group]]")
+    site.config.write_text(
+        f'{head}[libvirt]\nuri = "test:///default"\n[[group]]\nname = "g"\n'
+        'disk = [{ domain = "nosuch", target = "vda" }]\n'
+    )
+    await site.start_splitter()
+    await site.start_agent()
+    await site.until(lambda group: "Domain not found" in group.reason)
+    await asyncio.sleep(2 * LOOK_SECONDS)
+    assert site.logs().count("Domain not found") == 1
 
 
 async def test_metrics_carry_the_splitters_figures(

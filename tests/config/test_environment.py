@@ -91,6 +91,18 @@ def test_what_does_not_fit_is_said_once(tmp_path: Path, keys: dict[str, str], wa
     assert spool_warnings(config.splitter) == [warning]
 
 
+def test_a_spool_that_the_splitter_cannot_write_is_said(tmp_path: Path) -> None:
+    """Nobody, root neither, may make files in /proc/sys."""
+    file = agent_file(
+        tmp_path,
+        spool_memory_dir=f'"{MEMORY_FOLDER}"',
+        spool_memory='"1MiB"',
+        spool_disk_dir='"/proc/sys/spool"',
+    )
+    sentence = "splitter.spool_disk_dir: /proc/sys/spool cannot be written by the splitter's user"
+    assert sentence in spool_warnings(load_agent(file).splitter)
+
+
 def test_a_tmpfs_smaller_than_the_spool_is_said(tmp_path: Path) -> None:
     file = agent_file(tmp_path, spool_memory_dir=f'"{MEMORY_FOLDER}"', spool_memory='"4PiB"')
     (warning,) = spool_warnings(load_agent(file).splitter)
