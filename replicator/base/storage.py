@@ -128,7 +128,11 @@ class SystemFile:
         return b"".join(parts)
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
-        return os.pwritev(self._fd, buffers, offset)
+        try:
+            return os.pwritev(self._fd, buffers, offset)
+        except OSError as error:
+            self._name(error)
+            raise
 
     def punch(self, offset: int, length: int) -> None:
         mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
@@ -142,7 +146,11 @@ class SystemFile:
             write_all(self, [bytes(min(length, 1 << 20))], offset, repeat_to=length)
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            self._name(error)
+            raise
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -165,7 +173,15 @@ class SystemFile:
         return ranges
 
     def datasync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._name(error)
+            raise
+
+    def _name(self, error: OSError) -> None:
+        """Which file it was; a descriptor does not say."""
+        error.filename = str(self.path)
 
     def close(self) -> None:
         if self._fd >= 0:

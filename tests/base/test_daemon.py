@@ -177,3 +177,21 @@ def test_the_splitter_can_afford_it() -> None:
     done = run("print(*sorted({name.split('.')[0] for name in sys.modules}))")
     heavy = {"msgspec", "aiohttp", "click", "rich", "structlog", "numpy", "cryptography"}
     assert not heavy & set(done.stdout.split())
+
+
+NO_BYTE_MORE = """
+import resource
+from replicator.base.storage import SystemStorage, write_durably
+async def life(stop):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    path = Path(sys.argv[1])
+    with hold_lock(path, "agent a"):
+        write_durably(SystemStorage(), path.parent / "state", b"x")
+sys.exit(run_daemon(life))
+"""
+
+
+def test_a_disk_that_takes_no_byte_is_a_sentence_that_names_the_file(tmp_path: Path) -> None:
+    done = run(NO_BYTE_MORE, str(tmp_path / "lock"))
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/state.new: File too large\n"

@@ -136,3 +136,12 @@ def test_a_durable_write_that_fails_leaves_the_old_file_and_works_the_next_time(
     assert storage.read_whole(disk, path, 9) == b"new"
     assert disk.is_synced(path)
     assert disk.names(Path("/")) == ["state.json"]
+
+
+def test_a_write_that_fails_names_its_file() -> None:
+    with (
+        closing(SystemStorage().open(Path("/dev/full"), writable=True)) as file,
+        pytest.raises(OSError, match="No space left on device") as caught,
+    ):
+        file.pwritev([b"x"], 0)
+    assert caught.value.filename == "/dev/full"
