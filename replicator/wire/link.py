@@ -24,7 +24,7 @@ from replicator.base.errors import ReplicatorError, UnreachableError
 from replicator.wire.frames import Frame
 from replicator.wire.limits import INBOX_HIGH_BYTES, INBOX_LOW_BYTES
 from replicator.wire.messages import Digests, Message
-from replicator.wire.protocol import Fault, Role, State, WireProtocol
+from replicator.wire.protocol import Fault, PeerClocks, Role, State, WireProtocol
 
 # What a small message costs while it waits; an ACK's points and a hello's disks are few.
 _SMALL_MESSAGE_BYTES = 512
@@ -47,6 +47,11 @@ class Link(Protocol):
     @property
     def fault(self) -> Fault | None:
         """Why the session is over; None while it is not."""
+        ...
+
+    @property
+    def peer_clocks(self) -> PeerClocks | None:
+        """What the peer's clocks showed, as it told last."""
         ...
 
     def send(self, message: Message) -> None:
@@ -132,6 +137,10 @@ class Mailbox:
 
     def now_ns(self) -> int:
         return self._clock.monotonic_ns()
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self.protocol.tick(self.now_ns(), wall_ns=self._clock.utc_ns())
 
 
 def _cost(message: Message) -> int:

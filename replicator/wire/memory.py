@@ -18,7 +18,7 @@ from replicator.wire.framing import Piece
 from replicator.wire.limits import SEND_HIGH_BYTES, SEND_LOW_BYTES
 from replicator.wire.link import Link, Mailbox, Peer
 from replicator.wire.messages import Message
-from replicator.wire.protocol import Fault, Role
+from replicator.wire.protocol import Fault, PeerClocks, Role
 
 
 class MemoryLink:
@@ -38,6 +38,10 @@ class MemoryLink:
     @property
     def fault(self) -> Fault | None:
         return self._box.protocol.fault
+
+    @property
+    def peer_clocks(self) -> PeerClocks | None:
+        return self._box.protocol.peer_clocks
 
     def send(self, message: Message) -> None:
         self._box.protocol.send(message)
@@ -61,7 +65,7 @@ class MemoryLink:
 
     def tick(self) -> None:
         """Time has passed at this end."""
-        self._box.protocol.tick(self._box.now_ns())
+        self._box.tick()
         self._flush()
         self._box.collect()
 

@@ -242,7 +242,11 @@ class LabelState(msgspec.Struct, frozen=True):
 
 
 class Ping(msgspec.Struct, frozen=True):
-    """Say that you are alive."""
+    """Say that you are alive. An agent adds what its two clocks show at this moment, read together:
+    UTC since 1970, and CLOCK_MONOTONIC (the splitter's, too); 0: not told."""
+
+    wall_ns: Count = 0
+    monotonic_ns: Count = 0
 
 
 class Pong(msgspec.Struct, frozen=True):

@@ -127,6 +127,16 @@ class Fault:
     error: ReplicatorError
 
 
+@dataclass(frozen=True, slots=True)
+class PeerClocks:
+    """What the peer's clocks showed when it said so; it was heard at `heard_ns` by our own
+    monotonic clock, some milliseconds to seconds later."""
+
+    wall_ns: int
+    monotonic_ns: int
+    heard_ns: int
+
+
 class WireProtocol:
     """One end of a session. `peer_name` is for messages to people."""
 
@@ -134,12 +144,15 @@ class WireProtocol:
         self.role = role
         self.state = State.GREETING
         self.fault: Fault | None = None
+        self.peer_clocks: PeerClocks | None = None
+        """As they were told last."""
         self._peer_name = peer_name
         self._deframer = Deframer(self._body_limit)
         self._events: list[Message] = []
         self._out: list[Piece] = []
         self._heard_ns = now_ns
         self._said_ns = now_ns
+        self._told_clocks_ns = 0
         self._finished = False
 
     # -- bytes in, events out
@@ -210,9 +223,10 @@ class WireProtocol:
         """Whether `data_to_send` would give anything."""
         return bool(self._out)
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int, *, wall_ns: int = 0) -> None:
         """To be called about once a second: says PING when we were silent, and gives up a peer
-        that was. Before the greeting is done the peer is only given up, not pinged."""
+        that was. Before the greeting is done the peer is only given up, not pinged. An agent that
+        is given its wall clock tells both clocks as often, silent or not."""
         if self._finished:
             return
         if now_ns - self._heard_ns >= DEAD_SECONDS * 1e9:
@@ -221,9 +235,21 @@ class WireProtocol:
             )
             self._say_error(silent)
             self._fail(Whose.PEER, silent)
-        elif self.state in _GREETED and now_ns - self._said_ns >= PING_SECONDS * 1e9:
+        elif self.state in _GREETED and self._is_ping_due(now_ns, wall_ns):
             self._said_ns = now_ns
-            self.send(Ping())
+            if self.role is Role.AGENT and wall_ns:
+                self._told_clocks_ns = now_ns
+                self.send(Ping(wall_ns, now_ns))
+            else:
+                self.send(Ping())
+
+    def _is_ping_due(self, now_ns: int, wall_ns: int) -> bool:
+        last_ns = self._said_ns
+        if self.role is Role.AGENT and wall_ns:
+            if not self._told_clocks_ns:
+                return True
+            last_ns = min(last_ns, self._told_clocks_ns)
+        return now_ns - last_ns >= PING_SECONDS * 1e9
 
     def heard_at(self, now_ns: int) -> None:
         """The peer could not be heard until now, because we did not read."""
@@ -273,6 +299,8 @@ class WireProtocol:
             self._fail(Whose.SAID, message.as_exception())
             return False
         if isinstance(message, Ping):
+            if message.wall_ns:
+                self.peer_clocks = PeerClocks(message.wall_ns, message.monotonic_ns, self._heard_ns)
             self._pong()
         elif not isinstance(message, Pong):
             self._events.append(message)

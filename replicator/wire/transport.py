@@ -35,7 +35,7 @@ from replicator.wire.limits import (
 )
 from replicator.wire.link import Link, Mailbox, Peer
 from replicator.wire.messages import Message
-from replicator.wire.protocol import Fault, Role
+from replicator.wire.protocol import Fault, PeerClocks, Role
 
 TICK_SECONDS = 1.0
 MAX_UNGREETED = 64
@@ -69,6 +69,10 @@ class TlsLink(asyncio.BufferedProtocol):
     @property
     def fault(self) -> Fault | None:
         return self._box.protocol.fault
+
+    @property
+    def peer_clocks(self) -> PeerClocks | None:
+        return self._box.protocol.peer_clocks
 
     @property
     def is_greeted(self) -> bool:
@@ -162,7 +166,7 @@ class TlsLink(asyncio.BufferedProtocol):
                 UnreachableError(f"{self._peer_name} did not greet in {GREETING_SECONDS:.0f} s")
             )
         elif self._reading:  # what we do not read, the peer cannot be blamed for
-            self._box.protocol.tick(self._box.now_ns())
+            self._box.tick()
         self._step()
 
     def _read_on(self) -> None:

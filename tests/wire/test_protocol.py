@@ -47,7 +47,7 @@ from replicator.wire.messages import (
     encode_body,
     type_of,
 )
-from replicator.wire.protocol import MOVES, Role, State, Whose, WireProtocol, exchange
+from replicator.wire.protocol import MOVES, PeerClocks, Role, State, Whose, WireProtocol, exchange
 from tests.wire.logs import HELLO, INSTANCE, OPEN, WELCOME, Log, ends, streaming
 
 SECOND = 1_000_000_000
@@ -82,6 +82,7 @@ EVERY: list[Message] = [
     AskLabel("before upgrade"),
     LabelState("before upgrade", True),
     Ping(),
+    Ping(1_772_330_584 * SECOND, 5 * SECOND),
     Pong(),
 ]
 
@@ -340,6 +341,32 @@ def test_pings_keep_an_idle_session_alive_for_ever() -> None:
         exchange(agent, receiver, now_ns=second * SECOND)
     assert agent.fault is None
     assert receiver.fault is None
+
+
+def test_an_agent_tells_its_clocks_every_five_seconds_silent_or_not() -> None:
+    agent, receiver = streaming()
+    told = []
+    for second in range(1, 14):
+        agent.send(Hold(1, 2))
+        agent.said_at(second * SECOND)
+        agent.tick(second * SECOND, wall_ns=1000 * SECOND + second)
+        exchange(agent, receiver, now_ns=second * SECOND + 7)
+        if receiver.peer_clocks not in told:
+            told.append(receiver.peer_clocks)
+    assert told == [
+        PeerClocks(1000 * SECOND + second, second * SECOND, second * SECOND + 7)
+        for second in (1, 6, 11)
+    ]
+    receiver.tick(20 * SECOND, wall_ns=1000 * SECOND)
+    exchange(agent, receiver)
+    assert agent.peer_clocks is None, "a receiver's are nobody's business"
+
+
+def test_a_ping_without_clocks_leaves_what_was_told() -> None:
+    _, receiver = streaming()
+    receiver.receive_data(encoded(Ping(7, 5)), now_ns=3)
+    receiver.receive_data(encoded(Ping()), now_ns=4)
+    assert receiver.peer_clocks == PeerClocks(7, 5, 3)
 
 
 def test_a_flood_of_pings_makes_no_flood_of_answers() -> None:
