@@ -28,8 +28,14 @@ def make_site() -> Iterator[MakeSite]:
         (home / name).mkdir()
     sites: list[Site] = []
 
-    def make(*, disks: int = 1, interval: str = "200ms", limits: Limits | None = None) -> Site:
-        tables = tuple(f'name = "{name}"\nsize = "{DISK_BYTES}"' for name in "abcdef"[:disks])
+    def make(
+        *,
+        disks: int = 1,
+        disk_bytes: int = DISK_BYTES,
+        interval: str = "200ms",
+        limits: Limits | None = None,
+    ) -> Site:
+        tables = tuple(f'name = "{name}"\nsize = "{disk_bytes}"' for name in "abcdef"[:disks])
         group = Group("g", "external", tables, interval)
         site = Site(home, account, (group,), limits or Limits())
         site.prepare()
