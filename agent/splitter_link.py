@@ -183,8 +183,12 @@ class GroupOrders:
         assert isinstance(answer, DiskDeclared)
         return answer.index
 
-    async def sync_begin(self, disk: str, reason: str) -> None:
-        await self._link.ask(lambda n: SyncBegin(id=n, group=self._group, disk=disk, reason=reason))
+    async def sync_begin(self, disk: str, reason: str, *, source_errors: int | None = None) -> None:
+        await self._link.ask(
+            lambda n: SyncBegin(
+                id=n, group=self._group, disk=disk, reason=reason, source_errors=source_errors
+            )
+        )
 
     async def append_domain_xml(self, domain: str, xml: str) -> None:
         await self._link.ask(
@@ -198,9 +202,23 @@ class GroupOrders:
         above = self._above_ordinal()
         await self._link.ask(lambda n: Resync(id=n, group=self._group, above_ordinal=above))
 
-    async def close_stream(self, reason: str, *, final_cut: bool = False) -> None:
+    async def close_stream(
+        self,
+        reason: str,
+        *,
+        final_cut: bool = False,
+        unwatched: bool = False,
+        stream: str | None = None,
+    ) -> None:
         await self._link.ask(
-            lambda n: CloseStream(id=n, group=self._group, reason=reason, final_cut=final_cut)
+            lambda n: CloseStream(
+                id=n,
+                group=self._group,
+                reason=reason,
+                final_cut=final_cut,
+                unwatched=unwatched,
+                stream=stream,
+            )
         )
 
     async def give_up(self, stream: str, reason: str) -> None:

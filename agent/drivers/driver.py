@@ -53,7 +53,9 @@ class Orders(Protocol):
         """The disk's index. From the answer on the splitter serves its export."""
         ...
 
-    async def sync_begin(self, disk: str, reason: str) -> None: ...
+    async def sync_begin(self, disk: str, reason: str, *, source_errors: int | None = None) -> None:
+        """`source_errors` comes back in each status of the disk, until the stream ends."""
+        ...
 
     async def append_domain_xml(self, domain: str, xml: str) -> None: ...
 
@@ -65,7 +67,16 @@ class Orders(Protocol):
         """External groups: what comes until the next FLUSH on each disk is its sync."""
         ...
 
-    async def close_stream(self, reason: str, *, final_cut: bool = False) -> None: ...
+    async def close_stream(
+        self,
+        reason: str,
+        *,
+        final_cut: bool = False,
+        unwatched: bool = False,
+        stream: str | None = None,
+    ) -> None:
+        """See CloseStream of the control protocol."""
+        ...
 
     async def drop_connections(self) -> None: ...
 

@@ -5,6 +5,7 @@ In the direction of the data; left of the bar nothing opens a socket or starts a
 
     continuity   what an event does to a group: a table     |
     sync_end     when a block copy has made a disk whole    |
+    ending       what a final cut needs                     |
     latency      request to reply, counted                  |  lane      appends that may stick
     reservation  ordinals and LSNs, durable ahead of use    |  exports   NBD requests, replies
     tiers        tmpfs first, then disk, then full          |  control   the agent's orders, status

@@ -13,7 +13,7 @@ libvirt, disk complete
     FLUSH                     the job is ending, or the VM was stopped (`virsh   } SUSPEND: no cuts
                               suspend` flushes every node): the same to us.      } until the agent,
     DISC                      a node or a whole VM was closed in good order.     } which can ask
-                              libvirt, says what it was.
+                              libvirt, says what it was (ending.py).
 libvirt, disk in a sync
     The first FLUSH is QEMU's "consistent now" (see sync_end for what else is needed). Anything
     else ends the job, so the sync is void, and nothing but this disk is concerned: it is not
@@ -105,21 +105,3 @@ def signal_of_end(end: ConnectionEnd, *, wrote: bool) -> Signal | None:
     if under_way or end.unsent_bytes or end.kind is EndKind.ERROR:
         return Signal.BROKEN
     return Signal.DISC if end.kind is EndKind.DISC else Signal.EOF
-
-
-# A VM that goes down ends all its mirrors in one go. Mirrors that end further apart than this were
-# ended one by one, on a VM that may have written in between.
-FINAL_SPREAD_NS: Final = 5_000_000_000
-
-
-def final_cut_refusal(*, ended_by_disc: bool, first_sign_ns: int, last_end_ns: int) -> str:
-    """Why the end of a suspended group may not be taken for "replica = source"; empty if it may.
-
-    `ended_by_disc`: every member's mirror has said DISC. That the VM is down is the caller's word;
-    that nothing was written after the first sign is the group's, which loses continuity otherwise.
-    """
-    if not ended_by_disc:
-        return "a member's mirror has not said goodbye"
-    if last_end_ns - first_sign_ns > FINAL_SPREAD_NS:
-        return "the mirrors ended one by one, so the guest may have written in between"
-    return ""

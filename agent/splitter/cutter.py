@@ -54,9 +54,12 @@ class Cutter:
         label: str | None,
         *,
         expire_ns: int = 0,
+        time_ns: int | None = None,
     ) -> tuple[int, int]:
-        """Encodes a cut; (end of its record, time). It counts once `made` is called."""
-        time_ns = self._stamp()
+        """Encodes a cut; (end of its record, time). It counts once `made` is called. `time_ns`:
+        what `stamp` gave for its moment, with no cut and no hold since; None: now."""
+        if time_ns is None:
+            time_ns = self.stamp()
         body = Cut(
             kind=kind,
             members=members,
@@ -77,9 +80,10 @@ class Cutter:
     def hold(self, stream: StreamLog) -> None:
         """Says that the last cut stands for now too, if it is the end of the log."""
         if not self.uncut and stream.end_lsn == self._cut_lsn:
-            self.held_until_ns = self._stamp()
+            self.held_until_ns = self.stamp()
 
-    def _stamp(self) -> int:
+    def stamp(self) -> int:
+        """The time of now, as points have it."""
         time_ns, step_ns = self._points.stamp()
         self._step_ns += step_ns
         return time_ns

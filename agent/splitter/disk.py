@@ -49,6 +49,9 @@ class Disk:
     links: dict[Link, bool] = field(default_factory=dict)  # → wrote since the sync began
     said_disc: bool = False  # its mirror has ended in good order
     recorded: bool = False  # this stream's log knows it
+    voids: int = 0  # syncs that failed in this stream
+    void_reason: str = ""  # of the last of them
+    source_errors: int | None = None  # kept for the agent: see SyncBegin of the control protocol
     latency: Histogram = field(default_factory=Histogram)
 
     def begin_sync(self, driver: Driver) -> None:
@@ -65,13 +68,19 @@ class Disk:
         self.state, self.rule, self.carrier = DiskState.COMPLETE, None, None
         self.member = True
 
-    def void_sync(self) -> None:
+    def void_sync(self, reason: str) -> None:
         """The sync has failed; nothing is recorded until another begins."""
-        self.state, self.rule, self.carrier = DiskState.IDLE, None, None
+        self._rest()
+        self.voids += 1
+        self.void_reason = reason
 
     def leave_stream(self) -> None:
-        self.void_sync()
+        self._rest()
         self.member = self.recorded = False
+        self.voids, self.void_reason, self.source_errors = 0, "", None
+
+    def _rest(self) -> None:
+        self.state, self.rule, self.carrier = DiskState.IDLE, None, None
 
     def wrote(self, link: Link) -> None:
         """A request that only a mirror sends has come from `link`."""

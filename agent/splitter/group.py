@@ -4,7 +4,7 @@
     closed ──open_stream──► syncing ──all members complete──► ready ──FLUSH, DISC──► suspended
        ▲                       │                                │                       │
        │                       └─ close_stream, a failure, a bad end: from each of these ──► lost
-       └───────────────── close_stream with a final cut, from ready or suspended ──┘
+       └──────────── close_stream of a source that stopped (ending.py) ─────────────────┘
 
 From `lost`, `open_stream` leads to `syncing` again. An external group's very first stream begins
 complete; after that the group is lost until `resync`.
@@ -47,10 +47,10 @@ from agent.splitter.continuity import (
     Driver,
     Effect,
     Signal,
-    final_cut_refusal,
     signal_of_end,
 )
 from agent.splitter.disk import Disk, Link
+from agent.splitter.ending import Ending
 from agent.splitter.reservation import NewStream, Reservation
 from agent.splitter.roster import Roster, detach_body, sync_begin_body, sync_end_body
 from agent.splitter.stream import StreamFailedError, StreamLog
@@ -64,7 +64,7 @@ from replicator.base.errors import (
 )
 from replicator.base.names import check_label, check_name
 from replicator.base.units import format_duration
-from replicator.control.splitter import GroupState
+from replicator.control.splitter import GroupState, StreamEnd
 from replicator.nbd.constants import Command
 from replicator.nbd.exports import ConnectionEnd
 from replicator.nbd.transmission import Request
@@ -116,8 +116,8 @@ class GroupLog:
         self._clock, self._sequence = around.clock, around.sequence
         self._wake, self._changed = around.wake, around.changed
         self._lost = False
-        self._suspended_ns: int | None = None  # when the first sign of an end was seen
-        self._last_end_ns = 0
+        self.ending: Ending | None = None  # while suspended
+        self.stream_end: StreamEnd = ""  # how the newest stream ended
 
     # What is known.
 
@@ -127,7 +127,7 @@ class GroupLog:
             return "lost"
         if self.writer.log is None:
             return "closed"
-        if self._suspended_ns is not None:
+        if self.ending is not None:
             return "suspended"
         return "syncing" if self.roster.incomplete() else "ready"
 
@@ -193,7 +193,7 @@ class GroupLog:
                 disk.wrote(link)
             if disk.state is DiskState.IDLE:
                 continue
-            if self._suspended_ns is not None and disk.state is DiskState.COMPLETE:
+            if self.ending is not None and disk.state is DiskState.COMPLETE:
                 return f"disk {disk.name} was written after a mirror of the group had ended"
             offset, length = request.offset, request.length
             if command == _WRITE:
@@ -236,10 +236,12 @@ class GroupLog:
         return ""
 
     def _suspend(self, disk: Disk, signal: Signal) -> None:
-        now_ns = self._last_end_ns = self._clock.monotonic_ns()
+        now_ns = self._clock.monotonic_ns()
         disk.said_disc = disk.said_disc or signal is Signal.DISC
-        if self._suspended_ns is None:
-            self._suspended_ns = now_ns
+        if self.ending is not None:
+            self.ending.last_ns = now_ns
+        else:
+            self.ending = Ending(now_ns, now_ns, self.cutter.stamp())
             self.reason = f"disk {disk.name}: {MEANINGS[signal]}"
             self._event("suspended", reason=self.reason)
 
@@ -290,6 +292,7 @@ class GroupLog:
         group lost, until `resync`, unless its disks are known to be zero."""
         self._last_cut()
         self._end_stream()
+        self.stream_end = ""
         name = self.writer.begin(reserved)
         self._event("stream opened", stream=str(name.stream), ordinal=name.ordinal, reason=reason)
         self._lost = self.settings.driver == "external" and not from_zero
@@ -333,25 +336,30 @@ class GroupLog:
         self._begin_syncs("resync", from_zero=False)
         self._changed()
 
-    def close_stream(self, reason: str, *, final_cut: bool = False) -> None:
-        """End the stream, which is a loss of continuity, unless with `final_cut`: then the caller
-        knows that the source has stopped here, and the stream ends with a cut and the group as
-        closed. Where that cannot be true it is lost all the same, and says why."""
+    def close_stream(
+        self, reason: str, *, final_cut: bool = False, unwatched: bool = False
+    ) -> None:
+        """End the stream, which is a loss of continuity unless the caller knows that the source has
+        stopped: see ending.py for `final_cut` and `unwatched`. Where a final cut cannot be true
+        the group is lost all the same, and says why."""
         if self.writer.log is None:
             return
-        if not final_cut:
+        if not final_cut and not unwatched:
             self.lose(reason)
             return
-        refusal = self._refusal_of_final_cut()
+        refusal = self._refusal_of_final_cut() if final_cut else ""
         if refusal:
             self.lose(f"{reason}; no final cut: {refusal}")
             return
-        self.writer.cut(self.roster.listed(), "crash", None)
-        if self._lost:
-            return
+        if final_cut:
+            time_ns = None if self.ending is None else self.ending.time_ns
+            self.writer.cut(self.roster.listed(), "crash", None, time_ns=time_ns)
+            if self._lost:
+                return
         self._end_stream()
+        self.stream_end = "final cut" if final_cut else "unwatched"
         self.reason = reason
-        self._event("stream closed", reason=reason)
+        self._event("stream closed", reason=reason, ended=self.stream_end)
         self._changed()
 
     def shut_down(self) -> None:
@@ -374,17 +382,19 @@ class GroupLog:
 
     def _end_stream(self) -> None:
         """Nothing is appended any more; what is queued is settled. Fine if there is none."""
-        self._suspended_ns = None
+        self.ending = None
         self.roster.end_stream()
         self.writer.end()
 
     # Syncs.
 
-    def sync_begin(self, name: str, reason: str) -> None:
+    def sync_begin(self, name: str, reason: str, *, source_errors: int | None = None) -> None:
         """A block copy of this disk is about to start. Said twice before anything of it has come,
-        it is recorded once."""
+        it is recorded once. `source_errors`: see the control protocol."""
         disk = self.roster.find(name)
         self._check_open()
+        if source_errors is not None:
+            disk.source_errors = source_errors
         if disk.state is not DiskState.SYNCING or disk.carrier is not None:
             self._add_sync_begin(disk, reason, from_zero=False)
             self.writer.append_own()
@@ -448,7 +458,7 @@ class GroupLog:
         return min(pending, default=None)
 
     def _void_sync(self, disk: Disk, sign: str) -> None:
-        disk.void_sync()
+        disk.void_sync(sign)
         self._event("sync void", disk=disk.name, sign=sign)
         self._changed()
 
@@ -533,7 +543,7 @@ class GroupLog:
 
     def _refusal_to_cut(self) -> str:
         """Why no cut can be made in this step; empty if one can. Looks at the sockets."""
-        if self.writer.log is None or self._suspended_ns is not None:
+        if self.writer.log is None or self.ending is not None:
             return self.reason or "no stream is open"
         incomplete = self.roster.incomplete()
         if incomplete or self.settings.driver == "external":
@@ -543,13 +553,12 @@ class GroupLog:
     def _refusal_of_final_cut(self) -> str:
         if self.draining:
             return "appends are still queued"
-        if self._suspended_ns is None:
+        if self.settings.driver == "external":
             return self._refusal_to_cut()
-        return self.roster.incomplete() or final_cut_refusal(
-            ended_by_disc=self.roster.all_said_disc(),
-            first_sign_ns=self._suspended_ns,
-            last_end_ns=self._last_end_ns,
-        )
+        if self.ending is None:
+            return self._refusal_to_cut() or "no mirror has said goodbye"
+        goodbye = self.roster.all_said_disc()
+        return self.roster.incomplete() or self.ending.refusal(all_said_goodbye=goodbye)
 
     # Saying it.
 

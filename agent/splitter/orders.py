@@ -74,14 +74,16 @@ class Orders:
         group = self._group(request.group)
         match request:
             case SyncBegin():
-                group.sync_begin(request.disk, request.reason)
+                group.sync_begin(request.disk, request.reason, source_errors=request.source_errors)
             case Ready():
                 group.ready(request.disk)
             case AppendDomainXml():
                 group.append_domain_xml(request.domain, request.xml)
             case CloseStream():
                 if request.stream in (None, group.stream_id):
-                    group.close_stream(request.reason, final_cut=request.final_cut)
+                    group.close_stream(
+                        request.reason, final_cut=request.final_cut, unwatched=request.unwatched
+                    )
             case DropConnections():
                 group.drop_connections()
             case _:

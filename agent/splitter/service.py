@@ -88,6 +88,7 @@ class Splitter:
         self, config: AgentConfig, storage: Storage, clock: Clock, *, memory_is_sticky: bool
     ) -> None:
         self._config = config
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self.instance = str(uuid4())
         self.tiers = _tiers(config.splitter, storage, memory_is_sticky=memory_is_sticky)
@@ -143,7 +144,8 @@ class Splitter:
         self._count()
 
     def status(self) -> SplitterStatus:
-        return splitter_status(self.instance, self.groups.values(), self.tiers)
+        now_ns = self._clock.monotonic_ns()
+        return splitter_status(self.instance, self.groups.values(), self.tiers, now_ns)
 
     async def drained(self) -> None:
         """Returns in a step in which no append is queued, or after max_stall."""

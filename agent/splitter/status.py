@@ -21,13 +21,16 @@ from replicator.control.splitter import (
 )
 
 
-def splitter_status(instance: str, groups: Iterable[GroupLog], tiers: SpoolTiers) -> SplitterStatus:
+def splitter_status(
+    instance: str, groups: Iterable[GroupLog], tiers: SpoolTiers, now_ns: int
+) -> SplitterStatus:
+    """`now_ns`: the machine's monotonic clock."""
     return SplitterStatus(
-        instance=instance, groups=[group_status(group, tiers) for group in groups]
+        instance=instance, groups=[group_status(group, tiers, now_ns) for group in groups]
     )
 
 
-def group_status(group: GroupLog, tiers: SpoolTiers) -> SplitterGroupStatus:
+def group_status(group: GroupLog, tiers: SpoolTiers, now_ns: int) -> SplitterGroupStatus:
     name = group.settings.name
     stream = group.writer.stream
     return SplitterGroupStatus(
@@ -46,6 +49,9 @@ def group_status(group: GroupLog, tiers: SpoolTiers) -> SplitterGroupStatus:
         latency=_latency_status(group),
         requests=group.requests,
         bytes=group.bytes,
+        said_ns=now_ns,
+        sign_ns=0 if group.ending is None else group.ending.first_ns,
+        ended=group.stream_end,
     )
 
 
@@ -57,6 +63,9 @@ def _disk_status(disk: Disk) -> SplitterDiskStatus:
         size=disk.size,
         connected=len(disk.links),
         state=disk.state.value,
+        voids=disk.voids,
+        void_reason=disk.void_reason,
+        source_errors=disk.source_errors,
     )
 
 

@@ -147,10 +147,14 @@ class GroupWriter:
         made: Callable[[MadeCut | None], None] | None = None,
         *,
         expire_ns: int = 0,
+        time_ns: int | None = None,
     ) -> None:
-        """`made` is called when the cut is in the log, with None if it was lost on the way."""
+        """`made` is called when the cut is in the log, with None if it was lost on the way.
+        `time_ns`: see Cutter.cut."""
         assert self.log is not None
-        lsn, time_ns = self.cutter.cut(self.log, members, kind, label, expire_ns=expire_ns)
+        lsn, time_ns = self.cutter.cut(
+            self.log, members, kind, label, expire_ns=expire_ns, time_ns=time_ns
+        )
 
         def settled(kept: bool) -> None:
             if kept:

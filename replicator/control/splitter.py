@@ -30,6 +30,9 @@ HEARTBEAT_NS = 250_000_000  # a status comes at least this often
 GroupState = Literal["closed", "syncing", "ready", "suspended", "lost"]
 DiskState = Literal["idle", "syncing", "flushed", "complete"]
 CutKind = Literal["crash", "application"]
+StreamEnd = Literal["", "final cut", "unwatched"]
+"""How the stream of a source that stopped has ended: with a cut of all that it wrote, or without
+one, since nobody watched how it stopped. Empty: it has not ended, or in another way."""
 
 
 # -- answers --------------------------------------------------------------------------------------
@@ -105,10 +108,15 @@ class DeclareDisk(Request, frozen=True, kw_only=True, tag="declare_disk"):
     instance: str
 
 
-class SyncBegin(Request, frozen=True, kw_only=True, tag="sync_begin"):
+class SyncBegin(Request, frozen=True, kw_only=True, tag="sync_begin", omit_defaults=True):
+    """`source_errors`: how many operations of the guest on this disk QEMU had counted as failed
+    before. The splitter only remembers it, over the lives of the agent: one more since then means
+    that source and replica may differ."""
+
     group: str
     disk: str
     reason: str
+    source_errors: int | None = None
 
 
 class Ready(Request, frozen=True, kw_only=True, tag="ready"):
@@ -146,13 +154,15 @@ class Resync(Request, frozen=True, kw_only=True, tag="resync"):
     above_ordinal: int = 0
 
 
-class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream"):
-    """`final_cut`: the source is known to have stopped here, so the end is a cut as well. With
-    `stream`, nothing is done if another one is open by now."""
+class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream", omit_defaults=True):
+    """The source is known to have stopped: with `final_cut` the end is a cut of the time of its
+    first sign; `unwatched`, it ends without one. Neither: continuity is lost. With `stream`,
+    nothing is done if another one is open by now."""
 
     group: str
     reason: str
     final_cut: bool = False
+    unwatched: bool = False
     stream: str | None = None
 
 
@@ -197,11 +207,21 @@ class SplitterDiskStatus(Answer, frozen=True, kw_only=True):
     connected: int
     """Number of live connections."""
     state: DiskState
+    voids: int = 0
+    """How many of its syncs have failed in this stream."""
+    void_reason: str = ""
+    """Why the last of them did."""
+    source_errors: int | None = None
+    """What `sync_begin` of its sync said; None: nothing."""
 
 
 class SplitterGroupStatus(Answer, frozen=True, kw_only=True):
     """`end_lsn` bounds what may be read from the spool. `held_until_ns`: the last cut stands for
-    everything up to this time, because nothing came after it."""
+    everything up to this time, because nothing came after it.
+
+    `said_ns`: when this was so, by the machine's monotonic clock, which the agent has too; 0 from a
+    splitter that does not say it. `sign_ns`: of a suspended group, when the first sign of its
+    source's end was seen, by the same clock; else 0."""
 
     name: str
     state: GroupState
@@ -218,6 +238,9 @@ class SplitterGroupStatus(Answer, frozen=True, kw_only=True):
     latency: LatencyStatus
     requests: int
     bytes: int
+    said_ns: int = 0
+    sign_ns: int = 0
+    ended: StreamEnd = ""
 
 
 class SplitterStatus(Answer, frozen=True, kw_only=True):

@@ -9,7 +9,6 @@ from typing import get_args
 import pytest
 
 from agent.splitter.continuity import (
-    FINAL_SPREAD_NS,
     MEANINGS,
     TABLE,
     DiskState,
@@ -17,11 +16,11 @@ from agent.splitter.continuity import (
     Effect,
     Signal,
     effect_of,
-    final_cut_refusal,
     signal_of_end,
 )
+from agent.splitter.ending import SPREAD_NS, Ending
 from replicator.nbd.exports import ConnectionEnd, EndKind
-from tests.splitter.rig import Client, Rig, external, libvirt, read, refused, synced, write
+from tests.splitter.rig import SECOND, Client, Rig, external, libvirt, read, refused, synced, write
 
 DATA = b"x" * 512
 
@@ -225,7 +224,7 @@ class TestSuspended:
         a.flush()
         a.disc()
         if case == "one by one":
-            rig.clock.move(FINAL_SPREAD_NS + 1)
+            rig.clock.move(SPREAD_NS + 1)
             b.disc()
         rig.group.close_stream("shut off", final_cut=True)
         assert rig.state() == "lost"
@@ -233,10 +232,50 @@ class TestSuspended:
         assert len(rig.cuts()) == cuts
 
     def test_the_rule_names_its_reason(self) -> None:
-        assert "goodbye" in final_cut_refusal(ended_by_disc=False, first_sign_ns=0, last_end_ns=0)
-        assert not final_cut_refusal(
-            ended_by_disc=True, first_sign_ns=7, last_end_ns=7 + FINAL_SPREAD_NS
-        )
+        ending = Ending(first_ns=7, last_ns=7 + SPREAD_NS, time_ns=0)
+        assert "goodbye" in ending.refusal(all_said_goodbye=False)
+        assert not ending.refusal(all_said_goodbye=True)
+        ending.last_ns += 1
+        assert "one by one" in ending.refusal(all_said_goodbye=True)
+
+    def test_a_final_cut_carries_the_time_of_the_first_sign(self) -> None:
+        rig, (a, b) = libvirt("a", "b")
+        rig.tick()
+        a.write(0, DATA)
+        rig.clock.move(SECOND // 2)
+        sign_ns = rig.clock.utc_ns()
+        a.flush()
+        rig.clock.move(SPREAD_NS)
+        for client in (a, b):
+            client.disc()
+        for _ in range(3600):  # the agent is away, and the guest runs and ends again, unseen
+            rig.tick()
+        rig.group.close_stream("shut off", final_cut=True)
+        assert rig.log()[-1].time_ns == sign_ns
+        assert rig.group.cutter.last_cut_time_ns == rig.group.cutter.held_until_ns == sign_ns
+        assert rig.group.stream_end == "final cut"
+
+    def test_a_final_cut_needs_a_sign(self) -> None:
+        rig, (a,) = libvirt("a")
+        a.write(0, DATA)
+        cuts = len(rig.cuts())
+        rig.group.close_stream("shut off", final_cut=True)
+        assert rig.state() == "lost"
+        assert len(rig.cuts()) == cuts
+
+    def test_an_end_that_nobody_watched_is_no_point_and_no_loss(self) -> None:
+        rig, (a,) = libvirt("a")
+        rig.tick()
+        a.write(0, DATA)
+        cuts = len(rig.cuts())
+        a.flush()
+        a.disc()
+        rig.group.close_stream("the end was not watched", unwatched=True)
+        assert (rig.state(), rig.group.stream_end) == ("closed", "unwatched")
+        assert rig.group.reason == "the end was not watched"
+        assert len(rig.cuts()) == cuts
+        rig.group.open_stream(0, "again")
+        assert rig.group.stream_end == ""
 
     def test_closing_without_a_final_cut_is_a_loss(self) -> None:
         rig, (a,) = libvirt("a")

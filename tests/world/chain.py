@@ -112,7 +112,7 @@ class Chain:
     # -- the source --------------------------------------------------------------------------------
 
     def status(self) -> SplitterGroupStatus:
-        return group_status(self.rig.group, self.rig.tiers)
+        return group_status(self.rig.group, self.rig.tiers, self.rig.clock.monotonic_ns())
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         self.clients[name].send(write(offset, data))
