@@ -3,27 +3,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-from agent.service import life
-from replicator.base.daemon import config_path, run_daemon
-from replicator.base.logs import configure_logs
-from replicator.config.agent import load_agent
+from replicator.base.signals import Signals
 
 DEFAULT_CONFIG = "/etc/replicator/agent.toml"
 
 
 def main() -> int:
+    signals = Signals()  # first of all: to load the rest takes a while
+
+    from agent.service import life
+    from replicator.base.daemon import Daemon, config_path, run_daemon
+    from replicator.base.logs import configure_logs
+    from replicator.config.agent import load_agent
+
     path = config_path(
         "replicator-agent", "Ships the log of the guests' writes to the receiver.", DEFAULT_CONFIG
     )
     configure_logs()
 
-    async def run(stop: asyncio.Event) -> None:
-        await life(load_agent(path), stop)
+    async def run(daemon: Daemon) -> None:
+        await life(load_agent(path), daemon)
 
-    return run_daemon(run)
+    return run_daemon(run, signals)
 
 
 if __name__ == "__main__":

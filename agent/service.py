@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,13 +32,14 @@ from agent.metrics import AgentCollector
 from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.clock import SystemClock
-from replicator.base.daemon import hold_lock
+from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
 from replicator.base.errors import IdentityError, NotFoundError, UsageError
 from replicator.base.notify import Notifier
 from replicator.base.storage import SystemStorage
 from replicator.config.agent import AgentConfig, Driver
 from replicator.config.environment import require_credentials
 from replicator.control import types
+from replicator.control.describe import group_in_words
 from replicator.control.server import (
     AuditEntry,
     Server,
@@ -105,6 +106,12 @@ class Agent:
         for name, group in self.groups.items():
             group.publish(known.get(name))
 
+    def told(self) -> Iterator[dict[str, object]]:
+        """The state, for the log."""
+        yield {"version": __version__, "splitter": self.splitter.problem or "heard"}
+        for group in self.groups.values():
+            yield group_in_words(group.group_status())
+
     # -- the control API
 
     async def status(self) -> types.Status:
@@ -132,8 +139,8 @@ class Agent:
         return self.groups[name]
 
 
-async def life(config: AgentConfig, stop: asyncio.Event) -> None:
-    """Runs the agent until `stop` is set. The lock comes before any socket."""
+async def life(config: AgentConfig, daemon: Daemon) -> None:
+    """Runs the agent until `daemon.stop` is set. The lock comes before any socket."""
     name = config.agent.name
     notifier = Notifier()
     _yield_the_cpu()
@@ -148,7 +155,10 @@ async def life(config: AgentConfig, stop: asyncio.Event) -> None:
             try:
                 notifier.ready(f"serving {len(agent.groups)} groups")
                 log.info("started", name=name, groups=len(agent.groups), version=__version__)
-                await _until(stop, agent, notifier)
+                async with daemon.serving(
+                    reload=nothing_to_reload, dump=agent.told, notifier=notifier
+                ):
+                    await _until(daemon.stop, agent, notifier)
             finally:
                 notifier.stopping()
                 for server in servers:

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 
-from receiver.service import run_receiver
-from replicator.base.daemon import config_path, run_daemon
+from replicator.base.signals import Signals
 
 DEFAULT_CONFIG = "/etc/replicator/receiver.toml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; see replicator.base.errors."""
+    signals = Signals()  # first of all: to load the rest takes a while
+
+    from receiver.service import run_receiver
+    from replicator.base.daemon import Daemon, config_path, run_daemon
+
     path = config_path(
         "replicator-receiver",
         "Keeps replicas of KVM guests and every recovery point of them.",
@@ -22,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments,
     )
 
-    async def life(stop: asyncio.Event) -> None:
-        await run_receiver(path, stop)
+    async def life(daemon: Daemon) -> None:
+        await run_receiver(path, daemon)
 
-    return run_daemon(life)
+    return run_daemon(life, signals)
 
 
 if __name__ == "__main__":

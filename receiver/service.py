@@ -21,7 +21,7 @@ import os
 import sqlite3
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.control import ReceiverService
 from receiver.data_dir import audit_dir, catalog_path, check_format, check_room, groups_dir
-from receiver.describe import group_snapshot, group_state
+from receiver.describe import group_snapshot, group_state, group_status
 from receiver.group import GroupReplica
 from receiver.history.batches import Segment
 from receiver.listener import Listener
@@ -44,13 +44,14 @@ from receiver.views import Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, SystemClock
-from replicator.base.daemon import hold_lock
+from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
 from replicator.base.errors import NoSpaceError, ReplicatorError, UnreachableError
 from replicator.base.logs import configure_logs
 from replicator.base.notify import Notifier
 from replicator.base.storage import Storage, SystemStorage
 from replicator.config.environment import receiver_warnings, require_credentials
 from replicator.config.receiver import ReceiverConfig, load_receiver
+from replicator.control.describe import group_in_words
 from replicator.control.server import serve_metrics, serve_receiver_control
 from replicator.wire.identity import server_context
 from replicator.wire.transport import serve_wire
@@ -65,7 +66,7 @@ for as much again."""
 _log = structlog.get_logger(__name__)
 
 
-async def run_receiver(config_file: Path, stop: asyncio.Event) -> None:
+async def run_receiver(config_file: Path, daemon: Daemon) -> None:
     """The whole life. Raises ReplicatorError, OSError with a file name."""
     config = load_receiver(config_file)
     section = config.receiver
@@ -81,7 +82,10 @@ async def run_receiver(config_file: Path, stop: asyncio.Event) -> None:
         async with started(config, tls, storage, SystemClock(), notifier) as receiver:
             notifier.ready(receiver.status_line())
             _log.info("receiver.ready", name=section.name, port=receiver.port)
-            await receiver.run(stop, notifier)
+            async with daemon.serving(
+                reload=nothing_to_reload, dump=receiver.told, notifier=notifier
+            ):
+                await receiver.run(daemon.stop, notifier)
             notifier.stopping()
             _log.info("receiver.stopping")
     _log.info("receiver.stopped")
@@ -132,6 +136,13 @@ class Receiver:
         told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         noun = "group" if len(self.workers) == 1 else "groups"
         return f"{len(self.workers)} {noun}{': ' if told else ''}{told}"
+
+    def told(self) -> Iterator[dict[str, object]]:
+        """The state, for the log."""
+        yield {"version": __version__, "port": self.port, "refused": self._listener.refused.total()}
+        now_ns = self._clock.utc_ns()
+        for worker in self.workers.values():
+            yield group_in_words(group_status(worker, now_ns))
 
     def snapshot(self) -> ReceiverSnapshot:
         """For /metrics."""

@@ -9,9 +9,9 @@ The agent starts it before a freeze and holds the pipe that is its stdin. It spe
 Every thaw is made here, the orderly one too: the way that must work after a crash is the one that
 is gone each time. What the words lead to is decided in watch.py.
 
-It outlives the agent: a session of its own, deaf to SIGTERM and SIGINT (a service manager sends
-SIGTERM to all that is left of a service). Only SIGKILL ends it early; the agent's note in its state
-directory makes the next start thaw then.
+It outlives the agent: a session of its own, deaf to every signal that a person or a service manager
+may send (SIGTERM goes to all that is left of a service). Only SIGKILL ends it early; the agent's
+note in its state directory makes the next start thaw then.
 
 Each domain has a thread that calls `thaw` until it succeeds: a hung one holds up no other. Threads
 report to the main one by a queue; that alone touches the Watch.
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from agent.quiesce.watch import Watch, Word
+from replicator.base.signals import DROPPED, HEEDED
 
 RETRY_FIRST_SECONDS = 0.2
 RETRY_LIMIT_SECONDS = 5.0
@@ -50,8 +51,8 @@ class _Thawed:
 
 def run(domains: Sequence[str], freeze_timeout_ns: int, thaw: Thaw) -> None:
     """Returns when no guest is frozen any more on our account."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in HEEDED | DROPPED:
+        signal.signal(number, signal.SIG_IGN)  # it starts no program that would inherit this
     _Process(domains, freeze_timeout_ns, thaw).run()
 
 

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-from agent.splitter.events import log_events
-from agent.splitter.service import life
-from replicator.base.clock import SystemClock
-from replicator.base.daemon import config_path, run_daemon
-from replicator.base.storage import SystemStorage
-from replicator.config.agent import load_agent
-from replicator.config.environment import is_on_memory
+from replicator.base.signals import Signals
 
 DEFAULT_CONFIG = "/etc/replicator/agent.toml"
 
 
 def main() -> int:
+    signals = Signals()  # first of all: to load the rest takes a while
+
+    from agent.splitter.events import log_events
+    from agent.splitter.service import life
+    from replicator.base.clock import SystemClock
+    from replicator.base.daemon import Daemon, config_path, run_daemon
+    from replicator.base.storage import SystemStorage
+    from replicator.config.agent import load_agent
+    from replicator.config.environment import is_on_memory
+
     path = config_path(
         "replicator-splitter",
         "Takes every guest write over NBD, appends it to the log, answers.",
@@ -25,14 +28,14 @@ def main() -> int:
     )
     events = log_events()
 
-    async def run(stop: asyncio.Event) -> None:
+    async def run(daemon: Daemon) -> None:
         config = load_agent(path)
         # Appends to tmpfs are made in line; to anything else, or where we cannot tell, aside.
         sticky = not is_on_memory(config.splitter.spool_memory_dir)
-        await life(config, SystemStorage(), SystemClock(), stop, memory_is_sticky=sticky)
+        await life(config, SystemStorage(), SystemClock(), daemon, memory_is_sticky=sticky)
 
     try:
-        return run_daemon(run)
+        return run_daemon(run, signals)
     finally:
         events.close()
 

@@ -27,11 +27,11 @@ from agent.splitter.group import GroupLog, GroupSettings
 from agent.splitter.lane import ThreadLane
 from agent.splitter.orders import Orders
 from agent.splitter.reservation import Reservation, first_sequence
-from agent.splitter.status import splitter_status
+from agent.splitter.status import dump_of, splitter_status
 from agent.splitter.tiers import SpoolTiers, Tier
 from agent.splitter.writer import Surroundings
 from replicator.base.clock import Clock
-from replicator.base.daemon import hold_lock
+from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
 from replicator.base.notify import Notifier
 from replicator.base.storage import Storage
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
@@ -147,6 +147,12 @@ class Splitter:
         now_ns = self._clock.monotonic_ns()
         return splitter_status(self.instance, self.groups.values(), self.tiers, now_ns)
 
+    def told(self) -> Iterator[dict[str, object]]:
+        """The state, for the log."""
+        yield {"instance": self.instance, "groups": len(self.groups)}
+        for group in self.status().groups:
+            yield dump_of(group)
+
     async def drained(self) -> None:
         """Returns in a step in which no append is queued, or after max_stall."""
         try:
@@ -200,11 +206,11 @@ async def life(
     config: AgentConfig,
     storage: Storage,
     clock: Clock,
-    stop: asyncio.Event,
+    daemon: Daemon,
     *,
     memory_is_sticky: bool,
 ) -> None:
-    """Runs the splitter until `stop` is set."""
+    """Runs the splitter until `daemon.stop` is set."""
     notifier = Notifier()
     with hold_lock(config.agent.state_dir / "splitter.lock", f"splitter of {config.agent.name}"):
         for warning in spool_warnings(config.splitter):
@@ -214,8 +220,11 @@ async def life(
         async with _serving(config, splitter) as server:
             notifier.ready(f"serving {config.splitter.socket}")
             _log.info("serving", extra={"socket": config.splitter.socket})
-            with _watchdog(notifier):
-                await stop.wait()
+            async with daemon.serving(
+                reload=nothing_to_reload, dump=splitter.told, notifier=notifier
+            ):
+                with _watchdog(notifier):
+                    await daemon.stop.wait()
             notifier.stopping()
             _log.info("stopping")
             await splitter.drained()

@@ -79,3 +79,21 @@ def _latency_status(group: GroupLog) -> LatencyStatus:
         sum_us=total.sum_ns // 1000,
         count=total.count,
     )
+
+
+def dump_of(group: SplitterGroupStatus) -> dict[str, object]:
+    """A group in the fields of a log line."""
+    return {
+        "group": group.name,
+        "state": group.state,
+        "reason": group.reason,
+        "stream": group.stream,
+        "ordinal": group.ordinal,
+        "first_lsn": group.first_lsn,
+        "end_lsn": group.end_lsn,
+        "memory_bytes": group.memory_bytes,
+        "disk_bytes": group.disk_bytes,
+        "disks": ", ".join(
+            f"{disk.name} {disk.state} {disk.connected} connected" for disk in group.disks
+        ),
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import suppress
 
 PING_SHARE = 2  # feed the watchdog twice in its interval, as sd_watchdog_enabled(3) advises
@@ -37,6 +38,13 @@ class Notifier:
     def extend_start(self, seconds: int) -> None:
         """Recovery goes on: wait that much longer, from now, before giving the start up."""
         self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
+    def reloading(self) -> None:
+        """Behind this `reloaded` has to follow, whatever came of it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        self._send("READY=1")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

@@ -254,17 +254,17 @@ keep = ["all 1h", "1min 24h"]
         child = self._running.get(program)
         return child is not None and child.poll() is None
 
-    def stop(self, program: Program) -> int:
-        """SIGTERM; the exit code. Raises ReplicatorError if it does not end."""
+    def stop(self, program: Program, how: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code. Raises ReplicatorError if it does not end."""
         child = self._running.pop(program)
-        child.terminate()
+        child.send_signal(how)
         try:
             return child.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
             raise ReplicatorError(
-                f"{program} did not end within {_END_SECONDS:.0f} s of SIGTERM",
+                f"{program} did not end within {_END_SECONDS:.0f} s of {how.name}",
                 hint=f"its log is {self.log(program)}",
             ) from None
 

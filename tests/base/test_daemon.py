@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,11 +23,11 @@ from replicator.base.daemon import config_path, hold_lock, run_daemon
 from replicator.base.errors import DamageError
 """
 SERVE = """
-async def life(stop):
+async def life(daemon):
     with hold_lock(Path(sys.argv[1]), "agent a"):
         print("up", flush=True)
-        await stop.wait()
-        print("down", flush=True)
+        await daemon.stop.wait()
+        print("down")
 sys.exit(run_daemon(life))
 """
 
@@ -53,6 +55,7 @@ def running(body: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command(body, *arguments),
         cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,9 +78,9 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, sign: signal.Signals) -> None:
 
 def test_a_second_interrupt_cuts_the_shutdown_short(tmp_path: Path) -> None:
     body = """
-async def life(stop):
+async def life(daemon):
     print("up", flush=True)
-    await stop.wait()
+    await daemon.stop.wait()
     print("stopping", flush=True)
     await asyncio.sleep(60)
 sys.exit(run_daemon(life))
@@ -89,6 +92,152 @@ sys.exit(run_daemon(life))
         daemon.send_signal(signal.SIGINT)
         _, err = daemon.communicate(timeout=30)
     assert (daemon.returncode, err) == (130, "")
+
+
+def test_an_end_that_was_asked_for_before_the_loop_begins_nothing() -> None:
+    done = run(
+        """
+import os, signal
+from replicator.base.signals import Signals
+signals = Signals()
+os.kill(os.getpid(), signal.SIGTERM)
+async def life(daemon):
+    print("began")
+sys.exit(run_daemon(life, signals))
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+OBEDIENT = """
+import logging, os, signal, threading
+from replicator.base.errors import UsageError
+from replicator.base.notify import Notifier
+from replicator.base.signals import DROPPED, Signals
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+def tell(number):
+    os.kill(os.getpid(), number)
+def dump():
+    return [{"group": "web"}]
+signals = Signals()
+tell(signal.SIGHUP); tell(signal.SIGHUP); tell(signal.SIGUSR2)
+"""
+
+
+def test_a_reload_asked_for_during_the_start_counts_once_after_it() -> None:
+    done = run(
+        OBEDIENT
+        + """
+async def life(daemon):
+    async def reload():
+        print("reload")
+        if len(rounds) == 0:
+            tell(signal.SIGHUP)  # while one runs: counts once behind it
+            await asyncio.sleep(0)
+            tell(signal.SIGHUP)
+            await asyncio.sleep(0)
+        rounds.append(1)
+        if len(rounds) == 2:
+            daemon.stop.set()
+    rounds = []
+    print("starting")
+    await asyncio.sleep(0)
+    tell(signal.SIGHUP)
+    await asyncio.sleep(0)
+    print("up")
+    async with daemon.serving(reload=reload, dump=dump, notifier=Notifier()):
+        await daemon.stop.wait()
+sys.exit(run_daemon(life, signals))
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n") == [
+        "signal dropped", "starting", "up", "reload", "reload", "",
+    ]  # fmt: skip
+
+
+def test_a_reload_that_fails_leaves_the_daemon_as_it_was() -> None:
+    done = run(
+        OBEDIENT
+        + """
+async def life(daemon):
+    errors = [UsageError("groups: bad", hint="mend it"), FileNotFoundError(2, "no", "/x.toml")]
+    errors += [KeyError("bug")]
+    over = asyncio.Event()
+    async def reload():
+        try:
+            raise errors.pop(0)
+        finally:
+            tell(signal.SIGHUP) if errors else over.set()
+            await asyncio.sleep(0)
+    async with daemon.serving(reload=reload, dump=dump, notifier=Notifier()):
+        await over.wait()
+        await asyncio.sleep(0)
+    print("down")
+sys.exit(run_daemon(life, signals))
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("signal dropped\nreload refused\nreload refused\nreload failed\n")
+    assert "KeyError: 'bug'" in done.stdout
+    assert done.stdout.endswith("down\n")
+
+
+def test_no_signal_that_means_nothing_ends_it_and_none_is_inherited(tmp_path: Path) -> None:
+    done = run(
+        OBEDIENT
+        + """
+import subprocess
+async def life(daemon):
+    for number in sorted(DROPPED):
+        tell(number)
+    tell(signal.SIGUSR1)  # there is nothing yet that could be told
+    await asyncio.sleep(0)
+    async with daemon.serving(reload=lambda: asyncio.sleep(0), dump=dump, notifier=Notifier()):
+        tell(signal.SIGUSR1)
+        await asyncio.sleep(0.01)
+        status = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True)
+        print(len(DROPPED), status.stdout.split()[1].decode())
+sys.exit(run_daemon(life, signals))
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *logged, last = done.stdout.splitlines()
+    count, ignored = last.split()
+    assert logged.count("signal dropped") == 1 + int(count) + 1
+    assert logged.count("state") == 1
+    assert int(ignored, 16) == 0
+
+
+def test_systemd_hears_of_a_reload_and_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        run(
+            OBEDIENT
+            + """
+async def life(daemon):
+    async def reload():
+        daemon.stop.set()
+    async with daemon.serving(reload=reload, dump=dump, notifier=Notifier()):
+        await daemon.stop.wait()
+        await asyncio.sleep(0)
+sys.exit(run_daemon(life, signals))
+"""
+        )
+        assert manager.recv(200).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.recv(200) == b"READY=1"
+
+
+def test_a_reader_of_its_words_that_is_gone_is_no_failure(tmp_path: Path) -> None:
+    with running(SERVE, str(tmp_path / "lock")) as daemon:
+        assert daemon.stdout is not None
+        daemon.stdout.close()
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(30) == 0
 
 
 def test_a_second_one_is_told_whose_lock_it_is(tmp_path: Path) -> None:
@@ -109,7 +258,7 @@ def test_a_second_one_is_told_whose_lock_it_is(tmp_path: Path) -> None:
 def test_a_mishap_is_a_sentence_and_its_code() -> None:
     done = run(
         """
-async def life(stop):
+async def life(daemon):
     raise DamageError("seg: offset 192: checksum differs", hint="restore it")
 sys.exit(run_daemon(life))
 """
@@ -121,7 +270,7 @@ sys.exit(run_daemon(life))
 def test_a_file_that_the_system_refuses_is_a_sentence() -> None:
     done = run(
         """
-async def life(stop):
+async def life(daemon):
     open("/no/such/file")
 sys.exit(run_daemon(life))
 """
@@ -135,7 +284,7 @@ sys.exit(run_daemon(life))
 def test_a_bug_keeps_its_traceback() -> None:
     done = run(
         """
-async def life(stop):
+async def life(daemon):
     {}["bug"]
 sys.exit(run_daemon(life))
 """
@@ -154,7 +303,7 @@ def test_it_does_not_run_without_its_checks(tmp_path: Path) -> None:
 def test_it_runs_on_uvloop() -> None:
     done = run(
         """
-async def life(stop):
+async def life(daemon):
     print(type(asyncio.get_running_loop()).__module__)
 sys.exit(run_daemon(life))
 """
@@ -182,7 +331,7 @@ def test_the_splitter_can_afford_it() -> None:
 NO_BYTE_MORE = """
 import resource
 from replicator.base.storage import SystemStorage, write_durably
-async def life(stop):
+async def life(daemon):
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     path = Path(sys.argv[1])
     with hold_lock(path, "agent a"):

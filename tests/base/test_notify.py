@@ -28,12 +28,17 @@ def test_each_state_is_one_datagram(systemd: socket.socket) -> None:
     notifier.ready("3 disks")
     notifier.status("lag 0.8 s")
     notifier.alive()
+    notifier.reloading()
+    notifier.reloaded()
     notifier.stopping()
-    assert [systemd.recv(1000) for _ in range(5)] == [
+    reloading = [systemd.recv(1000) for _ in range(4)] + [systemd.recv(1000)]
+    assert reloading.pop().startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert reloading + [systemd.recv(1000) for _ in range(2)] == [
         b"EXTEND_TIMEOUT_USEC=30000000",
         b"READY=1\nSTATUS=3 disks",
         b"STATUS=lag 0.8 s",
         b"WATCHDOG=1",
+        b"READY=1",
         b"STOPPING=1",
     ]
 

@@ -19,6 +19,7 @@ from agent.splitter.lane import ThreadLane, aside
 from agent.splitter.service import Splitter, life
 from journal.record import RecordType
 from replicator.base.clock import SystemClock
+from replicator.base.daemon import Daemon
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import Buffer, File, SystemStorage
 from replicator.config.agent import load_agent
@@ -83,9 +84,11 @@ class StickyStorage(SystemStorage):
 
 @asynccontextmanager
 async def serving(place: Home, storage: SystemStorage, *, sticky: bool) -> AsyncIterator[None]:
-    stop = asyncio.Event()
+    daemon = Daemon()
     config = load_agent(place.config)
-    task = asyncio.create_task(life(config, storage, SystemClock(), stop, memory_is_sticky=sticky))
+    task = asyncio.create_task(
+        life(config, storage, SystemClock(), daemon, memory_is_sticky=sticky)
+    )
     try:
         async with asyncio.timeout(10):
             while not (place.path / "nbd").exists():
@@ -93,7 +96,7 @@ async def serving(place: Home, storage: SystemStorage, *, sticky: bool) -> Async
                 await asyncio.sleep(0.005)
         yield
     finally:
-        stop.set()
+        daemon.stop.set()
         await task
 
 
