@@ -106,6 +106,8 @@ class ReceiverLink:
     def publish(self, status: SplitterGroupStatus | None) -> None:
         """The splitter's newest word on this group."""
         self._status = status
+        if self._link is not None:
+            self._tell_captured(self._link)
         self._wake.set()
 
     def readmit(self) -> None:
@@ -203,6 +205,7 @@ class ReceiverLink:
 
     def _now_connected(self, link: Link, welcome: Welcome) -> None:
         self._link = link
+        self._tell_captured(link)
         self.connected = True
         self.problem = ""
         self.peer = welcome.receiver
@@ -214,6 +217,11 @@ class ReceiverLink:
         )
         self._wishes.session(welcome)
         self._wishes.changed()
+
+    def _tell_captured(self, link: Link) -> None:
+        """The splitter told this process of it, so it is captured in this boot."""
+        if self._status is not None:
+            link.tell_captured(self._status.stream)
 
     async def _ship(self, link: Link) -> None:
         """Until the session ends: raises why."""

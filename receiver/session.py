@@ -10,7 +10,8 @@ Four tasks, joined by what they wait for and nothing else:
 
 Order is kept where it matters: everything an agent says is obeyed in the order in which it came,
 so a HOLD or an OPEN stands behind the frames before it. A frame is acknowledged after the
-fdatasync that covers it, never before.
+fdatasync that covers it, never before. What an agent says of its clocks is taken as it comes: the
+moment of its coming is what counts.
 
 Ends
 * The link ends (the agent left, died, broke the protocol): what had come whole is still made
@@ -48,6 +49,7 @@ from replicator.wire.messages import (
     Open,
     Point,
 )
+from replicator.wire.protocol import PeerClocks
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Session:
         self._arrivals = Arrivals()
         self._digests = DigestStream(link, worker)
         self._acked = (0, 0)
+        self._clocks: PeerClocks | None = None
         self._fenced = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -88,6 +91,7 @@ class Session:
 
     async def run(self) -> None:
         """Until the session is over. Raises what the agent is to be told."""
+        self._worker.source_clock.begin_session()
         welcome = self._worker.welcome()
         self._acked = (welcome.durable_lsn, welcome.applied_lsn)
         self._link.send(welcome)
@@ -117,7 +121,9 @@ class Session:
     async def _read(self) -> None:
         try:
             while True:
-                self._arrivals.put(await self._link.receive())
+                message = await self._link.receive()
+                self._hear_clocks()
+                self._arrivals.put(message)
                 await self._arrivals.has_room()
         except ReplicatorError as error:
             _log.info(
@@ -128,6 +134,13 @@ class Session:
             )
         finally:
             self._arrivals.end()
+
+    def _hear_clocks(self) -> None:
+        """Takes note of what the agent has told of its clocks, if that is new."""
+        clocks = self._link.peer_clocks
+        if clocks is not None and clocks != self._clocks:
+            self._clocks = clocks
+            self._worker.heard(clocks)
 
     async def _obey_all(self) -> None:
         while (arrived := await self._arrivals.take()) is not None:

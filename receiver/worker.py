@@ -47,6 +47,7 @@ from receiver.restore import Restored, RestoreOrder, restore_view
 from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
+from receiver.source_clock import Pair, SourceClock
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
@@ -63,6 +64,7 @@ from replicator.control.types import Progress
 from replicator.wire import messages as wire
 from replicator.wire.frames import Frame
 from replicator.wire.limits import DIGEST_BLOCK_BYTES
+from replicator.wire.protocol import PeerClocks
 
 IDLE_SECONDS = 60.0
 """A group that has nothing to apply takes a step so often all the same: its points grow older."""
@@ -105,6 +107,8 @@ class GroupWorker:
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
         self.changed = Change()
+        self.source_clock = SourceClock()
+        self._clock = clock or SystemClock()
         self._replica = replica
         self._receiver = receiver
         self.policy = policy
@@ -120,7 +124,7 @@ class GroupWorker:
             scrub or ScrubSection(),
             self.figures,
             self.changed.wait,
-            (clock or SystemClock()).utc_ns,
+            self._clock.utc_ns,
         )
         self._closing = False
         self.is_recovered = False
@@ -223,6 +227,13 @@ class GroupWorker:
 
     def is_label_taken(self, label: str) -> bool:
         return self._replica.is_label_taken(label)
+
+    def heard(self, clocks: PeerClocks) -> None:
+        """What the agent's clocks showed."""
+        stream = None if clocks.stream is None else UUID(clocks.stream)
+        since_ns = self._clock.monotonic_ns() - clocks.heard_ns
+        heard_ns = self._clock.utc_ns() - since_ns
+        self.source_clock.heard(Pair(clocks.wall_ns, clocks.monotonic_ns, heard_ns, stream))
 
     # Taking in: the intake lane.
 

@@ -54,6 +54,10 @@ class Link(Protocol):
         """What the peer's clocks showed, as it told last."""
         ...
 
+    def tell_captured(self, stream: str | None) -> None:
+        """An agent's: the stream that is captured by the clocks that are told from now on."""
+        ...
+
     def send(self, message: Message) -> None:
         """Never waits. Once the session is over the message is dropped: `receive` tells."""
         ...

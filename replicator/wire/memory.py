@@ -43,6 +43,9 @@ class MemoryLink:
     def peer_clocks(self) -> PeerClocks | None:
         return self._box.protocol.peer_clocks
 
+    def tell_captured(self, stream: str | None) -> None:
+        self._box.protocol.captured = stream
+
     def send(self, message: Message) -> None:
         self._box.protocol.send(message)
         self._flush()

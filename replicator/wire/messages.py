@@ -243,10 +243,12 @@ class LabelState(msgspec.Struct, frozen=True):
 
 class Ping(msgspec.Struct, frozen=True):
     """Say that you are alive. An agent adds what its two clocks show at this moment, read together:
-    UTC since 1970, and CLOCK_MONOTONIC (the splitter's, too); 0: not told."""
+    UTC since 1970, and CLOCK_MONOTONIC (the splitter's, too); 0: not told. `stream` is captured
+    now, in this boot of the machine: its stamps are by these clocks."""
 
     wall_ns: Count = 0
     monotonic_ns: Count = 0
+    stream: Uuid | None = None
 
 
 class Pong(msgspec.Struct, frozen=True):

@@ -130,11 +130,12 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class PeerClocks:
     """What the peer's clocks showed when it said so; it was heard at `heard_ns` by our own
-    monotonic clock, some milliseconds to seconds later."""
+    monotonic clock, some milliseconds to seconds later. `stream` is captured by these clocks."""
 
     wall_ns: int
     monotonic_ns: int
     heard_ns: int
+    stream: str | None = None
 
 
 class WireProtocol:
@@ -146,6 +147,8 @@ class WireProtocol:
         self.fault: Fault | None = None
         self.peer_clocks: PeerClocks | None = None
         """As they were told last."""
+        self.captured: str | None = None
+        """An agent's stream, to be told with its clocks."""
         self._peer_name = peer_name
         self._deframer = Deframer(self._body_limit)
         self._events: list[Message] = []
@@ -239,7 +242,7 @@ class WireProtocol:
             self._said_ns = now_ns
             if self.role is Role.AGENT and wall_ns:
                 self._told_clocks_ns = now_ns
-                self.send(Ping(wall_ns, now_ns))
+                self.send(Ping(wall_ns, now_ns, self.captured))
             else:
                 self.send(Ping())
 
@@ -300,7 +303,9 @@ class WireProtocol:
             return False
         if isinstance(message, Ping):
             if message.wall_ns:
-                self.peer_clocks = PeerClocks(message.wall_ns, message.monotonic_ns, self._heard_ns)
+                self.peer_clocks = PeerClocks(
+                    message.wall_ns, message.monotonic_ns, self._heard_ns, message.stream
+                )
             self._pong()
         elif not isinstance(message, Pong):
             self._events.append(message)

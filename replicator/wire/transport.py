@@ -74,6 +74,9 @@ class TlsLink(asyncio.BufferedProtocol):
     def peer_clocks(self) -> PeerClocks | None:
         return self._box.protocol.peer_clocks
 
+    def tell_captured(self, stream: str | None) -> None:
+        self._box.protocol.captured = stream
+
     @property
     def is_greeted(self) -> bool:
         return self._box.is_greeted

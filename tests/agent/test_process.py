@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.pki import init_ca, issue
+from replicator.wire.protocol import PeerClocks
 from tests.agent.site import DISK_BYTES, DISKS, HOST, House, Site, make_pki
 from tests.peers.process import running, wait_for_unix
 
@@ -109,6 +111,19 @@ async def test_a_group_that_is_idle_holds_its_rpo_down(site: Site, house: House)
     group = await site.group()
     assert group.rpo_seconds is not None
     assert group.rpo_seconds < 1.0
+
+
+async def test_the_receiver_is_told_what_the_sources_clocks_show(site: Site, house: House) -> None:
+    def told() -> PeerClocks | None:
+        assert house.server is not None
+        return next((each.peer_clocks for each in house.server.links if each.peer_clocks), None)
+
+    while (clocks := told()) is None or clocks.stream is None:
+        house.changed.clear()
+        await asyncio.wait_for(house.changed.wait(), 10)
+    assert abs(clocks.wall_ns - time.time_ns()) < 60_000_000_000
+    assert 0 < clocks.monotonic_ns <= time.monotonic_ns()
+    assert clocks.stream == house.group.stream
 
 
 async def test_a_killed_agent_loses_nothing_and_resumes_where_the_receiver_is(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -274,3 +275,20 @@ async def test_what_was_acknowledged_is_there_after_a_restart(site: DrSite) -> N
         assert welcome.newest_point is not None
         assert welcome.newest_point.sequence == 3
         await agent.close()
+
+
+async def test_what_an_agent_says_of_its_clocks_is_known_in_the_receivers_time(
+    site: DrSite, receiver: Receiver
+) -> None:
+    source = filled()
+    worker = receiver.workers["web"]
+    agent = await site.agent()
+    agent.link.tell_captured(str(source.stream))
+    await agent.welcomed("web")
+    while worker.source_clock.when(source.stream, time.monotonic_ns()) is None:
+        agent.link.send(AskLabel("x"))
+        await agent.expect(LabelState)
+    told = worker.source_clock.when(source.stream, time.monotonic_ns())
+    assert told is not None
+    assert abs(told - time.time_ns()) < 2_000_000_000
+    assert worker.source_clock.when(Source(DISKS).stream, 5) is None, "not captured there"

@@ -82,7 +82,7 @@ EVERY: list[Message] = [
     AskLabel("before upgrade"),
     LabelState("before upgrade", True),
     Ping(),
-    Ping(1_772_330_584 * SECOND, 5 * SECOND),
+    Ping(1_772_330_584 * SECOND, 5 * SECOND, INSTANCE),
     Pong(),
 ]
 
@@ -360,6 +360,14 @@ def test_an_agent_tells_its_clocks_every_five_seconds_silent_or_not() -> None:
     receiver.tick(20 * SECOND, wall_ns=1000 * SECOND)
     exchange(agent, receiver)
     assert agent.peer_clocks is None, "a receiver's are nobody's business"
+
+
+def test_a_stream_is_told_with_the_clocks_that_capture_it() -> None:
+    agent, receiver = streaming()
+    agent.captured = INSTANCE
+    agent.tick(SECOND, wall_ns=1000 * SECOND)
+    exchange(agent, receiver, now_ns=2 * SECOND)
+    assert receiver.peer_clocks == PeerClocks(1000 * SECOND, SECOND, 2 * SECOND, INSTANCE)
 
 
 def test_a_ping_without_clocks_leaves_what_was_told() -> None:
