@@ -4,6 +4,7 @@
 #   make test      install what is missing, then lint and the whole test suite
 #   make lint      format, style, types, order of imports
 #   make bench     the figures of docs/benchmarks.md
+#   make mutants   each rule taken away by itself: its tests must notice (some minutes)
 #   make simulate  20,000 random lives of the whole chain (a quarter of an hour)
 #   make clean     back to a fresh checkout
 #
@@ -14,7 +15,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := VENV='$(abspath $(VENV))' deploy/install-dependencies.sh
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint check simulate bench clean install-demo install-test
+.PHONY: demo test lint check mutants simulate bench clean install-demo install-test
 
 demo: install-demo
 	$(VENV)/bin/replicator demo
@@ -35,6 +36,9 @@ check:
 
 simulate: install-test
 	REPLICATOR_LIVES=20000 $(PYTHON) -m pytest --timeout=0 tests/world/test_chain.py
+
+mutants: install-test
+	$(PYTHON) -m tests.mutants.run
 
 bench: install-test
 	$(PYTHON) -m tests.bench

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from journal.appender import AppendError
 from journal.format import RECORDS
 from journal.reader import EntryReader, LogReader
 from journal.record import HEADER_BYTES
@@ -29,6 +32,7 @@ from journal.stream_files import read_seal
 from replicator.base.errors import DamageError, VersionError
 from replicator.base.storage import IOV_MAX, read_whole
 from tests.journal.logs import CHAIN, DIRECTORY, STREAM, Inbox, Log, payloads_of
+from tests.world.faults import Failure
 from tests.world.storage import SimStorage
 
 MEMORY, DISK = Path("/memory/g"), Path("/disk/g")
@@ -58,6 +62,23 @@ def test_a_sync_syncs_each_open_segment_once_its_directory_if_new_and_then_nothi
     log.append(b"x")
     log.sync()
     assert log.durable == log.writer.end_lsn == log.writer.known_durable
+
+
+@pytest.mark.parametrize("call", ["datasync", "sync_directory"])
+def test_a_sync_that_failed_once_condemns_the_log(call: str) -> None:
+    """The kernel may have dropped the pages, and would call the next sync good."""
+    storage = SimStorage()
+    log = Log(storage)
+    log.append(b"x")
+    storage.plan(Failure(frozenset({call}), 1, errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.sync()
+    assert log.writer.known_durable == 0
+    with pytest.raises(OSError, match="condemned"):
+        log.sync()
+    with pytest.raises(AppendError):
+        log.append(b"y")
+    assert log.writer.known_durable == 0
 
 
 def test_without_syncs_a_full_segment_is_closed_as_it_is_left() -> None:

@@ -122,6 +122,17 @@ def test_garbage_behind_the_log_ends_it_and_never_raises(
     assert bool(found.problem) == bool(garbage)
 
 
+def test_a_flipped_bit_ends_the_log_in_front_of_its_record_wherever_it_is() -> None:
+    items = [Record(RecordType.WRITE, 0, 0, 90, n, 5, bytes([n]) * 90) for n in range(3)]
+    data, size = log_of(items, 1), HEADER_BYTES + 90
+    for at in range(len(data)):
+        for bit in range(8):
+            flipped = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+            found = scan(flipped, 0, 1)
+            assert found.problem
+            assert found.end_lsn == at // size * size
+
+
 @given(records.filter(bool), u64)
 def test_the_chain_of_another_log_is_refused(items: list[Record], chain: int) -> None:
     found = scan(log_of(items, chain), 0, chain ^ 1)

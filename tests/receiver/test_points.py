@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from journal.record import HEADER_BYTES, Record, RecordType, encode
 from receiver.points import PointList
 from receiver.values import Point
 from replicator.base.errors import DamageError, FencedError, NotFoundError, UsageError
+from replicator.wire.frames import FrameBuilder
 from tests.receiver.source import START_NS, STEP_NS, Source
 from tests.receiver.world import World
 
@@ -242,6 +244,15 @@ def test_frames_continue_or_are_refused(world: World) -> None:
         world.group.accept(world.source.frame(records[:2]))
     with pytest.raises(UsageError, match="does not continue"):
         world.group.accept(world.source.frame(records[3:]))
+    other = FrameBuilder().build(
+        encode(Record(RecordType.ZERO, 0, 0, 512, 1, 1), records[2].chain ^ 1)[0],
+        start_lsn=records[2].lsn,
+        end_lsn=records[2].lsn + HEADER_BYTES,
+        chain_start=records[2].chain ^ 1,
+        chain_end=encode(Record(RecordType.ZERO, 0, 0, 512, 1, 1), records[2].chain ^ 1)[1],
+    )
+    with pytest.raises(UsageError, match="does not continue"):
+        world.group.accept(other)  # the right place of another log
     world.group.accept(world.source.frame(records[2:]))
     world.acknowledge()
 

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All mutants. No I/O."""
+
+from __future__ import annotations
+
+from tests.mutants import agent, journal, protocols, receiver, splitter
+from tests.mutants.mutant import Mutant
+
+ALL: tuple[Mutant, ...] = (
+    *journal.MUTANTS,
+    *protocols.MUTANTS,
+    *splitter.MUTANTS,
+    *agent.MUTANTS,
+    *receiver.MUTANTS,
+)
