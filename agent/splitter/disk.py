@@ -49,8 +49,6 @@ class Disk:
     links: dict[Link, bool] = field(default_factory=dict)  # → wrote since the sync began
     said_disc: bool = False  # its mirror has ended in good order
     recorded: bool = False  # this stream's log knows it
-    voids: int = 0  # syncs that failed in this stream
-    void_reason: str = ""  # of the last of them
     source_errors: int | None = None  # kept for the agent: see SyncBegin of the control protocol
     latency: Histogram = field(default_factory=Histogram)
 
@@ -68,19 +66,14 @@ class Disk:
         self.state, self.rule, self.carrier = DiskState.COMPLETE, None, None
         self.member = True
 
-    def void_sync(self, reason: str) -> None:
+    def void_sync(self) -> None:
         """The sync has failed; nothing is recorded until another begins."""
-        self._rest()
-        self.voids += 1
-        self.void_reason = reason
+        self.state, self.rule, self.carrier = DiskState.IDLE, None, None
 
     def leave_stream(self) -> None:
-        self._rest()
+        self.void_sync()
         self.member = self.recorded = False
-        self.voids, self.void_reason, self.source_errors = 0, "", None
-
-    def _rest(self) -> None:
-        self.state, self.rule, self.carrier = DiskState.IDLE, None, None
+        self.source_errors = None
 
     def wrote(self, link: Link) -> None:
         """A request that only a mirror sends has come from `link`."""

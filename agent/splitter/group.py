@@ -458,7 +458,7 @@ class GroupLog:
         return min(pending, default=None)
 
     def _void_sync(self, disk: Disk, sign: str) -> None:
-        disk.void_sync(sign)
+        disk.void_sync()
         self._event("sync void", disk=disk.name, sign=sign)
         self._changed()
 

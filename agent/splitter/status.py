@@ -63,8 +63,6 @@ def _disk_status(disk: Disk) -> SplitterDiskStatus:
         size=disk.size,
         connected=len(disk.links),
         state=disk.state.value,
-        voids=disk.voids,
-        void_reason=disk.void_reason,
         source_errors=disk.source_errors,
     )
 

@@ -207,10 +207,6 @@ class SplitterDiskStatus(Answer, frozen=True, kw_only=True):
     connected: int
     """Number of live connections."""
     state: DiskState
-    voids: int = 0
-    """How many of its syncs have failed in this stream."""
-    void_reason: str = ""
-    """Why the last of them did."""
     source_errors: int | None = None
     """What `sync_begin` of its sync said; None: nothing."""
 
