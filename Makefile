@@ -5,6 +5,7 @@
 #   make lint      format, style, types, order of imports
 #   make bench     the figures of docs/benchmarks.md
 #   make mutants   each rule taken away by itself: its tests must notice (some minutes)
+#   make matrix    the demo and the tests of QEMU and libvirt in a root of Debian 13
 #   make simulate  20,000 random lives of the whole chain (a quarter of an hour)
 #   make clean     back to a fresh checkout
 #
@@ -15,7 +16,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := VENV='$(abspath $(VENV))' deploy/install-dependencies.sh
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint check mutants simulate bench clean install-demo install-test
+.PHONY: demo test lint check mutants matrix simulate bench clean install-demo install-test
 
 demo: install-demo
 	$(VENV)/bin/replicator demo
@@ -39,6 +40,9 @@ simulate: install-test
 
 mutants: install-test
 	$(PYTHON) -m tests.mutants.run
+
+matrix:
+	tests/matrix.sh $(SUITES)
 
 bench: install-test
 	$(PYTHON) -m tests.bench

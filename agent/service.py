@@ -18,10 +18,8 @@ import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import structlog
-from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from agent.drivers.driver import Host
@@ -31,9 +29,10 @@ from agent.memory import AgentMemory
 from agent.metrics import AgentCollector
 from agent.splitter_link import SplitterLink
 from replicator import __version__
+from replicator.base.certificates import require_own_name
 from replicator.base.clock import SystemClock
 from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
-from replicator.base.errors import IdentityError, NotFoundError, UsageError
+from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.notify import Notifier
 from replicator.base.storage import SystemStorage
 from replicator.config.agent import AgentConfig, Driver
@@ -164,23 +163,6 @@ async def life(config: AgentConfig, daemon: Daemon) -> None:
                 for server in servers:
                     await server.close()
     log.info("stopped", name=name)
-
-
-def require_own_name(certificate: Path, name: str) -> None:
-    """A certificate without our name among its DNS SANs is refused by every receiver."""
-    try:
-        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        found = names.value.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        found = []
-    except ValueError as error:
-        raise IdentityError(f"{certificate} cannot be read: {error}") from error
-    if name not in found:
-        raise IdentityError(
-            f"{certificate} does not name this agent: it names {', '.join(found) or 'nobody'}",
-            hint=f"set [agent] name to one of these, or run: replicator pki issue {name}",
-        )
 
 
 def _hosts(config: AgentConfig) -> dict[Driver, Host]:

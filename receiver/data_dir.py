@@ -51,11 +51,18 @@ def check_room(storage: Storage, data_dir: Path) -> None:
 
 
 def check_format(storage: Storage, data_dir: Path) -> None:
-    """Writes the format of a new directory. Raises VersionError for a newer one, DamageError for
-    a file that is none."""
+    """Writes the format of a new directory. Raises as `require_known_format`."""
+    if storage.exists(data_dir / "format"):
+        require_known_format(storage, data_dir)
+    else:
+        write_durably(storage, data_dir / "format", b"%d\n" % FORMAT)
+
+
+def require_known_format(storage: Storage, data_dir: Path) -> None:
+    """Changes nothing; a new directory has any format. Raises VersionError for a newer one,
+    DamageError for a file that is none."""
     path = data_dir / "format"
     if not storage.exists(path):
-        write_durably(storage, path, b"%d\n" % FORMAT)
         return
     try:
         content = read_whole(storage, path, FORMAT_FILE_BYTES_MAX).strip()

@@ -32,24 +32,31 @@ def config() -> None:
 
 @config.command("check")
 @click.argument("file", type=path_type)
+@click.option(
+    "--start", is_flag=True, help="End as a start of the daemon would, where it would be refused."
+)
 @takes_json
-def config_check(invocation: Invocation, file: Path) -> None:
+def config_check(invocation: Invocation, file: Path, start: bool) -> None:
     """Check FILE, an agent's or a receiver's, and whether it fits this machine.
 
-    Errors of the file end with code 2. What does not fit this machine is a warning.
+    Errors of the file end with code 2. What does not fit this machine is a warning; with --start
+    what would keep the daemon from starting is an error, with the code of that start.
     """
+    from replicator.cli.config_check import refusals, warnings
     from replicator.config import AgentConfig, load_any
-    from replicator.config.environment import agent_warnings, receiver_warnings
 
     loaded = load_any(file)
-    if isinstance(loaded, AgentConfig):
-        role, warnings = "agent", agent_warnings(loaded)
-    else:
-        role, warnings = "receiver", receiver_warnings(loaded)
-    for warning in warnings:
+    role = "agent" if isinstance(loaded, AgentConfig) else "receiver"
+    refused, told = refusals(loaded), warnings(loaded)
+    told += [str(each) for each in refused if not start and each.message not in told]
+    for warning in told:
         note(f"warning: {warning}")
+    if start and refused:
+        for error in refused[1:]:
+            note(f"error: {error}")
+        raise refused[0]
     if invocation.is_json:
-        print_json({"file": str(file), "role": role, "warnings": warnings})
+        print_json({"file": str(file), "role": role, "warnings": told})
     else:
         click.echo(f"{file}: a valid configuration of the {role}")
 

@@ -71,11 +71,11 @@ def filesystem_type(path: Path, mountinfo: str) -> str | None:
 
 
 def _device(path: Path) -> str:
-    number = _nearest_existing(path).stat().st_dev
+    number = nearest_existing(path).stat().st_dev
     return f"{os.major(number)}:{os.minor(number)}"
 
 
-def _nearest_existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
@@ -96,7 +96,7 @@ def _splitter_warnings(splitter: SplitterSection) -> Iterator[str]:
     if on_memory is False:
         yield f"{place}: {folder} is not on tmpfs, so guest writes will wait for a disk"
     elif on_memory:
-        room = os.statvfs(_nearest_existing(folder))
+        room = os.statvfs(nearest_existing(folder))
         total = room.f_blocks * room.f_frsize
         if 0 < total < splitter.spool_memory_bytes:
             wanted, most = format_size(splitter.spool_memory_bytes), format_size(total)
@@ -118,7 +118,7 @@ def _unwritable_warnings(splitter: SplitterSection) -> Iterator[str]:
     if splitter.spool_disk_bytes:
         folders["spool_disk_dir"] = splitter.spool_disk_dir
     for key, folder in folders.items():
-        if not os.access(_nearest_existing(folder), os.W_OK | os.X_OK):
+        if not os.access(nearest_existing(folder), os.W_OK | os.X_OK):
             yield f"splitter.{key}: {folder} cannot be written by the splitter's user"
 
 
