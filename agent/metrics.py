@@ -29,6 +29,7 @@ from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S
 from replicator.control.splitter import LatencyStatus
+from replicator.wire.credentials import Credentials
 
 US_PER_S = 1e6
 
@@ -38,10 +39,17 @@ Figure = Callable[[GroupAgent], float | None]
 class AgentCollector(Collector):
     """See the head of this file."""
 
-    def __init__(self, name: str, splitter: SplitterLink, groups: Mapping[str, GroupAgent]) -> None:
+    def __init__(
+        self,
+        name: str,
+        splitter: SplitterLink,
+        groups: Mapping[str, GroupAgent],
+        credentials: Credentials,
+    ) -> None:
         self._name = name
         self._splitter = splitter
         self._groups = groups
+        self._credentials = credentials
 
     def describe(self) -> Iterator[Metric]:
         """Nothing beforehand."""
@@ -58,6 +66,11 @@ class AgentCollector(Collector):
             "replicator_splitter_up",
             "1 while the splitter can be heard.",
             value=0 if self._splitter.problem else 1,
+        )
+        yield GaugeMetricFamily(
+            "replicator_tls_cert_not_after_timestamp_seconds",
+            "When the agent's certificate expires, or its CA's if that is sooner.",
+            value=self._credentials.not_after_ns / NS_PER_S,
         )
         for name, text, figure in _GAUGES:
             yield _gauge(name, text, groups, figure)

@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -30,7 +33,7 @@ from agent.metrics import AgentCollector
 from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.certificates import require_own_name
-from replicator.base.clock import SystemClock
+from replicator.base.clock import SystemClock, rfc3339
 from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
 from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.notify import Notifier
@@ -47,6 +50,7 @@ from replicator.control.server import (
 )
 from replicator.control.service import Report
 from replicator.control.splitter import SplitterGroupStatus, SplitterStatus
+from replicator.wire.credentials import Credentials
 from replicator.wire.identity import client_context
 from replicator.wire.link import Connector
 from replicator.wire.transport import TcpConnector
@@ -61,8 +65,15 @@ POOL_THREADS = 2
 class Agent:
     """All groups of the host; serves the control API (replicator.control.service.AgentControl)."""
 
-    def __init__(self, config: AgentConfig, connector: Connector, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        connector: Connector,
+        pool: ThreadPoolExecutor,
+        credentials: Credentials,
+    ) -> None:
         self._config = config
+        self.credentials = credentials
         self._hosts = _hosts(config)
         self.splitter = SplitterLink(config.splitter.control, self._publish)
         storage = SystemStorage()
@@ -119,6 +130,8 @@ class Agent:
             name=self._config.agent.name,
             version=__version__,
             groups=[group.group_status() for group in self.groups.values()],
+            certificate_not_after=rfc3339(self.credentials.not_after_ns),
+            certificate_warning=self.credentials.warning,
         )
 
     async def mark(
@@ -144,12 +157,12 @@ async def life(config: AgentConfig, daemon: Daemon) -> None:
     notifier = Notifier()
     _yield_the_cpu()
     with hold_lock(config.agent.state_dir / "agent.lock", f"agent {name!r}"):
-        require_credentials(config.receiver)
-        tls = client_context(config.receiver.ca, config.receiver.certificate, config.receiver.key)
-        require_own_name(config.receiver.certificate, name)
-        connector = TcpConnector(config.receiver.address, tls, SystemClock())
+        link = config.receiver
+        require_credentials(link)
+        credentials = Credentials(partial(_context, name), link.ca, link.certificate, link.key)
+        connector = TcpConnector(link.address, credentials.tls, SystemClock())
         with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="ship") as pool:
-            agent = Agent(config, connector, pool)
+            agent = Agent(config, connector, pool, credentials)
             servers = await _listen(config, agent)
             try:
                 notifier.ready(f"serving {len(agent.groups)} groups")
@@ -163,6 +176,13 @@ async def life(config: AgentConfig, daemon: Daemon) -> None:
                 for server in servers:
                     await server.close()
     log.info("stopped", name=name)
+
+
+def _context(name: str, ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Raises IdentityError, UsageError."""
+    context = client_context(ca, certificate, key)
+    require_own_name(certificate, name)
+    return context
 
 
 def _hosts(config: AgentConfig) -> dict[Driver, Host]:
@@ -197,7 +217,9 @@ async def _listen(config: AgentConfig, agent: Agent) -> Sequence[Server]:
     ]
     if config.agent.metrics.address is not None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(AgentCollector(config.agent.name, agent.splitter, agent.groups))
+        registry.register(
+            AgentCollector(config.agent.name, agent.splitter, agent.groups, agent.credentials)
+        )
         servers.append(await serve_metrics(config.agent.metrics.address, registry))
     return servers
 
@@ -225,6 +247,7 @@ async def _tend(agent: Agent, notifier: Notifier) -> None:
         summary = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         notifier.status(summary or "no groups")
         notifier.alive()
+        agent.credentials.look(asyncio.get_running_loop().time())
         await asyncio.sleep(interval)
 
 

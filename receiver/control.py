@@ -30,7 +30,7 @@ from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
 from receiver.worker import GroupWorker
 from replicator import __version__
-from replicator.base.clock import NS_PER_S, Clock
+from replicator.base.clock import NS_PER_S, Clock, rfc3339
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
@@ -56,6 +56,7 @@ from replicator.control.types import (
     ViewRequest,
     Write,
 )
+from replicator.wire.credentials import Credentials
 
 
 class ReceiverService:
@@ -69,9 +70,11 @@ class ReceiverService:
         recorder: Recorder,
         clock: Clock,
         agents: Mapping[str, Sequence[str]],
+        credentials: Credentials,
     ) -> None:
         """`agents`: who may feed each group."""
         self._agents = agents
+        self._credentials = credentials
         self._name = name
         self._workers = workers
         self._views = views
@@ -91,6 +94,8 @@ class ReceiverService:
             groups=groups,
             audit_head=self._recorder.link.digest,
             audit_breaks=len(self._recorder.breaks),
+            certificate_not_after=rfc3339(self._credentials.not_after_ns),
+            certificate_warning=self._credentials.warning,
         )
 
     async def points(

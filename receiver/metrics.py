@@ -69,7 +69,7 @@ class ReceiverSnapshot:
     history_capacity_bytes: int
     free_bytes: int
     refused: dict[str, int]
-    certificate_not_after_ns: int | None
+    certificate_not_after_ns: int
 
 
 class ReceiverCollector(Collector):
@@ -97,12 +97,11 @@ class ReceiverCollector(Collector):
         yield GaugeMetricFamily(
             "replicator_data_free_bytes", "Free on the disk of data_dir.", value=now.free_bytes
         )
-        if now.certificate_not_after_ns is not None:
-            yield GaugeMetricFamily(
-                "replicator_tls_cert_not_after_timestamp_seconds",
-                "When the receiver's certificate expires.",
-                value=now.certificate_not_after_ns / NS,
-            )
+        yield GaugeMetricFamily(
+            "replicator_tls_cert_not_after_timestamp_seconds",
+            "When the receiver's certificate expires, or its CA's if that is sooner.",
+            value=now.certificate_not_after_ns / NS,
+        )
         refused = CounterMetricFamily(
             "replicator_connections_refused",
             "Agents' connections refused, by the name of the error.",

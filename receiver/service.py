@@ -19,14 +19,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
-from cryptography import x509
 
 from receiver.audit.recorder import Recorder
 from receiver.audit.watch import HistoryWatch
@@ -43,7 +41,7 @@ from receiver.values import GroupEvent
 from receiver.views import Views
 from receiver.worker import GroupWorker
 from replicator import __version__
-from replicator.base.clock import NS_PER_S, Clock, SystemClock
+from replicator.base.clock import Clock, SystemClock
 from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
 from replicator.base.errors import NoSpaceError, ReplicatorError, UnreachableError
 from replicator.base.logs import configure_logs
@@ -53,6 +51,7 @@ from replicator.config.environment import receiver_warnings, require_credentials
 from replicator.config.receiver import ReceiverConfig, load_receiver
 from replicator.control.describe import group_in_words
 from replicator.control.server import serve_metrics, serve_receiver_control
+from replicator.wire.credentials import Credentials
 from replicator.wire.identity import server_context
 from replicator.wire.transport import serve_wire
 
@@ -71,7 +70,7 @@ async def run_receiver(config_file: Path, daemon: Daemon) -> None:
     config = load_receiver(config_file)
     section = config.receiver
     require_credentials(section)
-    tls = server_context(section.ca, section.certificate, section.key)
+    credentials = Credentials(server_context, section.ca, section.certificate, section.key)
     configure_logs()
     for warning in receiver_warnings(config):
         _log.warning("config.warning", text=warning)
@@ -79,7 +78,7 @@ async def run_receiver(config_file: Path, daemon: Daemon) -> None:
     storage, notifier = SystemStorage(), Notifier()
     storage.make_directory(section.data_dir.absolute())
     with hold_lock(section.data_dir / "lock", f"receiver {section.name}"):
-        async with started(config, tls, storage, SystemClock(), notifier) as receiver:
+        async with started(config, credentials, storage, SystemClock(), notifier) as receiver:
             notifier.ready(receiver.status_line())
             _log.info("receiver.ready", name=section.name, port=receiver.port)
             async with daemon.serving(
@@ -109,6 +108,7 @@ class Receiver:
         storage: Storage,
         clock: Clock,
         recorder: Recorder,
+        credentials: Credentials,
     ) -> None:
         self.port = 0
         self._config = config
@@ -118,7 +118,7 @@ class Receiver:
         self._storage = storage
         self._clock = clock
         self._recorder = recorder
-        self._not_after_ns = _not_after_ns(config.receiver.certificate)
+        self._credentials = credentials
 
     async def run(self, stop: asyncio.Event, notifier: Notifier) -> None:
         """Until `stop` is set. Tells systemd meanwhile that the loop turns, and what it does."""
@@ -129,6 +129,7 @@ class Receiver:
             notifier.alive()
             notifier.status(self.status_line())
             self._recorder.note_heads()
+            self._credentials.look(asyncio.get_running_loop().time())
 
     def status_line(self) -> str:
         """`3 groups: 1 damaged, 2 protected`."""
@@ -162,14 +163,14 @@ class Receiver:
             history_capacity_bytes=self._config.history.max_bytes,
             free_bytes=self._storage.free_bytes(self._config.receiver.data_dir),
             refused=dict(self._listener.refused),
-            certificate_not_after_ns=self._not_after_ns,
+            certificate_not_after_ns=self._credentials.not_after_ns,
         )
 
 
 @asynccontextmanager
 async def started(
     config: ReceiverConfig,
-    tls: ssl.SSLContext,
+    credentials: Credentials,
     storage: Storage,
     clock: Clock,
     notifier: Notifier,
@@ -182,7 +183,7 @@ async def started(
     async with AsyncExitStack() as closing:
         catalog = _open_catalog(catalog_path(data_dir))
         closing.callback(catalog.close)
-        views = Views(groups_dir(data_dir), storage=storage, clock=clock, tls=tls)
+        views = Views(groups_dir(data_dir), storage=storage, clock=clock, tls=credentials.tls)
         workers: dict[str, GroupWorker] = {}
         watch = HistoryWatch(storage, lambda: _sealed(workers))
         recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)
@@ -196,8 +197,10 @@ async def started(
         listener = Listener(workers, agents)
         recorder.import_from_catalog()
         recorder.note_heads()
-        receiver = Receiver(config, workers, views, listener, storage, clock, recorder)
-        service = ReceiverService(config.receiver.name, workers, views, recorder, clock, agents)
+        receiver = Receiver(config, workers, views, listener, storage, clock, recorder, credentials)
+        service = ReceiverService(
+            config.receiver.name, workers, views, recorder, clock, agents, credentials
+        )
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit
         )
@@ -207,7 +210,9 @@ async def started(
             registry = registry_of(receiver.snapshot)
             metrics = await serve_metrics(config.receiver.metrics.address, registry)
             closing.push_async_callback(metrics.close)
-        server = await serve_wire(config.receiver.listen, tls, listener.serve, clock=clock)
+        server = await serve_wire(
+            config.receiver.listen, credentials.tls, listener.serve, clock=clock
+        )
         closing.push_async_callback(server.wait_closed)
         closing.callback(server.close, UnreachableError("the receiver is shutting down"))
         receiver.port = server.port
@@ -298,12 +303,3 @@ def _event_logger() -> Callable[[GroupEvent], None]:
         _log.warning(event.name, group=event.group, **event.fields)
 
     return log
-
-
-def _not_after_ns(certificate: Path) -> int | None:
-    """When the certificate expires. TLS has read the file already."""
-    try:
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except ValueError:
-        return None
-    return int(found.not_valid_after_utc.timestamp()) * NS_PER_S

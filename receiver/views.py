@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -48,6 +47,7 @@ from replicator.nbd.connection import ServerTls
 from replicator.nbd.exports import Export
 from replicator.nbd.server import NbdServer, serve_tcp, serve_unix
 from replicator.nbd.uri import TcpAddress, UnixAddress
+from replicator.wire.credentials import Tls
 from replicator.wire.identity import dns_names
 
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
@@ -142,7 +142,7 @@ class Views:
         *,
         storage: Storage | None = None,
         clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._groups_dir = groups_dir
         self._storage = storage or SystemStorage()
@@ -297,7 +297,7 @@ class Views:
             if self._tls is None:
                 raise UsageError("this receiver has no certificate to serve views on TCP with")
             tls = ServerTls(
-                self._tls, lambda shown: not options.allowed.isdisjoint(dns_names(shown))
+                self._tls(), lambda shown: not options.allowed.isdisjoint(dns_names(shown))
             )
         server = await serve_tcp(options.listen, shelf, tls=tls)
         host, port = options.listen.host, server.port

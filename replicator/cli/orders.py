@@ -315,6 +315,8 @@ def status(invocation: Invocation) -> None:
     for number, one in enumerate(found):
         click.echo(("\n" if number else "") + f"{one.role} {one.name}")
         _print_groups(one, now)
+        if one.certificate_warning:
+            click.echo(one.certificate_warning)
         if one.audit_breaks:
             click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
 

@@ -261,6 +261,11 @@ class Status(Message, frozen=True, kw_only=True):
     """The digest of the audit's newest entry (receiver)."""
     audit_breaks: int = 0
     """Places where the audit's chain does not hold: it was tampered with, or is damaged."""
+    certificate_not_after: str | None = None
+    """When the certificate in use expires, or its CA if that is sooner."""
+    certificate_warning: str = ""
+    """What a person had better know of it: that it expires, or that what lies on the disk by now
+    cannot be used."""
 
 
 class AuditRecord(Message, frozen=True, kw_only=True):

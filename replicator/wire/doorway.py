@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import Any
 
 from replicator.base.address import Address
+from replicator.wire.credentials import Tls
 from replicator.wire.limits import CLOSE_SECONDS, GREETING_SECONDS
 
 MAX_HANDSHAKES = 32
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 class Doorway:
     """`make` makes the protocol of a connection that is through TLS."""
 
-    def __init__(self, tls: ssl.SSLContext, make: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, tls: Tls, make: Callable[[], asyncio.BaseProtocol]) -> None:
         self.port = 0
         self._tls = tls
         self._make = make
@@ -118,7 +119,7 @@ class Doorway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make,
                 sock,
-                ssl=self._tls,
+                ssl=self._tls(),
                 ssl_handshake_timeout=GREETING_SECONDS,
                 ssl_shutdown_timeout=CLOSE_SECONDS,
             )

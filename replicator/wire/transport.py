@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import cast
 
 from replicator.base.address import Address
 from replicator.base.clock import Clock
 from replicator.base.errors import OwnedError, ReplicatorError, UnreachableError
+from replicator.wire.credentials import Tls
 from replicator.wire.doorway import Doorway
 from replicator.wire.identity import closed_without_a_word, dns_names, refusal
 from replicator.wire.limits import (
@@ -195,7 +195,7 @@ class TlsLink(asyncio.BufferedProtocol):
 class TcpConnector:
     """Links to the receiver at one address."""
 
-    def __init__(self, address: Address, tls: ssl.SSLContext, clock: Clock) -> None:
+    def __init__(self, address: Address, tls: Tls, clock: Clock) -> None:
         self._address = address
         self._tls = tls
         self._clock = clock
@@ -211,7 +211,7 @@ class TcpConnector:
                     ),
                     self._address.host,
                     self._address.port,
-                    ssl=self._tls,
+                    ssl=self._tls(),
                     server_hostname=self._address.host,
                     ssl_shutdown_timeout=CLOSE_SECONDS,
                 )
@@ -240,7 +240,7 @@ class WireServer:
     def links(self) -> list[Link]:
         return list(self._sessions.values())
 
-    async def start(self, address: Address, tls: ssl.SSLContext) -> None:
+    async def start(self, address: Address, tls: Tls) -> None:
         """Listens when it returns. Raises OwnedError where the port is taken."""
         doorway = Doorway(
             tls,
@@ -297,9 +297,7 @@ class WireServer:
             asyncio.get_running_loop().call_exception_handler(context)
 
 
-async def serve_wire(
-    address: Address, tls: ssl.SSLContext, session: Session, *, clock: Clock
-) -> WireServer:
+async def serve_wire(address: Address, tls: Tls, session: Session, *, clock: Clock) -> WireServer:
     """A server that listens when this returns. `session` receives the HELLO itself; the link is
     closed when it returns, and a ReplicatorError out of it is told to the agent."""
     server = WireServer(session, clock)

@@ -83,7 +83,7 @@ class House:
             self.directory / "ca.crt", self.directory / "r.crt", self.directory / "r.key"
         )
         address = Address(HOST, self.port)
-        self.server = await serve_wire(address, tls, self._session, clock=SystemClock())
+        self.server = await serve_wire(address, lambda: tls, self._session, clock=SystemClock())
         self.port = self.server.port
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ from replicator.base.notify import Notifier
 from replicator.base.storage import Storage, SystemStorage
 from replicator.config.receiver import load_receiver
 from replicator.control.client import ControlClient
+from replicator.wire.credentials import Credentials
 from replicator.wire.identity import server_context
 from tests.receiver_service.fake_agent import FakeAgent, Pki
 
@@ -45,10 +46,10 @@ class DrSite:
         """In this process."""
         config = load_receiver(self.config_file)
         section = config.receiver
-        tls = server_context(section.ca, section.certificate, section.key)
+        credentials = Credentials(server_context, section.ca, section.certificate, section.key)
         self.data_dir.mkdir(exist_ok=True)
         async with started(
-            config, tls, storage or SystemStorage(), SystemClock(), Notifier()
+            config, credentials, storage or SystemStorage(), SystemClock(), Notifier()
         ) as receiver:
             self.port = receiver.port
             yield receiver

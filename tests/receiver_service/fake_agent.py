@@ -64,7 +64,7 @@ class FakeAgent:
 
     @classmethod
     async def connect(cls, port: int, tls: ssl.SSLContext) -> FakeAgent:
-        connector = TcpConnector(Address("localhost", port), tls, SystemClock())
+        connector = TcpConnector(Address("localhost", port), lambda: tls, SystemClock())
         return cls(await connector.connect())
 
     def greet(

@@ -10,7 +10,7 @@ from receiver.metrics import GroupSnapshot, ReceiverSnapshot, registry_of
 
 
 def snapshot(*groups: GroupSnapshot) -> ReceiverSnapshot:
-    return ReceiverSnapshot("dr", "0.1.0", groups, 1 << 30, 5 << 30, {"identity": 3}, None)
+    return ReceiverSnapshot("dr", "0.1.0", groups, 1 << 30, 5 << 30, {"identity": 3}, 77 * 10**9)
 
 
 def lines_of(*groups: GroupSnapshot) -> list[str]:

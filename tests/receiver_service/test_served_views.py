@@ -42,7 +42,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def views(tmp_path: Path, pki: Path) -> AsyncIterator[Views]:
     (tmp_path / "g").mkdir()
     tls = server_context(pki / "ca.crt", pki / "dr1.crt", pki / "dr1.key")
-    views = Views(tmp_path, tls=tls)
+    views = Views(tmp_path, tls=lambda: tls)
     yield views
     await views.close_all()
 

@@ -73,9 +73,9 @@ def pki(tmp_path: Path) -> Pki:
 
 @asynccontextmanager
 async def over_tls(pki: Pki, session: Session) -> AsyncIterator[Connector]:
-    server = await serve_wire(Address(HOST, 0), pki.server(), session, clock=CLOCK)
+    server = await serve_wire(Address(HOST, 0), pki.server, session, clock=CLOCK)
     try:
-        yield TcpConnector(Address(HOST, server.port), pki.client(), CLOCK)
+        yield TcpConnector(Address(HOST, server.port), pki.client, CLOCK)
     finally:
         server.close()
         await server.wait_closed()
@@ -241,7 +241,7 @@ async def test_a_cut_link_ends_both_sessions(pki: Pki) -> None:
 
 
 async def test_nobody_listening_is_unreachable(pki: Pki) -> None:
-    connector = TcpConnector(Address(HOST, 1), pki.client(), CLOCK)
+    connector = TcpConnector(Address(HOST, 1), pki.client, CLOCK)
     with pytest.raises(UnreachableError, match="cannot be reached"):
         await connector.connect()
 
@@ -272,8 +272,8 @@ async def refused_by(
 async def test_a_receiver_of_another_ca_is_refused(pki: Pki) -> None:
     other = trustme.CA()
     tls = server_context(pki.ca_file, *pki.issue(HOST, by=other))
-    server = await serve_wire(Address(HOST, 0), tls, no_session, clock=CLOCK)
-    error = await refused_by(TcpConnector(Address(HOST, server.port), pki.client(), CLOCK))
+    server = await serve_wire(Address(HOST, 0), lambda: tls, no_session, clock=CLOCK)
+    error = await refused_by(TcpConnector(Address(HOST, server.port), pki.client, CLOCK))
     assert "refused" in error.message
     server.close()
     await server.wait_closed()
@@ -281,28 +281,28 @@ async def test_a_receiver_of_another_ca_is_refused(pki: Pki) -> None:
 
 async def test_a_receiver_with_another_name_is_refused(pki: Pki) -> None:
     tls = server_context(pki.ca_file, *pki.issue("elsewhere.example"))
-    server = await serve_wire(Address(HOST, 0), tls, no_session, clock=CLOCK)
-    error = await refused_by(TcpConnector(Address(HOST, server.port), pki.client(), CLOCK))
+    server = await serve_wire(Address(HOST, 0), lambda: tls, no_session, clock=CLOCK)
+    error = await refused_by(TcpConnector(Address(HOST, server.port), pki.client, CLOCK))
     assert "[receiver] address" in error.hint
     server.close()
     await server.wait_closed()
 
 
 async def test_an_agent_of_another_ca_is_refused_in_words(pki: Pki) -> None:
-    server = await serve_wire(Address(HOST, 0), pki.server(), no_session, clock=CLOCK)
+    server = await serve_wire(Address(HOST, 0), pki.server, no_session, clock=CLOCK)
     tls = client_context(pki.ca_file, *pki.issue("agent-1", by=trustme.CA()))
-    error = await refused_by(TcpConnector(Address(HOST, server.port), tls, CLOCK))
+    error = await refused_by(TcpConnector(Address(HOST, server.port), lambda: tls, CLOCK))
     assert "our certificate" in error.message
     server.close()
     await server.wait_closed()
 
 
 async def test_an_agent_without_tls_1_3_gets_nowhere(pki: Pki) -> None:
-    server = await serve_wire(Address(HOST, 0), pki.server(), no_session, clock=CLOCK)
+    server = await serve_wire(Address(HOST, 0), pki.server, no_session, clock=CLOCK)
     tls = pki.client()
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    connector = TcpConnector(Address(HOST, server.port), tls, CLOCK)
+    connector = TcpConnector(Address(HOST, server.port), lambda: tls, CLOCK)
     await refused_by(connector, kind=UnreachableError)
     server.close()
     await server.wait_closed()
@@ -320,9 +320,9 @@ def test_missing_and_broken_files_are_named(pki: Pki, tmp_path: Path) -> None:
 
 
 async def test_a_taken_port_is_one_sentence(pki: Pki) -> None:
-    server = await serve_wire(Address(HOST, 0), pki.server(), no_session, clock=CLOCK)
+    server = await serve_wire(Address(HOST, 0), pki.server, no_session, clock=CLOCK)
     with pytest.raises(OwnedError, match="another program"):
-        await serve_wire(Address(HOST, server.port), pki.server(), no_session, clock=CLOCK)
+        await serve_wire(Address(HOST, server.port), pki.server, no_session, clock=CLOCK)
     server.close()
     await server.wait_closed()
 
@@ -336,7 +336,7 @@ async def test_a_stranger_to_the_protocol_loses_its_connection(pki: Pki) -> None
         except ReplicatorError as error:
             outcome.append(error)
 
-    server = await serve_wire(Address(HOST, 0), pki.server(), session, clock=CLOCK)
+    server = await serve_wire(Address(HOST, 0), pki.server, session, clock=CLOCK)
     reader, writer = await asyncio.open_connection(HOST, server.port, ssl=pki.client())
     writer.write(b"GET / HTTP/1.1\r\n\r\n" * 100)
     with_error = await reader.read()
