@@ -3,7 +3,8 @@
 
 One step is one batch, and its order is the promise:
 
-    1  draft: which records, which blocks change, their old content      (nothing written)
+    1  draft: which records, which blocks change, their old content      (nothing written,
+       verified against the sums on record (receiver.old_content)         but what that heals)
     2  state.json says "not consistent"                                  durable
     3  header, before-images, commit, in the history                     durable
     4  published in the index                                            views see it
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -38,9 +40,8 @@ from receiver.apply_content import (
     write_again,
     write_changes,
 )
-from receiver.damage import Damage, in_replica, overwritten
+from receiver.damage import Damage
 from receiver.extents import ExtentSet
-from receiver.healing import Healer
 from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, GroupBody, Held
 from receiver.history.images import U64
@@ -48,6 +49,7 @@ from receiver.history.log import HistoryLog
 from receiver.history.packing import Packer
 from receiver.history.writer import BeforeImages, Draft
 from receiver.inbox import Inbox
+from receiver.old_content import OldContent
 from receiver.points import PointList
 from receiver.redo import Redo
 from receiver.replica import Replica
@@ -82,7 +84,7 @@ class Applier:
         points: PointList,
         utc_ns: Callable[[], int],
         batch_bytes: int,
-        healer: Healer,
+        old: OldContent,
         overlay_of: OverlayOf,
     ) -> None:
         self.applied = GroupState()
@@ -94,7 +96,7 @@ class Applier:
         self._points = points
         self._utc_ns = utc_ns
         self._batch_bytes = batch_bytes
-        self._healer = healer
+        self._old = old
         self._packer = Packer()
         self._redoing = Redo(history, inbox, batch_bytes, self._create, overlay_of)
         self._overlay_of = overlay_of
@@ -188,6 +190,8 @@ class Applier:
             name, start_lsn = following
             state.begin_stream(name.stream, name.ordinal, start_lsn)
             frames = self._inbox.frames_from(state.ordinal, start_lsn)
+        if self._old.gather():
+            return True
         builder = BatchBuilder(state, self._batch_bytes)
         for frame in frames:
             opened = self._inbox.read(state.ordinal, frame)
@@ -212,9 +216,9 @@ class Applier:
         if point is not None:
             announced = self._points.find(point.sequence)
             assert announced is None or announced.time_ns == point.time_ns, (announced, point)
-        changes = self._changes(builder.state, builder.operations)
+        changes = self._verified_changes(builder.state, builder.operations)
         if self._heal_with(builder.state, changes):
-            changes = self._changes(builder.state, builder.operations)
+            changes = self._verified_changes(builder.state, builder.operations)
         self._note_overwritten(builder.state, changes)
         body = builder.state.body(builder.disk_bodies())
         draft = self._draft("log", builder.start_lsn, changes, body=body, point=point)
@@ -228,7 +232,7 @@ class Applier:
         state = self.applied.copy()
         disk = state.disks[name]
         operations = {name: [Operation(low, high - low, None) for low, high in part]}
-        changes = self._changes(state, operations)
+        changes = self._verified_changes(state, operations)
         self._early_of(end_lsn)[name] = max(high for _, high in part)
         if not changes:
             return
@@ -269,30 +273,30 @@ class Applier:
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
 
-    def _heal_with(self, state: GroupState, changes: Sequence[DiskChange]) -> bool:
+    def _heal_with(self, state: GroupState, changes: list[DiskChange]) -> bool:
         """Whether what is about to be written has healed some of the replica instead."""
-        if not in_replica(state.damage):
-            return False
-        before, state.damage = state.damage, self._healer.heal_with(state.damage, changes)
+        before, state.damage = state.damage, self._old.healed_by(state.damage, changes)
         return state.damage != before
 
-    def _note_overwritten(self, state: GroupState, changes: Sequence[DiskChange]) -> None:
+    def _note_overwritten(self, state: GroupState, changes: list[DiskChange]) -> None:
         """Before-images of what is damaged are damaged."""
-        for change in changes if state.damage else ():
-            state.damage = overwritten(state.damage, change.keys, self._history.next_batch)
+        if state.damage:
+            state.damage = self._old.overwritten(state.damage, changes, self._history.next_batch)
 
     def _roll_back(self) -> None:
         """The next part of the rollback under way; the last one makes its point."""
         work = self._rollback
         if work is None:
             work = self._rollback = RollbackWork.of(self._history, self.applied, self._overlay_of)
+        if self._old.gather():
+            return
         while not work.is_done:
             part = work.next_part(self._batch_bytes)
-            changes = self._changes(self.applied, part.operations)
+            state = self.applied.copy()
+            changes = self._verified_changes(state, part.operations)
             if not changes:
                 work.advance(part)
                 continue
-            state = self.applied.copy()
             self._note_overwritten(state, changes)
             body = state.body([each.body() for each in state.disks.values()])
             self._commit(self._draft("rollback", state.lsn, changes, body=body), changes, state)
@@ -306,16 +310,28 @@ class Applier:
 
     # -- a batch
 
+    def _verified_changes(
+        self, state: GroupState, operations: dict[str, list[Operation]]
+    ) -> list[DiskChange]:
+        """Of old content that was verified first. What is found is damaged in `state`."""
+        changes = self._changes(state, operations, is_verified=True)
+        for change in changes:
+            state.damage = self._old.with_found(state.damage, change)
+        return changes
+
     def _changes(
         self,
         state: GroupState,
         operations: dict[str, list[Operation]],
         always: U64 | None = None,
+        *,
+        is_verified: bool = False,
     ) -> list[DiskChange]:
         """`always`: keys of blocks that are written even if they look as they should."""
         changes = []
         for disk in sorted(state.disks.values(), key=lambda each: each.slot):
             if disk.name in operations:
+                verify = partial(self._old.verify, disk, damage=state.damage)
                 change = change_of(
                     self._replica.file(disk.name),
                     disk.name,
@@ -323,6 +339,7 @@ class Applier:
                     disk.size_bytes,
                     operations[disk.name],
                     always,
+                    verify if is_verified else None,
                 )
                 if len(change.keys):
                     changes.append(change)
@@ -366,6 +383,7 @@ class Applier:
         self._history.sync()
         self._history.publish(batch)
         self._pending = _Pending(batch, self.applied, state, changes)
+        self._old.note(batch, changes)
         self._finish(self._pending)
 
     def _finish(self, pending: _Pending) -> None:

@@ -9,6 +9,11 @@ and a batch that is applied a second time finds what is left to do.
 
 Zeroes are looked at only where the replica holds data: a terabyte of zeroes over a hole is free.
 
+What was read is verified before anything is made of it, by whoever drafts the batch (`Verify`; see
+receiver.old_content). Blocks that hold what they must not count as changed whatever becomes of
+them; those of them that the operations do not cover whole are *tainted*: they go on holding some
+of it, and get no sum.
+
 All blocks of a disk lie side by side in one arena, so comparing, finding runs and recognising
 zeroes are a few numpy calls for the whole batch; per record there is one slice assignment.
 
@@ -17,16 +22,18 @@ Reads the replica, writes nothing. Limits: the caller bounds what a batch touche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from receiver.extents import ExtentSet
+from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, Bools, block_key
-from replicator.base.storage import Buffer, File, write_all
+from replicator.base.storage import READ_ERRORS, Buffer, File, write_all
 from replicator.base.units import MIB
 
 _WORDS = BLOCK_BYTES // 8
@@ -52,12 +59,49 @@ class Extent:
     new: memoryview
 
 
+def _no_keys() -> U64:
+    return np.empty(0, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class OldBlocks:
+    """What was read of some blocks of a disk, in order, whole blocks side by side; zeroes for those
+    that could not be read."""
+
+    numbers: I64
+    arena: Bytes
+    unreadable: Bools
+
+    def sums(self, size_bytes: int) -> list[int]:
+        """The xxh3-64 of each."""
+        view = self.arena.data
+        found = [
+            xxh3_64_intdigest(view[at : at + BLOCK_BYTES])
+            for at in range(0, len(view), BLOCK_BYTES)
+        ]
+        length = _length(int(self.numbers[-1]), 1, size_bytes)
+        if length < BLOCK_BYTES:
+            at = len(view) - BLOCK_BYTES
+            found[-1] = xxh3_64_intdigest(view[at : at + length])
+        return found
+
+    def put(self, place: int, content: bytes) -> None:
+        """What the block at `place` holds in truth."""
+        at = place * BLOCK_BYTES
+        self.arena.data[at : at + len(content)] = content
+
+
+Verify = Callable[[OldBlocks], Bools]
+"""Which of them hold what they must not. Puts right what it can."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskChange:
     """What a batch does to one disk. `starts`, `blocks`, `old` are its before-images (extents of
     at most EXTENT_BLOCKS, `old` empty for zeroes); `keys` all blocks that change, `sums` the
     xxh3-64 of what each of them becomes; `writes` what to do. Everything sorted by offset. `old`
-    and `writes` are views of the arena."""
+    and `writes` are views of the arena. `rotten` are those of the keys whose old content is not
+    what it must be, `tainted` those of them whose new content takes part of it over."""
 
     slot: int
     name: str
@@ -67,6 +111,8 @@ class DiskChange:
     blocks: U64
     old: list[memoryview]
     writes: list[Extent]
+    rotten: U64 = field(default_factory=_no_keys)
+    tainted: U64 = field(default_factory=_no_keys)
 
     @property
     def changed_bytes(self) -> int:
@@ -80,9 +126,11 @@ def change_of(
     size_bytes: int,
     operations: Sequence[Operation],
     always: U64 | None = None,
+    verify: Verify | None = None,
 ) -> DiskChange:
     """`operations` in order, each within the disk. `always`: keys of blocks that count as changed
-    whatever they hold now (those of other disks do not matter)."""
+    whatever they hold now (those of other disks do not matter). Without `verify` a block that
+    cannot be read is an OSError."""
     forced = _blocks_of(slot, always)
     starts, ends = _touched_runs(file, size_bytes, operations, forced)
     if not len(starts):
@@ -90,11 +138,43 @@ def change_of(
     counts = ends - starts
     bases = np.cumsum(counts) - counts  # of each run in the arena, in blocks
     total = int(counts.sum())
-    old = _read_old(file, starts, counts, bases, total)
+    numbers = np.repeat(starts - bases, counts) + np.arange(total, dtype=np.int64)
+    unreadable = None if verify is None else np.zeros(total, dtype=np.bool_)
+    old = _read_old(file, starts, counts, bases, unreadable)
+    always_changed = np.isin(numbers, forced)
+    rotten = tainted = numbers[:0]
+    if verify is not None and unreadable is not None:
+        is_rotten = verify(OldBlocks(numbers, old, unreadable))
+        if is_rotten.any():
+            rotten = numbers[is_rotten]
+            tainted = rotten[~_are_covered(rotten, size_bytes, operations)]
+            always_changed |= is_rotten
     new = old.copy()
     _lay_over(new.data, starts, ends, bases, operations)
-    numbers = np.repeat(starts - bases, counts) + np.arange(total, dtype=np.int64)
-    return _compare(name, slot, size_bytes, numbers, old, new, np.isin(numbers, forced))
+    change = _compare(name, slot, size_bytes, numbers, old, new, always_changed)
+    return _with_rot(change, rotten, tainted) if len(rotten) else change
+
+
+def _are_covered(numbers: I64, size_bytes: int, operations: Sequence[Operation]) -> Bools:
+    """Which of these blocks the operations overwrite whole."""
+    written = ExtentSet((each.offset, each.offset + each.length) for each in operations)
+    bounds = [
+        (number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, size_bytes))
+        for number in numbers.tolist()
+    ]
+    return np.array(
+        [(low, high) in written.within(low, high) for low, high in bounds], dtype=np.bool_
+    )
+
+
+def _with_rot(change: DiskChange, rotten: I64, tainted: I64) -> DiskChange:
+    first_key = np.uint64(block_key(change.slot, 0))
+    tainted_keys = tainted.astype(np.uint64) + first_key
+    sums = change.sums.copy()
+    sums[np.isin(change.keys, tainted_keys)] = UNKNOWN_SUM
+    return replace(
+        change, sums=sums, rotten=rotten.astype(np.uint64) + first_key, tainted=tainted_keys
+    )
 
 
 def _nothing(slot: int, name: str) -> DiskChange:
@@ -143,16 +223,38 @@ def merge_runs(first: I64, last: I64) -> tuple[I64, I64]:
     return first[at], last[np.append(at[1:], len(first)) - 1]
 
 
-def _read_old(file: File, starts: I64, counts: I64, bases: I64, total: int) -> Bytes:
-    old = np.zeros(total * BLOCK_BYTES, dtype=np.uint8)
+def _read_old(file: File, starts: I64, counts: I64, bases: I64, unreadable: Bools | None) -> Bytes:
+    """Notes in `unreadable` which blocks the medium cannot give."""
+    old = np.zeros(int(counts.sum()) * BLOCK_BYTES, dtype=np.uint8)
     arena = old.data
     pread = file.pread
     places = (bases * BLOCK_BYTES).tolist()
     sizes = (counts * BLOCK_BYTES).tolist()
     for offset, size, place in zip((starts * BLOCK_BYTES).tolist(), sizes, places, strict=True):
-        data = pread(size, offset)  # short at the end of a disk that ends inside a block
-        arena[place : place + len(data)] = data
+        try:
+            data = pread(size, offset)  # short at the end of a disk that ends inside a block
+        except OSError as error:
+            if unreadable is None or error.errno not in READ_ERRORS:
+                raise
+            _read_singly(
+                file, offset, arena[place : place + size], unreadable[place // BLOCK_BYTES :]
+            )
+        else:
+            arena[place : place + len(data)] = data
     return old
+
+
+def _read_singly(file: File, offset: int, arena: memoryview, unreadable: Bools) -> None:
+    for block in range(len(arena) // BLOCK_BYTES):
+        at = block * BLOCK_BYTES
+        try:
+            data = file.pread(BLOCK_BYTES, offset + at)
+        except OSError as error:
+            if error.errno not in READ_ERRORS:
+                raise
+            unreadable[block] = True
+        else:
+            arena[at : at + len(data)] = data
 
 
 def _lay_over(

@@ -45,10 +45,12 @@ from receiver.history.bodies import DamagedBlocks
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.history.merging import PART_BLOCKS
 from receiver.history.sum_base import SumBase
+from receiver.history.sum_layers import ROWS_MAX, SumLayers
 from receiver.history.sums import LatestSums
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
 from receiver.keeping import HistoryFacts, Keeping, segment_facts
+from receiver.old_content import OldContent
 from receiver.point_view import PointView
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
@@ -95,6 +97,8 @@ class Limits:
     batch_bytes: int = BATCH_BYTES
     step_blocks: int = PART_BLOCKS
     """What one step of a compaction writes."""
+    sum_rows: int = ROWS_MAX
+    """Sums of blocks that changed last, in memory."""
     cache_bytes: int = 64 * MIB
     """Frames kept in memory between their coming and their being applied."""
 
@@ -116,6 +120,7 @@ class GroupReplica:
     ) -> None:
         limits = limits or Limits()
         self.name = name
+        self._telling = Telling(name, notify)
         self._storage = storage
         self._clock = clock
         self._catalog = catalog
@@ -125,11 +130,16 @@ class GroupReplica:
             storage, directory / "history", name, clock.utc_ns, limits.history_segment_bytes
         )
         self._sum_base = SumBase(storage, directory / "sums")
-        self._gathered_sums = SumBase(storage, directory / "sums" / "gathered")
+        self._newest_sums = SumLayers(
+            self._sum_base,
+            SumBase(storage, directory / "sums" / "newest", in_steps=True),
+            rows_max=limits.sum_rows,
+        )
+        self._left_sums = SumBase(storage, directory / "sums" / "gathered")
         self._sums = LatestSums(
             self._history,
             self._sum_base,
-            self._gathered_sums,
+            self._newest_sums,
             lambda: self._telling.event("sums.given_up"),
         )
         self._replica = Replica(storage, directory / "disks")
@@ -152,6 +162,7 @@ class GroupReplica:
             self._inbox,
             self._applied_disks,
         )
+        self._old = OldContent(self._sums, self._replica, healer, self._telling)
         self._applier = Applier(
             self._history,
             self._replica,
@@ -159,10 +170,9 @@ class GroupReplica:
             self._points,
             clock.utc_ns,
             limits.batch_bytes,
-            healer,
+            self._old,
             self.fine.overlay,
         )
-        self._telling = Telling(name, notify)
         self.scrub = Scrub(
             storage,
             directory / "scrub.json",
@@ -181,7 +191,7 @@ class GroupReplica:
             self._points,
             clock.utc_ns,
             self._telling.compaction_failed,
-            self._sums.absorb,
+            self._sums,
             step_blocks=limits.step_blocks,
         )
         self._keeping = Keeping(
@@ -218,10 +228,10 @@ class GroupReplica:
         OSError."""
         self._replica.prepare()
         self._sum_base.open()
-        self._gathered_sums.open()
-        self._gathered_sums.give_up()  # batches may have been merged behind its back
+        self._left_sums.give_up()  # of a scrub by an earlier version
         self.scrub.open()
         before, state, tail = self._history.open()
+        self._sums.open()
         check_replica(self._replica, before, tail)
         if tail is not None:
             self._history.accept_tail()
@@ -358,6 +368,11 @@ class GroupReplica:
     def rewritten_bytes(self) -> int:
         """Of the replica, since this process started."""
         return self._applier.rewritten_bytes
+
+    @property
+    def unverified_bytes(self) -> int:
+        """Old content that had no sum when a batch changed it, since this process started."""
+        return self._old.unverified_bytes
 
     @property
     def compacted_bytes(self) -> int:
@@ -604,7 +619,8 @@ class GroupReplica:
         if self._applier.is_rolling_back:
             return False  # it needs what is there until it is done
         indexed = self._history.index.step()
-        return self._reclaim.step(self._current_pins()) or indexed
+        sorted_out = self._sums.tidy()
+        return self._reclaim.step(self._current_pins()) or indexed or sorted_out
 
     def _current_pins(self) -> Pins:
         with self._pins_lock:
@@ -622,5 +638,5 @@ class GroupReplica:
         self._inbox.close()
         self._history.close()
         self._sum_base.close()
-        self._gathered_sums.close()
+        self._newest_sums.close()
         self._replica.close()

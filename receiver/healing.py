@@ -38,7 +38,7 @@ from receiver.inbox import Inbox
 from receiver.replica import Replica
 from receiver.sync_state import Disk
 from replicator.base.errors import DamageError
-from replicator.base.storage import Storage, write_all
+from replicator.base.storage import READ_ERRORS, Storage, write_all
 
 _ZEROES = bytes(BLOCK_BYTES)
 RECHECKED_BLOCKS_MAX = 4096
@@ -82,6 +82,18 @@ class Healer:
             dtype=np.bool_,
         )
 
+    def read_again(self, disk: Disk, block: int) -> bytes | None:
+        """What the medium holds of the block, whatever the page cache says; None if it cannot give
+        it."""
+        offset = block * BLOCK_BYTES
+        self._replica.file(disk.name).drop_cache(offset, BLOCK_BYTES)
+        try:
+            return self._replica.read(disk.name, offset, _length(disk, block_key(disk.slot, block)))
+        except OSError as error:
+            if error.errno not in READ_ERRORS:
+                raise
+            return None
+
     def heal_with(self, damage: rules.Damage, changes: Sequence[DiskChange]) -> rules.Damage:
         """What is left of `damage` when the content that a batch is about to write has healed what
         it fits: then the batch changes nothing about that block, and takes no image of it. Durable
@@ -90,7 +102,8 @@ class Healer:
             keys, places = _rotten(damage, change)
             if not len(keys):
                 continue
-            fits = change.sums[places] == self._sums.latest(keys)[0]
+            fits = change.sums[places] == self._sums.find(keys).sums
+            fits &= change.sums[places] != np.uint64(UNKNOWN_SUM)
             for place in places[fits].tolist():
                 self._put(change, int(change.keys[place]))
             if fits.any():

@@ -29,6 +29,7 @@ from receiver.history.compaction import Compaction
 from receiver.history.images import ImageTable
 from receiver.history.log import HistoryLog, no_space
 from receiver.history.merging import PART_BLOCKS, Group, Sources, group_batches, merged_bytes
+from receiver.history.sums import LatestSums
 from receiver.points import PointList
 from replicator.base.errors import DamageError
 from replicator.base.storage import Storage
@@ -151,13 +152,14 @@ class Reclaim:
         points: PointList,
         utc_ns: Callable[[], int],
         failed: Callable[[DamageError | OSError], None],
-        absorb: Callable[[int, int], None],
+        sums: LatestSums,
         *,
         step_blocks: int = PART_BLOCKS,
     ) -> None:
-        """`step_blocks`: what a step of a compaction writes at most, about. `absorb` (batches up to
-        that number, in front of that position) is told before they go, or lose their images."""
-        self._absorb = absorb
+        """`step_blocks`: what a step of a compaction writes at most, about. `sums` are told of
+        batches before they go, lose their images, or become others."""
+        self._sums = sums
+        self._numbers = (0, 0)
         self._imageless = 0
         self._step_blocks = step_blocks
         self._storage = storage
@@ -198,8 +200,9 @@ class Reclaim:
             if self._compaction.step():
                 return True
             if self._imageless:
-                self._absorb(self._imageless, self._compaction.run[0].first)
+                self._sums.absorb(self._imageless, self._compaction.run[0].first)
             run = self._compaction.run
+            self._sums.before_merge(*self._numbers)
             self._history.index.forget(run[0].first, run[-1].end)
             compacted = self._compaction.finish()
         except (DamageError, OSError) as error:
@@ -244,7 +247,7 @@ class Reclaim:
             history.sync()  # a batch that may have to be done again may need what would go
         end = history.segments[count - 1].end
         gone = [batch.number for batch in history.batches if batch.begin < end]
-        self._absorb(gone[-1] if gone else 0, end)
+        self._sums.absorb(gone[-1] if gone else 0, end)
         return history.remove_oldest(count) > 0
 
     def _begin(self, kept: frozenset[int], pins: Pins) -> bool:
@@ -287,6 +290,8 @@ class Reclaim:
         self._imageless = max(
             (group.batches[-1].number for group in run.groups if not group.keep_images), default=0
         )
+        batches = [each for group in run.groups for each in group.batches]
+        self._numbers = (batches[0].number, batches[-1].number) if batches else (0, 0)
         segments = history.segments[run.first : run.last + 1]
         sources = Sources(history.read_stored, history.read_begin, history.table, history.texts)
         earlier = [

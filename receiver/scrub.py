@@ -178,7 +178,6 @@ class Scrub:
         damage = self._findings.damage
         self._findings.put_on_record(self._healer.without_readable(damage))
         self.state.end(self._utc_ns())
-        self._sums.drop_gathered()
         self._save()
         self._telling.event(
             "scrub.done", bad=self.state.errors, left=self.state.left, bytes=self.state.done_bytes

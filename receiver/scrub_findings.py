@@ -6,7 +6,6 @@ Concurrency: apply thread; `state` is read by others.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 
 from receiver import damage as rules
@@ -18,8 +17,6 @@ from receiver.telling import Telling
 
 BAD_MAX = 1000
 """Findings that are listed; of more it is only said that there are some."""
-READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ)
-"""The disk cannot give what was written: as bad as rot."""
 
 
 class Findings:

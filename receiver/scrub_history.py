@@ -31,11 +31,11 @@ from receiver.history.sums import LatestSums
 from receiver.offline.places import HistoryPlace
 from receiver.offline.verify import HistoryVerification
 from receiver.offline.walk import Fault
-from receiver.scrub_findings import READ_ERRORS, Findings
+from receiver.scrub_findings import Findings
 from receiver.scrub_state import Bad
 from receiver.sync_state import Disk
 from replicator.base.errors import DamageError
-from replicator.base.storage import Storage
+from replicator.base.storage import READ_ERRORS, Storage
 
 
 class HistoryCheck:

@@ -2,7 +2,8 @@
 """Checking blocks of the replica against the sums of what they must hold.
 
 A block is bad if its sum is another; if it cannot be read; or if no batch ever wrote it, and it
-holds something all the same, on an image that was made here. One that has no sum, and may hold what
+holds something all the same, on an image that was made here; and if it still is when it is read
+again past the page cache. One that has no sum, and may hold what
 it did before the group was, is unverified.
 
 Concurrency: apply thread, with no batch half done, so content and sums are of one moment. What is
@@ -23,9 +24,10 @@ from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
 from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key
 from receiver.history.sums import LatestSums, SumWindow
 from receiver.replica import Replica
-from receiver.scrub_findings import READ_ERRORS, Findings
+from receiver.scrub_findings import Findings
 from receiver.scrub_state import Bad
 from receiver.sync_state import Disk
+from replicator.base.storage import READ_ERRORS
 
 WINDOW_BLOCKS = 1 << 18
 """Whose sums are in memory at once: 9 bytes each."""
@@ -86,6 +88,9 @@ class ReplicaCheck:
         self._acquit(disk, start, is_good)
         places = np.flatnonzero(is_bad)
         if len(places):
+            self._read_again(disk, start, wanted, changed, is_bad)
+            places = np.flatnonzero(is_bad)
+        if len(places):
             self._found_blocks(disk, window, start, places.astype(np.uint64))
 
     def _window_of(self, disk: Disk, start: int, stop: int) -> SumWindow:
@@ -128,6 +133,17 @@ class ReplicaCheck:
                 parts.append(bytes(length))
                 unreadable.add(block - start)
         return b"".join(parts)
+
+    def _read_again(
+        self, disk: Disk, start: int, wanted: U64, changed: Bools, is_bad: Bools
+    ) -> None:
+        """Past the page cache: a good re-read is no damage."""
+        for at in np.flatnonzero(is_bad).tolist():
+            key = block_key(disk.slot, start + at)
+            right = int(wanted[at]) if changed[at] else zero_sum(disk, key)
+            content = self._healer.read_again(disk, start + at)
+            is_right = right in (UNKNOWN_SUM, xxh3_64_intdigest(content or b""))
+            is_bad[at] = content is None or not is_right
 
     def _acquit(self, disk: Disk, start: int, is_good: Bools) -> None:
         """What was on record as damaged in the replica, and is right."""

@@ -22,19 +22,25 @@ it is about has gone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from receiver.history.images import U64
+import numpy as np
+
+from receiver.history.images import U64, Bools
 from receiver.history.sum_runs import (
     NEW_SUFFIX,
     SUFFIX,
     BadRange,
+    ChunkCache,
     RunFacts,
     SumRun,
     merged,
     write_run,
+    writing,
 )
 from replicator.base.errors import DamageError
 from replicator.base.storage import Storage
@@ -43,14 +49,30 @@ MERGE_RATIO = 2
 _NAME = re.compile(rf"([0-9a-f]{{8}})-([0-9a-f]{{8}}){re.escape(SUFFIX)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Merging:
+    """Two neighbours that are being put together, into `path`."""
+
+    older: SumRun
+    newer: SumRun
+    path: Path
+    steps: Generator[int, None, None]
+
+
 class SumBase:
     """See the head of this file. `open` comes first."""
 
-    def __init__(self, storage: Storage, folder: Path) -> None:
+    def __init__(self, storage: Storage, folder: Path, *, in_steps: bool = False) -> None:
+        """`in_steps`: runs are merged by `merge_step`, else at once."""
+        self._in_steps = in_steps
+        self._merging: _Merging | None = None
+        self._cache = ChunkCache()
         self._storage = storage
         self._folder = folder
         self._runs: list[SumRun] = []
         self._next = 1
+        self._futile = False
+        """The last merge has failed: not again before there is something new."""
         self.damage: list[DamageError] = []
         """Runs that cannot be used at all."""
 
@@ -64,7 +86,7 @@ class SumBase:
         self._storage.sync_directory(self._folder)
         for path in self._live():
             try:
-                self._runs.append(SumRun.open(self._storage, path))
+                self._runs.append(SumRun.open(self._storage, path, self._cache))
             except DamageError as error:
                 self.damage.append(error)
 
@@ -121,45 +143,88 @@ class SumBase:
         assert upto >= self.upto
         self._storage.make_directory(self._folder)
         facts = RunFacts(upto, end, self.reaches(first))
+        self._futile = False
         number = self._next
         path = self._path(number, number)
         write_run(self._storage, path, facts, parts)
         self._next += 1
-        self._runs.append(SumRun.open(self._storage, path))
-        self._merge()
+        self._runs.append(SumRun.open(self._storage, path, self._cache))
+        while not self._in_steps and self.merge_step():
+            pass
+
+    def find(self, keys: U64, sums: U64, is_found: Bools) -> bool:
+        """Fills in what is known of the keys (sorted) that are not found yet; what has rotted is
+        found, and its sum left as it is. Whether anything has. Raises OSError."""
+        rotten = False
+        for run in reversed(self._runs):
+            left = np.flatnonzero(~is_found)
+            if not len(left):
+                break
+            found = run.find(keys[left])
+            there = left[found.is_there]
+            sums[there] = found.sums[found.is_there]
+            is_found[there] = True
+            is_found[left[found.is_bad]] = True
+            rotten |= bool(found.is_bad.any())
+        return rotten
 
     def give_up(self) -> None:
         """Forgets everything, for good. For a disk so full that nothing can be written any more,
         and room has to be made all the same."""
+        self._stop_merging()
         runs, self._runs = self._runs, []
         for run in reversed(runs):  # an older one alone claims less, never what is wrong
             self._remove(run)
-        if runs:
+        left = [name for name in self._storage.names(self._folder) if _NAME.fullmatch(name)]
+        for name in left:
+            self._storage.unlink(self._folder / name)
+        if runs or left:
             self._storage.sync_directory(self._folder)
 
     def close(self) -> None:
+        self._stop_merging()
         for run in self._runs:
             run.close()
         self._runs = []
 
     # -- inside
 
-    def _merge(self) -> None:
-        """What cannot be merged stays as it is: a full disk, rot."""
-        while len(self._runs) > 1:
-            older, newer = self._runs[-2:]
-            if older.count > MERGE_RATIO * newer.count:
-                return
-            low, high = _numbers(older.path)[0], _numbers(newer.path)[1]
-            path = self._path(low, high)
-            facts = newer.facts
-            try:
-                write_run(self._storage, path, facts, merged(older, newer))
-            except (DamageError, OSError):
-                return
-            self._runs[-2:] = [SumRun.open(self._storage, path)]
-            for run in (older, newer):
-                self._remove(run)
+    def merge_step(self) -> bool:
+        """Puts two neighbours together, or some of it. False: there is nothing to do. What cannot
+        be merged stays as it is: a full disk, rot."""
+        work = self._merging or self._next_merge()
+        self._merging = work
+        if work is None:
+            return False
+        try:
+            if next(work.steps, None) is not None:
+                return True
+            fresh = SumRun.open(self._storage, work.path, self._cache)
+        except (DamageError, OSError):
+            self._merging, self._futile = None, True
+            return False
+        self._merging = None
+        at = self._runs.index(work.older)
+        self._runs[at : at + 2] = [fresh]
+        for run in (work.older, work.newer):
+            self._remove(run)
+        return True
+
+    def _next_merge(self) -> _Merging | None:
+        """The newest two that have become of like size."""
+        if self._futile:
+            return None
+        for older, newer in reversed(list(pairwise(self._runs))):
+            if older.count <= MERGE_RATIO * newer.count:
+                path = self._path(_numbers(older.path)[0], _numbers(newer.path)[1])
+                rows = merged(older, newer)
+                return _Merging(older, newer, path, writing(self._storage, path, newer.facts, rows))
+        return None
+
+    def _stop_merging(self) -> None:
+        work, self._merging = self._merging, None
+        if work is not None:
+            work.steps.close()
 
     def _remove(self, run: SumRun) -> None:
         run.close()

@@ -6,11 +6,15 @@ the sum of that. Newest first: the batches of the history, then the base of sums
 (receiver.history.sum_base), where those of batches go that are removed. A block that none of them
 knows was never written.
 
+Each batch asks for the sums of the blocks that it is about to overwrite (`find`), so they are kept
+sorted beside the history (receiver.history.sum_layers): each batch `note`s what it changed, and
+what was not noted (after a start, an upgrade, a merge of batches that memory did not know) is
+gathered from the headers, a bounded part a step (`gather`), before the next batch.
+
 `window` puts the sums of a range of keys together, in one dense array; `follow` brings it up to
 date with batches that were applied since. So going through a disk needs the memory of one window.
-Whoever does that calls `gather` first, until it says that it is done: it puts what the headers of
-the history say into runs of their own, sorted, so they are not all read again for each window.
-Those can be made anew at any time, and `drop_gathered` removes them.
+
+What a batch *found* in a block, its image must hold: `before` says its sum.
 
 Concurrency: apply thread; with no batch that is published and not applied, a window says what the
 replica holds at this moment.
@@ -27,12 +31,12 @@ from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import U64, Bools
 from receiver.history.log import HistoryLog, no_space
+from receiver.history.recent_sums import Rows
 from receiver.history.sum_base import SumBase
+from receiver.history.sum_layers import KnownSums, SumLayers
 from receiver.history.sum_runs import BadRange
 from replicator.base.errors import DamageError
 
-GATHER_BATCHES = 64
-"""Fewer headers are read again for each window."""
 HITS_MAX = 16
 GATHER_BLOCKS = 1 << 19
 """What one step of gathering has in memory, about: 16 bytes each, several times."""
@@ -68,46 +72,52 @@ class LatestSums:
         self,
         history: HistoryLog,
         base: SumBase,
-        gathered: SumBase,
+        newest: SumLayers,
         lost: Callable[[], None],
-        *,
-        gather_batches: int = GATHER_BATCHES,
     ) -> None:
-        """`lost` is told when the base had to go for want of room."""
-        self._gathered = gathered
-        self._gathered_merges = history.merges
-        self.gather_batches = gather_batches
+        """`newest` has that base below it. `lost` is told when the base had to go for want of
+        room."""
+        self._newest = newest
         self._history = history
         self._base = base
         self._lost = lost
 
+    def open(self) -> None:
+        """When the history is. Raises OSError."""
+        self._newest.open(self._history.newest_number)
+
     def window(self, start: int, end: int) -> SumWindow:
         """Of the keys [start, end). Raises OSError."""
-        self._check_gathered()
         count = end - start
-        segments = self._history.segments
-        first = segments[0].first if segments else self._history.newest_first
         window = SumWindow(
             start,
             end,
-            max(self._base.upto, self._gathered.upto),
+            self._newest.upto,
             np.zeros(count, dtype=np.bool_),
             np.full(count, UNKNOWN_SUM, dtype=np.uint64),
-            self._base.reaches(first),
+            self.is_whole,
             [],
             self._history.merges,
         )
-        found, window.bad = self._base.read(start, end)
-        if self._gathered.upto > self._base.upto:
-            later, bad_later = self._gathered.read(start, end)
-            found, window.bad = found + later, window.bad + bad_later
+        found, window.bad = self._newest.within(start, end)
+        if self._newest.is_rotten:
+            self._gather_all()
+            return self.window(start, end)
+        for bad in window.bad:
+            window.changed[bad.start - start : bad.end - start] = True
         for keys, sums in found:
             window.put(keys, sums)
         for bad in window.bad:
-            window.changed[bad.start - start : bad.end - start] = True
             window.sums[bad.start - start : bad.end - start] = UNKNOWN_SUM
         self.follow(window)
         return window
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what no batch is known to have changed was never changed at all."""
+        segments = self._history.segments
+        first = segments[0].first if segments else self._history.newest_first
+        return self._newest.reaches(first)
 
     def follow(self, window: SumWindow) -> None:
         """Takes in what was applied since. Raises OSError."""
@@ -125,42 +135,56 @@ class LatestSums:
                 window.put(table.keys()[0], self._sums_of(batch))
             window.upto = batch.number
 
+    # -- kept beside the history
+
+    def find(self, keys: U64) -> KnownSums:
+        """Of the blocks `keys`, sorted. `gather` comes first, to its end. Raises OSError."""
+        found = self._newest.find(keys)
+        if self._newest.is_rotten:
+            self._gather_all()
+            found = self._newest.find(keys)
+        return found
+
+    def note(self, batch: Batch, keys: U64, sums: U64) -> None:
+        """The batch has just been published, and changes these blocks. Raises OSError; then it is
+        gathered later, as any other."""
+        if [each.number for each in self._history.after(self._newest.upto)] == [batch.number]:
+            self._newest.put(keys, sums, upto=batch.number, end=batch.end)
+
     def gather(self) -> bool:
-        """A step of getting ready for many windows. False: there is no more to do. Raises
+        """A step of taking in what was not noted. False: there is no more to do. Raises
         OSError."""
-        self._check_gathered()
-        done = max(self._base.upto, self._gathered.upto)
-        left = self._history.after(done)
-        if len(left) < self.gather_batches:
-            return False
+        newest = self._newest
+        if newest.is_rotten:
+            newest.reset()
         batches: list[Batch] = []
         blocks = 0
-        for batch in left:
+        for batch in self._history.after(newest.upto):
             batches.append(batch)
             blocks += batch.images.block_count
             if blocks >= GATHER_BLOCKS:
                 break
-        if self._gathered.upto < self._base.upto:
-            self._gathered.give_up()  # what it says is older than what the base says
-        upto = batches[-1].number
-        try:
-            self._gathered.absorb([self._latest(batches)], upto=upto, first=0, end=0)
-        except OSError as error:
-            if not no_space(error):
-                raise
-            return False  # it goes without, but slowly
+        if not batches:
+            return False
+        last = batches[-1]
+        newest.put(*self._latest(batches), upto=last.number, end=last.end)
         return True
 
-    def _check_gathered(self) -> None:
-        """Gathered up to the middle of what was merged since: what comes behind that number no
-        longer is all that came later."""
-        history = self._history
-        if self._gathered_merges != history.merges and self._gathered.upto < history.merged_upto:
-            self._gathered.give_up()
-        self._gathered_merges = history.merges
+    def _gather_all(self) -> None:
+        while self.gather():
+            pass
 
-    def drop_gathered(self) -> None:
-        self._gathered.give_up()
+    def before_merge(self, first: int, last: int) -> None:
+        """Batches with the numbers from `first` to `last` are about to be merged. Durable. Raises
+        OSError."""
+        self._newest.settle(first, last)
+
+    def tidy(self) -> bool:
+        """A step of getting ready, or of making look-ups cheaper. False: there is nothing to do.
+        Raises OSError."""
+        return self.gather() or self._newest.tidy()
+
+    # -- by the headers
 
     def latest(self, keys: U64) -> tuple[U64, U64]:
         """(the sum of what each of these blocks holds, UNKNOWN_SUM where that is not known; the
@@ -206,7 +230,7 @@ class LatestSums:
             self._base.give_up()
             self._lost()
 
-    def _latest(self, batches: Sequence[Batch]) -> tuple[U64, U64]:
+    def _latest(self, batches: Sequence[Batch]) -> Rows:
         empty = np.empty(0, dtype=np.uint64)
         newest_first = batches[::-1]
         every_key = [self._history.table(batch).keys()[0] for batch in newest_first]
@@ -251,7 +275,7 @@ class LatestSums:
             if low < high:
                 place = int(np.searchsorted(table.keys()[0], np.uint64(key)))
                 return int(self._sums_of(batch)[place])
-        return self._in_base(key)
+        return self._in_base(key) if number > self._base.upto else UNKNOWN_SUM
 
     def _in_base(self, key: int) -> int:
         found, bad = self._base.read(key, key + 1)

@@ -43,6 +43,9 @@ class ReadOnlyFile:
     def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         return self._file.data_ranges(start, end)
 
+    def drop_cache(self, offset: int, length: int) -> None:
+        self._file.drop_cache(offset, length)
+
     def datasync(self) -> None:
         """Nothing was written."""
 

@@ -20,6 +20,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,9 @@ Buffer = bytes | bytearray | memoryview
 
 # One writev takes at most this many buffers (limits.h IOV_MAX on Linux).
 IOV_MAX = 1024
+
+READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ)
+"""The medium cannot give what was written: as bad as rot."""
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -59,6 +63,11 @@ class File(Protocol):
 
     def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         """[(from, to)] that may hold anything but zeroes; everything between reads as zeroes."""
+        ...
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        """The next read of the range comes from the medium, if nothing in it waits to be written
+        and the system can; else nothing happens."""
         ...
 
     def datasync(self) -> None: ...
@@ -171,6 +180,10 @@ class SystemFile:
             ranges.append((data, hole))
             start = hole
         return ranges
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        with suppress(OSError):  # a courtesy of the system
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def datasync(self) -> None:
         try:

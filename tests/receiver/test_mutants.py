@@ -244,7 +244,9 @@ def redo_believes_the_cache(patch: Patch) -> None:
     patch.setattr(
         Applier,
         "_changes",
-        lambda applier, state, operations, always=None: changes(applier, state, operations),
+        lambda applier, state, operations, always=None, **named: changes(
+            applier, state, operations, **named
+        ),
     )
 
 

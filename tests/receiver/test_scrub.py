@@ -226,7 +226,7 @@ def test_newer_points_are_good_after_a_sync_that_ships_something_else(world: Wor
 
 
 def test_a_block_that_cannot_be_read_is_bad(world: World) -> None:
-    for nth in (1, 1):  # the whole step, then its first block by itself
+    for nth in (1, 1, 10):  # the whole step, its first block by itself, and that again
         world.storage.plan(Failure(frozenset(["pread"]), nth, errno.EIO, under=DISK_A))
     bad = scrub(world)
     assert [each.block_offset for each in bad] == [0]
@@ -380,7 +380,6 @@ def test_sums_that_were_gathered_are_the_same(seed: int) -> None:
     """Whatever is applied, given up and tidied meanwhile."""
     world = live(seed)
     sums, rng = world.group._sums, Random(seed)
-    sums.gather_batches = 1
     for number in range(6):
         while rng.getrandbits(1) and sums.gather():
             pass
@@ -397,14 +396,6 @@ def test_sums_that_were_gathered_are_the_same(seed: int) -> None:
         world.tidy(rng.randrange(8))
         world.check_sums()
     assert scrub(world) == []
-    assert not world.storage.names(GROUP_DIRECTORY / "sums" / "gathered")
-
-
-def test_a_scrub_of_many_batches_gathers_and_finds_the_same(world: World) -> None:
-    world.group._sums.gather_batches = 2
-    world.storage.flip(DISK_A, 2 * BLOCK)
-    (bad,) = scrub(world)
-    assert (bad.block_offset, bad.points) == (2 * BLOCK, [3, 4, 5, 6])
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
@@ -494,7 +485,8 @@ def test_rot_would_be_served_if_it_were_only_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Findings, "put_on_record", lambda _self, _damage: None)
-    damaged_and_written_over(world)
+    world.storage.flip(DISK_A, 2 * BLOCK + 8)
+    scrub(world)
     with pytest.raises(AssertionError):
         refused(world)
 
@@ -507,6 +499,7 @@ def test_a_removed_batch_would_take_its_sums_along(
     world.group._history.seal_newest(world.group._applier.applied)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(1000)
+    restart(world)
     world.storage.flip(DISK_A, 2 * BLOCK)
     assert scrub(world) == []
     assert world.group.scrub.state.unverified_bytes > 0

@@ -38,9 +38,20 @@ class Volume:
 
 class Inode:
     """A file, whatever it is called. `pages` is what a reader sees; `unsynced` holds, for each
-    page written since the last sync, its versions before now, the synced one first."""
+    page written since the last sync, its versions before now, the synced one first; `medium` what
+    the disk holds of clean pages that rotted in the cache alone."""
 
-    __slots__ = ("doomed", "handles", "links", "pages", "size", "sizes", "unsynced", "volume")
+    __slots__ = (
+        "doomed",
+        "handles",
+        "links",
+        "medium",
+        "pages",
+        "size",
+        "sizes",
+        "unsynced",
+        "volume",
+    )
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -49,11 +60,13 @@ class Inode:
         self.sizes = [0]  # since the last sync, the synced one first
         self.unsynced: dict[int, list[bytes | None]] = {}
         self.doomed: dict[int, list[bytes | None]] = {}  # dropped by a datasync that failed
+        self.medium: dict[int, bytes] = {}
         self.links = 0
         self.handles = 0
 
     def touch(self, number: int) -> None:
         """Before page `number` changes: remembers what it was."""
+        self.medium.pop(number, None)
         if self.volume.volatile:
             return
         page = self.pages.get(number)
@@ -97,6 +110,12 @@ class Inode:
                 self.touch(number)
                 page[low:high] = bytes(high - low)
 
+    def drop_cache(self, start: int, end: int) -> None:
+        """Clean pages within are read from the disk again."""
+        for number in range(start // PAGE_BYTES, -(-end // PAGE_BYTES)):
+            if number in self.medium:
+                self.pages[number] = bytearray(self.medium.pop(number))
+
     def settle(self) -> None:
         """The disk has it all."""
         self.unsynced.clear()
@@ -110,6 +129,7 @@ class Inode:
 
     def tear(self, rng: Random, stale: list[bytes]) -> None:
         """Lets any subset of what the file has not synced survive."""
+        self.drop_cache(0, self.size)
         for lost in (self.doomed, self.unsynced):
             for number, versions in lost.items():
                 grown = number * PAGE_BYTES >= self.sizes[0]

@@ -148,6 +148,10 @@ class SimFile:
                 ranges.append((low, high))
         return ranges
 
+    def drop_cache(self, offset: int, length: int) -> None:
+        self._check_alive()
+        self._inode.drop_cache(offset, offset + length)
+
     def datasync(self) -> None:
         inode, failure = self._start("datasync")
         if failure is not None:
@@ -393,10 +397,14 @@ class SimStorage:
         named = self._directory(path.parent).durable.get(path.name) is node
         return named and not node.unsynced and not node.doomed and node.sizes == [node.size]
 
-    def flip(self, path: Path, offset: int, mask: int = 1) -> None:
-        """Rot: changes bits of one byte, on the disk and in the cache."""
+    def flip(self, path: Path, offset: int, mask: int = 1, *, cached: bool = False) -> None:
+        """Rot: changes bits of one byte, on the disk and in the cache; `cached`: there alone."""
         node = self._find(path)
         assert isinstance(node, Inode), path
+        number = offset // PAGE_BYTES
+        if cached:
+            assert number not in node.unsynced, "it is not on the disk yet"
+            node.medium.setdefault(number, bytes(node.pages[number]))
         page = node.pages.setdefault(offset // PAGE_BYTES, bytearray(PAGE_BYTES))
         page[offset % PAGE_BYTES] ^= mask
 
