@@ -61,6 +61,24 @@ def parse_duration_ns(text: str) -> int:
     return _scale(text, unit, found[1], found[2])
 
 
+def exact_size(size: int) -> str:
+    """As it may stand in a config: `512MiB`, or bytes. `parse_size` gives back the very number."""
+    for power in (5, 4, 3, 2, 1):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{'KMGTP'[power - 1]}iB"
+    return str(size)
+
+
+def exact_duration(nanoseconds: int) -> str:
+    """As it may stand in a config: `250ms`, `24h`. Of whole microseconds, as every parsed one
+    whose fraction is no finer; `parse_duration_ns` gives back the very number."""
+    for unit in ("d", "h", "min", "s", "ms"):
+        if nanoseconds and nanoseconds % _DURATION_UNITS_NS[unit] == 0:
+            return f"{nanoseconds // _DURATION_UNITS_NS[unit]}{unit}"
+    whole, rest = divmod(nanoseconds, 1000)
+    return f"{whole}us" if not rest else f"{whole}.{rest:03d}us"
+
+
 def format_size(size: int) -> str:
     """For people: three significant digits (four between 1000 and 1023), binary prefix."""
     if size < 1024:

@@ -11,6 +11,8 @@ from replicator.base.units import (
     GIB,
     KIB,
     MIB,
+    exact_duration,
+    exact_size,
     format_duration,
     format_size,
     parse_duration_ns,
@@ -146,3 +148,29 @@ def test_no_text_makes_parsing_fail_otherwise(text: str) -> None:
             assert 0 <= parse(text) < 1 << 63
         except ValueError:
             continue
+
+
+@given(st.integers(0, (1 << 63) - 1))
+def test_an_exact_size_is_read_back(size: int) -> None:
+    assert parse_size(exact_size(size)) == size
+
+
+@given(st.integers(0, (1 << 63) - 1))
+def test_an_exact_duration_is_read_back(nanoseconds: int) -> None:
+    assert parse_duration_ns(exact_duration(nanoseconds)) == nanoseconds
+
+
+def test_exact_ones_are_short() -> None:
+    assert [exact_size(each) for each in (0, 1000, 512 * MIB, 3 * GIB)] == [
+        "0",
+        "1000",
+        "512MiB",
+        "3GiB",
+    ]
+    ms = 1_000_000
+    assert [exact_duration(each * ms) for each in (250, 1000, 90_000, 24 * 3_600_000)] == [
+        "250ms",
+        "1s",
+        "90s",
+        "1d",
+    ]
