@@ -25,6 +25,7 @@ from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
+from receiver.lookout import Lookout
 from receiver.restore import RestoreOrder
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -71,8 +72,10 @@ class ReceiverService:
         clock: Clock,
         agents: Mapping[str, Sequence[str]],
         credentials: Credentials,
+        lookout: Lookout,
     ) -> None:
         """`agents`: who may feed each group."""
+        self._lookout = lookout
         self._agents = agents
         self._credentials = credentials
         self._name = name
@@ -96,6 +99,7 @@ class ReceiverService:
             audit_breaks=len(self._recorder.breaks),
             certificate_not_after=rfc3339(self._credentials.not_after_ns),
             certificate_warning=self._credentials.warning,
+            orders_refused=self._recorder.refuses,
         )
 
     async def points(
@@ -130,6 +134,7 @@ class ReceiverService:
         return await asyncio.to_thread(self._recorder.listed, since_ns, limit)
 
     async def verify_audit(self) -> AuditVerdict:
+        await self._lookout.complete()
         return await asyncio.to_thread(self._recorder.verify, self._recorder.stretches())
 
     async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:

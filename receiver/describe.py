@@ -76,7 +76,7 @@ def group_state(worker: GroupWorker) -> GroupState:
 
 
 def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
-    sitter, trouble = worker.seat.sitter, worker.stopped or worker.paused
+    sitter, trouble = worker.seat.sitter, worker.trouble
     state = group_state(worker)
     reason = "" if trouble is None else trouble.message
     peer = None if sitter is None else sitter.peer

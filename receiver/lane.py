@@ -8,7 +8,10 @@ only through its apply lane, and a lane has exactly one thread.
 A step that was begun is carried to its end, whatever becomes of the task that waits for it: a
 half-done step is a thing for recovery, not for a cancellation. `close` waits for it.
 
-Concurrency: `run` is called from the event loop. Steps run in the order of their calls.
+What changes nothing needs no lane: it is done aside, by threads that are the group's own, so that a
+disk which does not answer holds up nobody but those who wait for that group.
+
+Concurrency: `run` is called from the event loop. Steps of a lane run in the order of their calls.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+ASIDE_THREADS = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +43,22 @@ class Lane:
 
     async def close(self) -> None:
         """Drops what has not begun, waits for what has. Nothing runs afterwards."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._pool.shutdown)
+
+
+class Aside:
+    """A group's threads for what may take long and changes nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix=name)
+
+    async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `step` returns or raises. Once begun it is carried to its end."""
+        return await asyncio.wrap_future(self._pool.submit(step, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Drops what has not begun, waits for what has."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._pool.shutdown)
 

@@ -2,8 +2,8 @@
 """Applies a group's batches one after the other, for as long as the group lives.
 
 It pauses while the disk is full, and tries again by itself: nothing is lost meanwhile, the inbox
-goes on as long as it can, and after that the source's spool. It stops for good at damage or a
-failing disk, because what comes next would stand on it; a person has to look, and start anew.
+goes on as long as it can, and after that the source's spool. Whatever else comes out of a step
+stops the group (receiver.stop), because what comes next would stand on it.
 
 Concurrency: one task of the event loop; the steps run in the group's apply lane, where other
 steps (a view, digests, a rollback) find their turn between two batches.
@@ -18,7 +18,9 @@ from contextlib import suppress
 import structlog
 
 from receiver.lane import Lane
+from receiver.stop import Stop
 from replicator.base.errors import NoSpaceError, ReplicatorError
+from replicator.base.trouble import words_of
 
 SPACE_RETRY_SECONDS = 5.0
 
@@ -31,18 +33,22 @@ class ApplyPump:
     whenever something has changed: a batch, a pause, the end."""
 
     def __init__(
-        self, group: str, lane: Lane, step: Callable[[], float], moved: Callable[[], None]
+        self,
+        group: str,
+        lane: Lane,
+        step: Callable[[], float],
+        moved: Callable[[], None],
+        stop: Stop,
     ) -> None:
         self._group = group
         self._lane = lane
         self._step = step
         self._moved = moved
+        self._stop = stop
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.paused: ReplicatorError | None = None
         """Why nothing is applied for now."""
-        self.stopped: ReplicatorError | None = None
-        """Why nothing is applied any more, until the receiver is started anew."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -57,21 +63,18 @@ class ApplyPump:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def stop_for(self, error: ReplicatorError) -> None:
-        _log.error("apply.stopped", group=self._group, reason=error.message, hint=error.hint)
-        self.stopped = error
-        self._moved()
-
     async def _run(self) -> None:
-        while self.stopped is None:
+        while self._stop.reason is None:
             self._work.clear()
             try:
                 wait_seconds = await self._lane.run(self._step)
-            except NoSpaceError as error:
-                self._pause_for(error)
-                await self._until_work(SPACE_RETRY_SECONDS)
-            except ReplicatorError as error:
-                self.stop_for(error)
+            except Exception as error:  # noqa: BLE001 - a supervision: see receiver.stop
+                trouble = words_of(error)
+                if isinstance(trouble, NoSpaceError):
+                    self._pause_for(trouble)
+                    await self._until_work(SPACE_RETRY_SECONDS)
+                else:
+                    self._stop.because(error, "apply")
             else:
                 self._go_on()
                 if wait_seconds:

@@ -10,7 +10,7 @@ once), then `every` after the last one ended. One that a shutdown or a crash int
 once.
 
 Concurrency: the event loop. Failure: see receiver.scrub; an error ends the task, is told to whoever
-waits, and the clock tries again an hour later.
+waits, and the clock tries again an hour later; a fault of the program stops the group.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from xxhash import xxh3_64_intdigest
 from receiver.change import Change
 from receiver.figures import GroupFigures
 from receiver.history.batches import Segment
-from receiver.lane import Lane
+from receiver.lane import Aside, Lane
 from receiver.offline.walk import Fault
 from receiver.scrub import Scrub
+from receiver.stop import Stop
 from replicator.base.clock import NS_PER_S, rfc3339
 from replicator.base.errors import ReplicatorError
+from replicator.base.trouble import is_bug
 from replicator.config.receiver import ScrubSection
 from replicator.control.service import Report
 from replicator.control.types import BadPlace, Progress, ScrubReport
@@ -62,6 +64,8 @@ class Scrubbing:
         figures: GroupFigures,
         until_change: Callable[[], Awaitable[None]],
         utc_ns: Callable[[], int],
+        aside: Aside,
+        stop: Stop,
     ) -> None:
         """`until_change` returns when something has been applied since."""
         self._group = group
@@ -72,6 +76,8 @@ class Scrubbing:
         self._figures = figures
         self._until_change = until_change
         self._utc_ns = utc_ns
+        self._aside = aside
+        self._stop = stop
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._total_bytes = 0
@@ -82,6 +88,7 @@ class Scrubbing:
 
     def start(self) -> None:
         self._timer = asyncio.create_task(self._by_the_clock())
+        self._timer.add_done_callback(self._told)
 
     async def close(self) -> None:
         """The step under way is the lane's; what has been done is gone on with later."""
@@ -167,9 +174,12 @@ class Scrubbing:
         return self._task
 
     def _told(self, task: asyncio.Task[None]) -> None:
-        """An error is logged, whether somebody waits for it or not."""
+        """An error is logged, whether somebody waits for it or not. A supervision: a fault of the
+        program stops the group."""
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, ReplicatorError):
+        if isinstance(error, Exception) and is_bug(error):
+            self._stop.because(error, "scrub")
+        elif isinstance(error, ReplicatorError):
             _log.error("scrub.failed", group=self._group, reason=error.message, hint=error.hint)
 
     async def _run(self, rate: int) -> None:
@@ -194,7 +204,7 @@ class Scrubbing:
                 await self._until_change()
                 continue
             if step.segment is not None:
-                faults = await asyncio.to_thread(scrub.read_segment, step.segment)
+                faults = await self._aside.run(scrub.read_segment, step.segment)
                 while not await self._lane.run(self._take, step.segment, faults):
                     await self._until_change()
             self._figures.scrub_errors += scrub.state.errors - errors

@@ -3,8 +3,8 @@
 
 Start: config, credentials, the lock of data_dir, room on its disk; then each group is recovered,
 and only then is anything opened to the outside: control, metrics, the port for agents. A group
-that is damaged does not keep the others from starting; it is shown as damaged, with file and
-offset, and refuses its agent.
+that cannot be recovered does not keep the others from starting (receiver.stop); nor does a catalog
+or an audit that cannot be used: then orders that change something are refused.
 
 Shutdown is the same in reverse, each step of it bounded: agents are told and what they had sent
 is made durable, views close, the step under way in each group is waited for. Nothing of this has to
@@ -33,8 +33,8 @@ from receiver.control import ReceiverService
 from receiver.data_dir import audit_dir, catalog_path, check_format, check_room, groups_dir
 from receiver.describe import group_snapshot, group_state, group_status
 from receiver.group import GroupReplica
-from receiver.history.batches import Segment
 from receiver.listener import Listener
+from receiver.lookout import Lookout
 from receiver.metrics import ReceiverSnapshot, registry_of
 from receiver.policy import policy_of
 from receiver.values import GroupEvent
@@ -43,10 +43,11 @@ from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
 from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
-from replicator.base.errors import NoSpaceError, ReplicatorError, UnreachableError
+from replicator.base.errors import NoSpaceError, UnreachableError
 from replicator.base.logs import configure_logs
 from replicator.base.notify import Notifier
 from replicator.base.storage import Storage, SystemStorage
+from replicator.base.trouble import words_of
 from replicator.config.environment import receiver_warnings, require_credentials
 from replicator.config.receiver import ReceiverConfig, load_receiver
 from replicator.control.describe import group_in_words
@@ -58,6 +59,9 @@ from replicator.wire.transport import serve_wire
 NICENESS = 5
 STATUS_SECONDS = 5.0
 RECOVERIES_AT_ONCE = 2
+RECOVERY_PATIENCE_SECONDS = 60.0
+"""A group whose recovery takes longer is started when that has ended, and keeps the others from
+nothing meanwhile: its disk may not answer at all."""
 RECOVERY_SHARE_SECONDS = 90
 """What a group's recovery may take before systemd gives the start up; each one that ends asks
 for as much again."""
@@ -109,6 +113,7 @@ class Receiver:
         clock: Clock,
         recorder: Recorder,
         credentials: Credentials,
+        lookout: Lookout,
     ) -> None:
         self.port = 0
         self._config = config
@@ -119,6 +124,7 @@ class Receiver:
         self._clock = clock
         self._recorder = recorder
         self._credentials = credentials
+        self._lookout = lookout
 
     async def run(self, stop: asyncio.Event, notifier: Notifier) -> None:
         """Until `stop` is set. Tells systemd meanwhile that the loop turns, and what it does."""
@@ -130,6 +136,7 @@ class Receiver:
             notifier.status(self.status_line())
             self._recorder.note_heads()
             self._credentials.look(asyncio.get_running_loop().time())
+            self._lookout.begin()
 
     def status_line(self) -> str:
         """`3 groups: 1 damaged, 2 protected`."""
@@ -181,25 +188,31 @@ async def started(
     check_format(storage, data_dir)
     check_room(storage, data_dir)
     async with AsyncExitStack() as closing:
-        catalog = _open_catalog(catalog_path(data_dir))
+        catalog, catalog_trouble = _open_catalog(catalog_path(data_dir))
         closing.callback(catalog.close)
         views = Views(groups_dir(data_dir), storage=storage, clock=clock, tls=credentials.tls)
         workers: dict[str, GroupWorker] = {}
-        watch = HistoryWatch(storage, lambda: _sealed(workers))
-        recorder = Recorder(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch)
+        watch = HistoryWatch(storage)
+        lookout = Lookout(watch, workers)
+        recorder = Recorder(
+            storage, audit_dir(data_dir), catalog, clock.utc_ns, watch, refuses=catalog_trouble
+        )
         closing.callback(recorder.close)  # once the workers have ended
-        workers |= await _recover_groups(config, catalog, storage, clock, notifier, closing)
+        closing.push_async_callback(lookout.close)
+        workers |= _workers_of(config, catalog, storage, clock, closing)
         closing.push_async_callback(views.close_all)
-        for worker in workers.values():
-            views.clear_stale(worker.name)
-            worker.start()
+        late = await _bring_up(workers, views, notifier)
+        closing.push_async_callback(_give_up, late)
         agents = {group.name: group.agents for group in config.groups}
         listener = Listener(workers, agents)
         recorder.import_from_catalog()
+        await lookout.complete()
         recorder.note_heads()
-        receiver = Receiver(config, workers, views, listener, storage, clock, recorder, credentials)
+        receiver = Receiver(
+            *(config, workers, views, listener, storage, clock, recorder), credentials, lookout
+        )
         service = ReceiverService(
-            config.receiver.name, workers, views, recorder, clock, agents, credentials
+            *(config.receiver.name, workers, views, recorder, clock, agents), credentials, lookout
         )
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit
@@ -219,16 +232,14 @@ async def started(
         yield receiver
 
 
-async def _recover_groups(
+def _workers_of(
     config: ReceiverConfig,
     catalog: Catalog,
     storage: Storage,
     clock: Clock,
-    notifier: Notifier,
     closing: AsyncExitStack,
 ) -> dict[str, GroupWorker]:
-    """All groups of the config, a few at a time; damaged ones are among them, and say so."""
-    turn = asyncio.Semaphore(RECOVERIES_AT_ONCE)
+    """One for each group of the config; none of them has touched a disk."""
     workers: dict[str, GroupWorker] = {}
     for group in config.groups:
         replica = GroupReplica(
@@ -249,26 +260,58 @@ async def _recover_groups(
         )
         workers[group.name] = worker
         closing.push_async_callback(worker.close)
-
-    async def recover(worker: GroupWorker) -> None:
-        async with turn:
-            notifier.extend_start(RECOVERY_SHARE_SECONDS)
-            await worker.recover()
-
-    recoveries = [asyncio.create_task(recover(worker)) for worker in workers.values()]
-    try:
-        for recovery in recoveries:
-            await recovery
-    finally:
-        for recovery in recoveries:
-            recovery.cancel()
-        await asyncio.gather(*recoveries, return_exceptions=True)
     return workers
 
 
-def _sealed(workers: dict[str, GroupWorker]) -> dict[str, list[Segment]]:
-    """What is sealed of the history of each group that could be read."""
-    return {name: each.replica.sealed for name, each in workers.items() if each.is_recovered}
+async def _bring_up(
+    workers: dict[str, GroupWorker], views: Views, notifier: Notifier
+) -> list[asyncio.Task[None]]:
+    """Recovers and starts the groups, a few at a time; what stops one does not reach another. Those
+    that take longer than a start may wait are returned: they come up when they can."""
+    turn = asyncio.Semaphore(RECOVERIES_AT_ONCE)
+
+    async def up(worker: GroupWorker) -> None:
+        await worker.recover()
+        await _clear_views(views, worker)
+        worker.start()
+
+    async def awaited(worker: GroupWorker) -> asyncio.Task[None]:
+        async with turn:
+            notifier.extend_start(RECOVERY_SHARE_SECONDS)
+            coming = asyncio.create_task(up(worker))
+            try:
+                await asyncio.wait([coming], timeout=RECOVERY_PATIENCE_SECONDS)
+            except asyncio.CancelledError:
+                coming.cancel()
+                raise
+        if not coming.done():
+            _log.warning("recovery.goes_on", group=worker.name)
+        return coming
+
+    coming = [asyncio.create_task(awaited(worker)) for worker in workers.values()]
+    try:
+        return [task for each in coming if not (task := await each).done()]
+    finally:
+        for each in coming:
+            each.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+
+
+async def _give_up(late: list[asyncio.Task[None]]) -> None:
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _clear_views(views: Views, worker: GroupWorker) -> None:
+    """A supervision: what lies in `views/` keeps nothing from starting."""
+    try:
+        left = await worker.aside.run(views.clear_stale, worker.name)
+    except Exception as error:  # noqa: BLE001
+        _log.error("views.not_cleared", group=worker.name, reason=words_of(error).message)
+        return
+    if left:
+        _log.warning("views.odd_entries", group=worker.name, names=", ".join(left[:8]))
 
 
 def _begin_closing(workers: dict[str, GroupWorker]) -> None:
@@ -276,16 +319,21 @@ def _begin_closing(workers: dict[str, GroupWorker]) -> None:
         worker.begin_closing()
 
 
-def _open_catalog(path: Path) -> Catalog:
+def _open_catalog(path: Path) -> tuple[Catalog, str]:
+    """The catalog, and why orders have to be refused: one that cannot be opened is an index that
+    nobody misses until something has to be ordered, so another one does in its place."""
     try:
-        return Catalog.open(path)
-    except sqlite3.Error as error:
+        return Catalog.open(path), ""
+    except (sqlite3.Error, OSError) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise NoSpaceError(f"{path}: no space left on the disk") from error
-        raise ReplicatorError(
-            f"{path}: the catalog cannot be opened: {error}",
+        trouble = f"the catalog {path} cannot be opened: {error}"
+        _log.error(
+            "catalog.unusable",
+            reason=trouble,
             hint="it can be moved away: it is made anew from the histories",
-        ) from error
+        )
+        return Catalog.open(Path(":memory:")), trouble
 
 
 def _event_logger() -> Callable[[GroupEvent], None]:

@@ -25,11 +25,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,7 @@ from replicator.base.address import Address
 from replicator.base.clock import NS_PER_S, Clock, SystemClock, rfc3339
 from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.storage import Storage, SystemStorage
+from replicator.base.trouble import is_bug, words_of
 from replicator.base.units import GIB
 from replicator.control.types import Point, View
 from replicator.nbd.connection import ServerTls
@@ -56,6 +59,8 @@ THREADS = 4
 SOCKET_MODE = 0o600
 OVERLAY_BYTES = 10 * GIB
 REMINDER_SECONDS = 24 * 3600.0
+
+_ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}", re.ASCII)
 
 _log = structlog.get_logger(__name__)
 
@@ -117,11 +122,11 @@ class OpenView:
             return self.description
         return msgspec.structs.replace(self.description, overlay_bytes=self.budget.used_bytes)
 
-    async def close(self, storage: Storage) -> None:
+    async def close(self, storage: Storage, pool: Executor) -> None:
         await self.server.close()
         for export in self.exports:
             await export.drained()
-        await asyncio.to_thread(self._let_go, storage)
+        await asyncio.wrap_future(pool.submit(self._let_go, storage))
 
     def _let_go(self, storage: Storage) -> None:
         try:
@@ -148,7 +153,7 @@ class Views:
         self._storage = storage or SystemStorage()
         self._clock = clock or SystemClock()
         self._tls = tls
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="view")
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._open: dict[str, OpenView] = {}
 
     def listed(self) -> list[View]:
@@ -187,7 +192,7 @@ class Views:
         view_id = secrets.token_hex(ID_BYTES)
         folder = self._groups_dir / group / "views" / view_id
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(asyncio.to_thread, release)
+            undo.push_async_callback(_aside, self._pool(group), release)
             options.check()
             if options.listen is None:
                 self.check_room(group)
@@ -199,7 +204,7 @@ class Views:
                 )
                 undo.callback(_remove_folder, self._storage, folder)
                 overlays = self._overlays(folder, disks, budget, undo)
-            exports = self._exports(disks, overlays)
+            exports = self._exports(disks, overlays, self._pool(group))
             server, uris = await self._serve(group, view_id, exports, options)
             undo.pop_all()
         opened_ns = self._clock.utc_ns()
@@ -219,6 +224,7 @@ class Views:
         )
         self._open[view_id] = found
         found.tending = asyncio.create_task(self._tend(found, options.lifetime_seconds))
+        found.tending.add_done_callback(partial(_tended, found.description))
         _log.info(
             "view.opened",
             group=group,
@@ -238,26 +244,42 @@ class Views:
         if view.tending is not None and view.tending is not asyncio.current_task():
             view.tending.cancel()
             await asyncio.gather(view.tending, return_exceptions=True)
-        await view.close(self._storage)
+        await view.close(self._storage, self._pool(view.description.group))
         _log.info("view.closed", group=view.description.group, view=view_id)
 
     async def close_all(self) -> None:
         while self._open:
             await self.close(next(iter(self._open)))
-        await asyncio.to_thread(self._pool.shutdown)
+        for pool in self._pools.values():
+            await asyncio.to_thread(pool.shutdown)
 
-    def clear_stale(self, group: str) -> None:
-        """Removes what an earlier process left. The data_dir's lock is held, so all of it is."""
+    def clear_stale(self, group: str) -> list[str]:
+        """Removes what the views of an earlier process left; the data_dir's lock is held, so none
+        of them lives. What no view made stays: its names. Any thread. Raises OSError."""
         folder = self._groups_dir / group / "views"
         if not folder.is_dir():
-            return
-        for path in folder.glob("*.sock"):
-            path.unlink()
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                _remove_folder(self._storage, path)
+            return []
+        return [path.name for path in sorted(folder.iterdir()) if not self._clear(path)]
 
     # Inside.
+
+    def _clear(self, path: Path) -> bool:
+        if path.suffix == ".sock" and _ID.fullmatch(path.stem) and path.is_socket():
+            path.unlink()
+            return True
+        if not _ID.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            return False
+        found = list(path.iterdir())
+        if any(each.suffix != ".overlay" or not each.is_file() for each in found):
+            return False
+        _remove_folder(self._storage, path)
+        return True
+
+    def _pool(self, group: str) -> ThreadPoolExecutor:
+        """The threads of one group's views: a disk that does not answer holds up no other's."""
+        if group not in self._pools:
+            self._pools[group] = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{group}.view")
+        return self._pools[group]
 
     def _overlays(
         self, folder: Path, disks: Sequence[ViewDisk], budget: OverlayBudget, undo: AsyncExitStack
@@ -272,15 +294,15 @@ class Views:
         return overlays
 
     def _exports(
-        self, disks: Sequence[ViewDisk], overlays: Sequence[Overlay]
+        self, disks: Sequence[ViewDisk], overlays: Sequence[Overlay], pool: Executor
     ) -> dict[str, ViewExport]:
         if not overlays:
             return {
-                disk.name: ViewExport(disk.name, disk.size_bytes, disk.reader, self._pool)
+                disk.name: ViewExport(disk.name, disk.size_bytes, disk.reader, pool)
                 for disk in disks
             }
         return {
-            disk.name: ViewExport(disk.name, disk.size_bytes, overlay, self._pool, overlay)
+            disk.name: ViewExport(disk.name, disk.size_bytes, overlay, pool, overlay)
             for disk, overlay in zip(disks, overlays, strict=True)
         }
 
@@ -343,6 +365,24 @@ def _remove_folder(storage: Storage, folder: Path) -> None:
     for name in storage.names(folder):
         storage.unlink(folder / name)
     storage.remove_directory(folder)
+
+
+def _tended(view: View, task: asyncio.Task[None]) -> None:
+    """A supervision: a view whose task has died stays open, and is named."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        said = words_of(error)
+        _log.error(
+            "view.not_tended",
+            group=view.group,
+            view=view.id,
+            reason=said.message,
+            exc_info=error if is_bug(error) else None,
+        )
+
+
+async def _aside(pool: Executor, work: Callable[[], None]) -> None:
+    await asyncio.wrap_future(pool.submit(work))
 
 
 class _Shelf:

@@ -9,9 +9,8 @@ link does not hold up a view. Each is one thread, so the inbox has one writer an
 one writer, whatever the daemon does around them: `GroupReplica` is reachable through this object
 alone. What the loop asks without a lane (facts, points) never blocks.
 
-A group that cannot be recovered, or that has met damage while applying, is shown as damaged, with
-file and offset, and takes nothing in; the other groups do not notice. In the second case its
-points that are whole go on being served.
+What becomes of the trouble of a group stands in receiver.stop. One that has been recovered and was
+stopped later goes on serving its points that are whole.
 
 Failure: a kill at any moment leaves what the core's recovery is made for.
 """
@@ -19,7 +18,6 @@ Failure: a kill at any moment leaves what the core's recovery is made for.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +37,7 @@ from receiver.fine_view import GroupView
 from receiver.fine_walk import FineWrite
 from receiver.group import GroupReplica
 from receiver.history.images import BLOCK_BYTES
-from receiver.lane import Lane
+from receiver.lane import Aside, Lane, P, T
 from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
@@ -48,6 +46,7 @@ from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
 from receiver.source_clock import Pair, SourceClock
+from receiver.stop import Stop
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
@@ -57,6 +56,7 @@ from replicator.base.errors import (
     ReplicatorError,
     UnreachableError,
 )
+from replicator.base.trouble import anew, is_bug, words_of
 from replicator.base.units import format_size
 from replicator.config.receiver import ScrubSection
 from replicator.control.service import Report
@@ -114,9 +114,11 @@ class GroupWorker:
         self.policy = policy
         self._intake = Lane(f"{self.name}.intake")
         self._apply = Lane(f"{self.name}.apply")
+        self.aside = Aside(f"{self.name}.aside")
+        self.stop = Stop(self.name, self._moved)
         self._upkeep = Pacing()
         self._rewrites = RewriteRate()
-        self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved)
+        self._pump = ApplyPump(self.name, self._apply, self._apply_one, self._moved, self.stop)
         self.scrubbing = Scrubbing(
             self.name,
             replica.scrub,
@@ -125,6 +127,8 @@ class GroupWorker:
             self.figures,
             self.changed.wait,
             self._clock.utc_ns,
+            self.aside,
+            self.stop,
         )
         self._closing = False
         self.is_recovered = False
@@ -132,17 +136,19 @@ class GroupWorker:
     # Life.
 
     async def recover(self) -> None:
-        """Reads back what the last life left. Damage is kept and shown, not raised."""
+        """Reads back what the last life left. What keeps it from that stops the group."""
         try:
             await self._apply.run(self._replica.recover)
-        except DamageError as error:
-            self.figures.found_damage("recovery")
-            self._pump.stop_for(error)
+        except Exception as error:  # noqa: BLE001 - a supervision
+            if isinstance(error, DamageError):
+                self.figures.found_damage("recovery")
+            self.stop.because(error, "recovery")
         else:
             self.is_recovered = True
+        self.changed.told()
 
     def start(self) -> None:
-        if self.is_recovered:
+        if self.is_recovered and self.stop.reason is None:
             self._pump.start()
             self.scrubbing.start()
 
@@ -157,14 +163,18 @@ class GroupWorker:
         await self._pump.close()
         await self._intake.close()
         await self._apply.close()
-        await asyncio.to_thread(self._replica.close)
+        await self.aside.close()
+        try:
+            await asyncio.to_thread(self._replica.close)
+        except Exception as error:  # noqa: BLE001 - a supervision: the other groups are closed too
+            self.stop.because(error, "close")
 
     # What the loop may ask at any time.
 
     @property
     def stopped(self) -> ReplicatorError | None:
-        """Why nothing is applied any more, until the receiver is started anew."""
-        return self._pump.stopped
+        """See Stop."""
+        return self.stop.reason
 
     @property
     def paused(self) -> ReplicatorError | None:
@@ -184,20 +194,34 @@ class GroupWorker:
         self.check_recovered()
         return self._replica.points()
 
+    @property
+    def trouble(self) -> ReplicatorError | None:
+        """Why nothing is applied: for good, for now, or not yet."""
+        if self.stopped is None and not self.is_recovered:
+            return self._recovering()
+        return self.stopped or self.paused
+
+    def _recovering(self) -> ReplicatorError:
+        return UnreachableError(
+            f"group {self.name!r} is being recovered: what the last life left is read back",
+            hint="it takes agents and orders when that has ended; if it never does, look at its"
+            " disk",
+        )
+
     def check_recovered(self) -> None:
         """Raises what kept the group from being recovered."""
         if not self.is_recovered:
-            assert self.stopped is not None, "asked before recovery"
-            raise self.stopped
+            self.stop.check()
+            raise self._recovering()
 
     def check_alive(self) -> None:
         """Raises what has stopped the group."""
-        if self.stopped is not None:
-            raise self.stopped
+        self.stop.check()
 
     def check_feedable(self) -> None:
         """Raises what keeps an agent from feeding the group now."""
         self.check_alive()
+        self.check_recovered()
         if self._replica.condition == "rolling-back":
             raise UnreachableError(
                 f"a rollback of group {self.name!r} that was interrupted is being finished",
@@ -241,12 +265,12 @@ class GroupWorker:
         """Appends the frames and makes them durable. Raises what the agent is to be told; then
         those before the bad one are durable all the same."""
         try:
-            return await self._intake.run(self._take_in, frames)
+            return await self._in_intake(self._take_in, frames)
         finally:
             self._pump.wake()
 
     async def open_stream(self, message: wire.Open) -> StreamTaken:
-        opened = await self._intake.run(
+        opened = await self._in_intake(
             self._replica.open_stream,
             UUID(message.stream),
             message.ordinal,
@@ -264,11 +288,23 @@ class GroupWorker:
         )
 
     async def hold(self, lsn: int, until_ns: int) -> None:
-        await self._intake.run(self._replica.hold, lsn, until_ns)
+        await self._in_intake(self._replica.hold, lsn, until_ns)
 
     async def quiet(self) -> None:
         """Returns when no step of a session is under way in the intake lane."""
         await self._intake.quiet()
+
+    async def _in_intake(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A supervision: what is neither the agent's fault nor a full disk stops the group."""
+        self.check_alive()
+        try:
+            return await self._intake.run(step, *args, **kwargs)
+        except ReplicatorError:
+            raise
+        except Exception as error:
+            if isinstance(trouble := words_of(error), NoSpaceError):
+                raise trouble from error
+            raise self.stop.because(error, "intake") from error
 
     def _take_in(self, frames: Sequence[Frame]) -> TakenIn:
         """In the intake lane."""
@@ -281,8 +317,6 @@ class GroupWorker:
         except DamageError:
             self.figures.found_damage("wire")
             raise
-        except OSError as error:
-            raise _mishap(error) from error
         finally:
             if accepted:
                 taken = self._make_durable(accepted)
@@ -290,10 +324,7 @@ class GroupWorker:
 
     def _make_durable(self, accepted: Sequence[Frame]) -> TakenIn:
         began = time.monotonic()
-        try:
-            durable = self._replica.sync_inbox()
-        except OSError as error:
-            raise _mishap(error) from error
+        durable = self._replica.sync_inbox()
         figures = self.figures
         figures.inbox_syncs.add(time.monotonic() - began)
         figures.points_made += len(durable.points)
@@ -387,7 +418,7 @@ class GroupWorker:
         try:
             with _mishaps():
                 order = partial(self._replica.rollback, point.sequence, progress, writes=writes)
-                return await self._apply.run(order)
+                return await self._changing(order, "rollback")
         finally:
             self._pump.wake()
             self.changed.told()
@@ -398,7 +429,7 @@ class GroupWorker:
         dropping = partial(self._replica.drop, self.policy, order, dry_run=dry_run)
         try:
             with _mishaps():
-                gone = await self._apply.run(dropping)
+                gone = await self._changing(dropping, "drop")
         finally:
             self._pump.wake()
         if not dry_run:
@@ -409,7 +440,17 @@ class GroupWorker:
         """The lock that was in force."""
         self.check_alive()
         with _mishaps():
-            return await self._apply.run(self._replica.unlock, self.policy, reason)
+            order = partial(self._replica.unlock, self.policy, reason)
+            return await self._changing(order, "unlock")
+
+    async def _changing(self, order: Callable[[], T], what: str) -> T:
+        """In the apply lane. A supervision: a fault of the program may have left it half done."""
+        try:
+            return await self._apply.run(order)
+        except Exception as error:
+            if is_bug(error):
+                raise self.stop.because(error, what) from error
+            raise
 
     async def restore(
         self, point: Point, directory: Path, report: Report, order: RestoreOrder
@@ -427,9 +468,9 @@ class GroupWorker:
 
         try:
             with _mishaps():
-                return await asyncio.to_thread(restore_view, view, directory, progress, order)
+                return await self.aside.run(restore_view, view, directory, progress, order)
         finally:
-            await asyncio.to_thread(view.close)
+            await self.aside.run(view.close)
 
     def _apply_one(self) -> float:
         """In the apply lane: what the past must give up, and one batch if there is room for its
@@ -447,8 +488,6 @@ class GroupWorker:
         except DamageError:
             self.figures.found_damage("apply")
             raise
-        except OSError as error:
-            raise _mishap(error) from error
         return 0.0
 
     def _tidy(self) -> float:
@@ -479,8 +518,8 @@ class GroupWorker:
     def _moved(self) -> None:
         self.changed.told()
         sitter = self.seat.sitter
-        if self.stopped is not None and sitter is not None:
-            sitter.close(self.stopped)
+        if self.stop.reason is not None and sitter is not None:
+            sitter.close(anew(self.stop.reason))
 
 
 def _on_wire(point: Point) -> wire.Point:
@@ -506,16 +545,8 @@ def _close_unwanted(opening: asyncio.Future[GroupView]) -> None:
 
 @contextmanager
 def _mishaps() -> Iterator[None]:
+    """For who ordered it: a failing disk, in words."""
     try:
         yield
     except OSError as error:
-        raise _mishap(error) from error
-
-
-def _mishap(error: OSError) -> ReplicatorError:
-    """A failing disk, in words. A full one the core has told apart already."""
-    what = error.strerror or os.strerror(error.errno or 0)
-    where = f"{error.filename}: " if error.filename else ""
-    return ReplicatorError(
-        f"{where}{what}", hint="look at the disk and the kernel's log of the receiver's machine"
-    )
+        raise words_of(error) from error

@@ -6,7 +6,8 @@ An entry also holds the heads of the histories that were sealed further since th
 once a day an entry is written for them alone. Where the chain ends is kept in the catalog, and said
 in the daemon's log, which usually leaves the machine: so an audit that was cut short shows.
 
-Failures. An audit that cannot be opened refuses orders, and keeps nothing from replicating.
+Failures. Audit and catalog are shared by all groups. Where one of them cannot be used, orders are
+refused, with the reason; nothing is kept from replicating.
 
 Concurrency: the event loop's thread alone; an entry costs one fdatasync there.
 """
@@ -29,6 +30,7 @@ from receiver.catalog import Catalog
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Storage
+from replicator.base.trouble import is_bug, words_of
 from replicator.control.types import AuditRecord, AuditVerdict
 
 DAY_NS = 86_400 * NS_PER_S
@@ -37,7 +39,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """See the head of this file. `watch` looks at the recovered groups' histories."""
+    """See the head of this file. `watch` knows the recovered groups' histories; `refuses`: why no
+    order may be carried out, though this audit may be sound."""
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Recorder:
         catalog: Catalog,
         now_ns: Callable[[], int],
         watch: HistoryWatch,
+        refuses: str = "",
     ) -> None:
         self._storage = storage
         self._directory = directory
@@ -56,14 +60,14 @@ class Recorder:
         self._rewritten: dict[str, dict[int, str]] = {}
         self._noted_ns = 0
         self._audit: AuditLog | None = None
-        self._trouble = ""
+        self.refuses = refuses
+        """Why orders are refused; empty if they are not."""
         try:
             self._audit = open_audit(storage, directory, now_ns, kept=catalog.audit_link())
-        except (OSError, sqlite3.Error) as error:
-            self._trouble = str(error)
-            _log.error("audit.unusable", directory=str(directory), error=str(error))
+            self._rewritten = newest_rewritten(read_entries(storage, directory))
+        except Exception as error:  # noqa: BLE001 - a supervision: orders end here, replication not
+            self._fail(error, "open")
             return
-        self._rewritten = newest_rewritten(read_entries(storage, directory))
         for each in self._audit.breaks:
             _log.error("audit.broken", file=each.file, offset=each.offset, problem=each.problem)
 
@@ -81,7 +85,7 @@ class Recorder:
         return list_audit(self._storage, self._directory, since_ns, limit)
 
     def stretches(self) -> dict[str, list[Stretch]]:
-        """The histories as they are, to be verified: all of it noted."""
+        """The histories as they were last looked at, to be verified: all of it noted."""
         self.note_heads()
         return self._watch.stretches()
 
@@ -91,11 +95,16 @@ class Recorder:
 
     def record(self, fact: Fact, *, time_ns: int | None = None) -> None:
         """Durable when this returns. ReplicatorError: it is not recorded."""
-        if self._audit is None:
+        if self.refuses:
             raise ReplicatorError(
-                f"the order cannot be recorded in the audit: {self._trouble}",
-                hint=f"look after {self._directory}, and restart the receiver",
+                f"no order is carried out now: {self.refuses}",
+                hint=f"look after {self._directory.parent}, and restart the receiver",
             )
+        self._append(fact, time_ns)
+
+    def _append(self, fact: Fact, time_ns: int | None = None) -> None:
+        if self._audit is None:
+            raise ReplicatorError(f"nothing can be recorded in the audit: {self.refuses}")
         changed = self._news()
         try:
             link = self._audit.append(fact, changed, time_ns=time_ns)
@@ -127,10 +136,14 @@ class Recorder:
             self._noted_ns = now_ns
         if not changed.rewritten and not (is_due and changed.heads):
             return
+        if self._audit is None:
+            return
         try:
-            self.record(Fact(HEADS_ORDER, message=_about(changed)))
+            self._append(Fact(HEADS_ORDER, message=_about(changed)))
         except ReplicatorError as error:
             _log.error("audit.heads_not_noted", error=error.message)
+        except Exception as error:  # noqa: BLE001 - a supervision
+            self._fail(error, "append")
 
     def _news(self) -> Seen:
         now = self._watch.look()
@@ -142,7 +155,7 @@ class Recorder:
             return
         try:
             for time_ns, fact in self._catalog.imported_audit():
-                self.record(fact, time_ns=time_ns)
+                self._append(fact, time_ns)
             self._catalog.forget_imported_audit()
         except (ReplicatorError, sqlite3.Error) as error:
             _log.error("audit.import_failed", error=str(error))
@@ -153,6 +166,20 @@ class Recorder:
             self.note_heads()
         if self._audit is not None:
             self._audit.close()
+
+    def _fail(self, error: Exception, what: str) -> None:
+        """The audit is of no use any more, until the receiver is started anew."""
+        of_catalog = isinstance(error, sqlite3.Error)
+        said = f"the catalog: {error}" if of_catalog else words_of(error).message
+        self._audit = None
+        self.refuses = self.refuses or f"the audit cannot be used: {said}"
+        _log.error(
+            "audit.unusable",
+            directory=str(self._directory),
+            what=what,
+            error=said,
+            exc_info=error if is_bug(error) and not of_catalog else None,
+        )
 
 
 def _about(seen: Seen) -> str:

@@ -4,13 +4,14 @@
 A compacted segment is known by the digest of those that it replaced, to which the next one links;
 its own digest is read from its seal, once for each segment that is new.
 
-Concurrency: `look` in the thread that records; `stretches` with it. Segments of a history are
-values that are replaced, never changed.
+Concurrency: `read` from any thread, one at a time for each group; all else in the thread that
+records, and never waits for a disk. Segments of a history are values that are replaced, never
+changed. Failure: a history that cannot be read is its group's trouble (receiver.lookout); what was
+known of it stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,9 +20,6 @@ from receiver.audit.chain import Head, Seen
 from receiver.audit.heads import Stretch
 from receiver.history.batches import Segment
 from replicator.base.storage import Storage
-
-Sealed = Callable[[], dict[str, list[Segment]]]
-"""The sealed segments of each group that can be read, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +34,13 @@ class _Known:
 class HistoryWatch:
     """See the head of this file."""
 
-    def __init__(self, storage: Storage, sealed: Sealed) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._sealed = sealed
         self._known: dict[str, _Known] = {}
 
     def look(self) -> Seen:
-        """All there is. Cheap where nothing has changed."""
-        known = self._refreshed()
+        """All that has been read."""
+        known = self._known.copy()
         heads = {
             group: Head(each.stretches[-1].end, each.stretches[-1].digest)
             for group, each in known.items()
@@ -52,20 +49,17 @@ class HistoryWatch:
         return Seen(heads, {group: each.rewritten for group, each in known.items()})
 
     def stretches(self) -> dict[str, list[Stretch]]:
-        """As of the last look."""
-        return {group: each.stretches for group, each in self._known.items()}
+        """As it was read last."""
+        return {group: each.stretches for group, each in self._known.copy().items()}
 
-    def _refreshed(self) -> dict[str, _Known]:
-        now: dict[str, _Known] = {}
-        for group, segments in self._sealed().items():
-            known = self._known.get(group)
-            if known is None or known.segments != segments:
-                known = self._read(segments, known)
-            now[group] = known
-        self._known = now
-        return now
+    def is_current(self, group: str, segments: list[Segment]) -> bool:
+        """Whether there is nothing to read."""
+        known = self._known.get(group)
+        return known is not None and known.segments == segments
 
-    def _read(self, segments: list[Segment], before: _Known | None) -> _Known:
+    def read(self, group: str, segments: list[Segment]) -> None:
+        """`segments`: the sealed ones of the group, oldest first. Raises OSError, DamageError."""
+        before = self._known.get(group)
         old: dict[Segment, str] = {}
         if before is not None:
             old = dict(zip(before.segments, (each.own for each in before.stretches), strict=True))
@@ -75,7 +69,8 @@ class HistoryWatch:
             if own is None:
                 own = self._own_digest(each)
             stretches.append(Stretch(each.first, each.end, each.digest.hex(), own))
-        return _Known(segments, stretches, {each.first: each.own for each in stretches if each.own})
+        rewritten = {each.first: each.own for each in stretches if each.own}
+        self._known[group] = _Known(segments, stretches, rewritten)
 
     def _own_digest(self, segment: Segment) -> str:
         """Empty for one that was not compacted, or that has just been replaced."""

@@ -317,6 +317,8 @@ def status(invocation: Invocation) -> None:
         _print_groups(one, now)
         if one.certificate_warning:
             click.echo(one.certificate_warning)
+        if one.orders_refused:
+            click.echo(f"no order that changes something is carried out: {one.orders_refused}")
         if one.audit_breaks:
             click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
 

@@ -266,6 +266,9 @@ class Status(Message, frozen=True, kw_only=True):
     certificate_warning: str = ""
     """What a person had better know of it: that it expires, or that what lies on the disk by now
     cannot be used."""
+    orders_refused: str = ""
+    """Why no order that changes something is carried out (receiver): the audit or the catalog,
+    which its groups share, cannot be used. Replication goes on."""
 
 
 class AuditRecord(Message, frozen=True, kw_only=True):

@@ -53,15 +53,22 @@ class Noted:
     """A recorder over the histories that `segments` holds."""
 
     def __init__(self, folder: Path) -> None:
-        self.segments: dict[str, list[Segment]] = {}
+        self._segments: dict[str, list[Segment]] = {}
         self.now_ns = DAY_NS * 1000
         self.catalog = Catalog.open(folder / "catalog.db")
         self.folder = folder
         self.recorder = self.start()
 
     def start(self) -> Recorder:
-        watch = HistoryWatch(STORAGE, lambda: self.segments)
-        return Recorder(STORAGE, self.folder / "audit", self.catalog, lambda: self.now_ns, watch)
+        self.watch = HistoryWatch(STORAGE)
+        self.look_at(self._segments)
+        audit = self.folder / "audit"
+        return Recorder(STORAGE, audit, self.catalog, lambda: self.now_ns, self.watch)
+
+    def look_at(self, segments: dict[str, list[Segment]]) -> None:
+        self._segments = segments
+        for group, each in segments.items():
+            self.watch.read(group, each)
 
     def seen(self) -> list[Seen]:
         entries = read_entries(STORAGE, self.folder / "audit")
@@ -73,20 +80,20 @@ def test_heads_are_noted_with_orders_and_once_a_day(tmp_path: Path) -> None:
     with closing(noted.catalog), closing(noted.recorder) as recorder:
         one = Segment(0, 100, 100, tmp_path / "x", 0, b"\xaa", 1, sealed=True)
         two = Segment(100, 200, 200, tmp_path / "y", 0, b"\xbb", 1, sealed=True)
-        noted.segments = {"web": [one]}
+        noted.look_at({"web": [one]})
         recorder.note_heads()
         recorder.note_heads()
         assert noted.seen() == [Seen({"web": Head(100, "aa")})]
-        noted.segments = {"web": [one, two]}
+        noted.look_at({"web": [one, two]})
         recorder.note_heads()  # not a day later
         recorder.record(Fact("rollback"))
         recorder.record(Fact("rollback"))
         assert noted.seen()[1:] == [Seen({"web": Head(200, "bb")}), Seen()]
-        noted.segments = {"web": [two]}
+        noted.look_at({"web": [two]})
         noted.now_ns += DAY_NS
         recorder.note_heads()
         assert len(noted.seen()) == 3  # nothing new
-        noted.segments = {"web": [two], "db": [one]}
+        noted.look_at({"web": [two], "db": [one]})
         recorder.note_heads()
         noted.now_ns += DAY_NS
         recorder.note_heads()
@@ -106,16 +113,15 @@ def test_what_a_compaction_made_is_noted_at_once_and_only_once(tmp_path: Path) -
     with closing(noted.recorder) as recorder:
         recorder.note_heads()
         at_hand = {each.first: path for each, path in zip(reports, bare.segments, strict=True)}
-        noted.segments = {
-            "g": [
-                Segment(
-                    *(each.first, each.end, each.data_end, at_hand[each.first]),
-                    *(each.chain, each.digest, each.size_bytes),
-                    sealed=True,
-                )
-                for each in sealed_segments(bare)
-            ]
-        }
+        segments = [
+            Segment(
+                *(each.first, each.end, each.data_end, at_hand[each.first]),
+                *(each.chain, each.digest, each.size_bytes),
+                sealed=True,
+            )
+            for each in sealed_segments(bare)
+        ]
+        noted.look_at({"g": segments})
         recorder.note_heads()
         assert noted.seen()[-1].rewritten == {"g": made}
         count = len(noted.seen())

@@ -363,7 +363,7 @@ async def test_without_its_audit_a_receiver_replicates_and_refuses_orders(site: 
     (site.data_dir / "audit").write_bytes(b"a file where the directory belongs")
     async with site.running():
         agent = await feed(site, source)
-        with pytest.raises(ReplicatorError, match="cannot be recorded in the audit"):
+        with pytest.raises(ReplicatorError, match="carried out now: the audit cannot be used"):
             await order(site.control.open_view, "web", "good")
         assert len(await order(site.control.points, "web")) > 0
         await agent.close()

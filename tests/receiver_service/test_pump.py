@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 
@@ -12,7 +13,8 @@ import pytest
 import receiver.pump
 from receiver.lane import Lane
 from receiver.pump import ApplyPump
-from replicator.base.errors import DamageError, NoSpaceError
+from receiver.stop import Stop
+from replicator.base.errors import DamageError, NoSpaceError, ReplicatorError, VersionError
 
 
 class Batches:
@@ -32,10 +34,14 @@ class Batches:
         return 0.0 if outcome else 60.0
 
 
-async def pumping(batches: Batches, until: Callable[[ApplyPump], bool]) -> ApplyPump:
+async def pumping(
+    batches: Batches, until: Callable[[ApplyPump], bool], stop: Stop | None = None
+) -> ApplyPump:
     """Runs a pump until the condition holds, and closes it."""
     lane, news = Lane("test"), asyncio.Event()
-    pump = ApplyPump("web", lane, batches, news.set)
+    stop = stop or Stop("web", lambda: None)
+    stop.told = news.set
+    pump = ApplyPump("web", lane, batches, news.set, stop)
     pump.start()
     async with asyncio.timeout(10):
         while not until(pump):
@@ -64,17 +70,41 @@ async def test_a_full_disk_pauses_it_and_it_goes_on_by_itself(
         paused.append(pump.paused)
         return batches.done == 2 and pump.paused is None
 
-    pump = await pumping(batches, finished)
+    stop = Stop("web", lambda: None)
+    await pumping(batches, finished, stop)
     assert full in paused
-    assert pump.stopped is None
+    assert stop.reason is None
 
 
-async def test_damage_stops_it_for_good() -> None:
-    damage = DamageError("history/0.seg at 17")
-    batches = Batches(True, damage, True)
-    pump = await pumping(batches, lambda pump: pump.stopped is not None)
-    assert pump.stopped is damage
-    assert batches.done == 1
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (DamageError("history/0.seg at 17"), DamageError, "history/0.seg at 17"),
+        (VersionError("format 9"), VersionError, "format 9"),
+        (OSError(errno.EIO, "", "/d/x.raw"), ReplicatorError, "/d/x.raw: Input/output error"),
+        (KeyError("lost"), ReplicatorError, "unexpected KeyError: 'lost'"),
+        (AssertionError("no"), ReplicatorError, "unexpected AssertionError: no"),
+    ],
+)
+async def test_whatever_else_comes_out_of_a_step_stops_the_group_for_good(
+    error: Exception, kind: type[ReplicatorError], said: str
+) -> None:
+    batches, stop = Batches(True, error, True), Stop("web", lambda: None)
+    await pumping(batches, lambda _: stop.reason is not None, stop)
+    assert type(stop.reason) is kind
+    assert (stop.reason.message, batches.done) == (said, 1)
+    for _ in range(3):
+        with pytest.raises(kind) as raised:
+            stop.check()
+    assert raised.value is not stop.reason  # whose frames would grow with each who asks
+    assert stop.reason.__traceback__ is None
+
+
+async def test_a_full_disk_pauses_it_however_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver.pump, "SPACE_RETRY_SECONDS", 0.01)
+    batches = Batches(OSError(errno.EDQUOT, "", "/d/x.raw"), True)
+    pump = await pumping(batches, lambda pump: batches.done == 1)
+    assert pump.paused is None
 
 
 async def test_a_step_under_way_is_waited_for_and_nothing_runs_afterwards() -> None:

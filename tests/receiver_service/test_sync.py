@@ -136,6 +136,7 @@ async def test_a_source_that_changed_its_size_is_refused_at_the_sync_begin(site:
         old = first_life()
         await agent.open(old)
         await agent.ship(old, 0)
+        await agent.applied(old.end_lsn)
         grown = Source({"vda": SIZE + 4096}, ordinal=2, first_lsn=1 << 40)
         grown.sync_begin("vda")
         await agent.open(grown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -158,7 +159,8 @@ async def test_a_path_that_is_too_long_is_refused_with_the_reason(tmp_path: Path
 async def test_sockets_of_a_dead_receiver_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "g" / "views"
     folder.mkdir(parents=True)
-    (folder / "0badcafe.sock").touch()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(folder / "0badcafe.sock"))
     views = Views(tmp_path)
     views.clear_stale("g")
     views.clear_stale("never-seen")
