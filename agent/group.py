@@ -156,8 +156,8 @@ class GroupAgent:
     async def _step(self) -> bool:
         async with self._one_order:
             look = self._look()
-            if look is None or self.link.refused:
-                return False
+            if look is None or self.link.refused or not self._around.splitter.current:
+                return False  # the next status wakes us
             return await self._driver.step(look)
 
     def _wake_driver(self) -> None:

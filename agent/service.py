@@ -132,6 +132,7 @@ class Agent:
             groups=[group.group_status() for group in self.groups.values()],
             certificate_not_after=rfc3339(self.credentials.not_after_ns),
             certificate_warning=self.credentials.warning,
+            missing=self.splitter.missing,
         )
 
     async def mark(

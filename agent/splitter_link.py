@@ -8,6 +8,12 @@ the old one by `status.instance`.
 
 A status comes at least every 250 ms; SILENT_SECONDS without any means a splitter that hangs.
 
+An answer is never older than the question: what was ordered shows in the first status behind the
+answer on the line, and `current` is false until that has come. Nobody decides by an older one.
+
+The splitter may be older than this program, and is not restarted for that: an order that it does
+not know is not sent (UnreachableError), and `missing` says what it lacks.
+
 Concurrency: one event loop. Orders may be given from any task; each waits for its own answer.
 """
 
@@ -23,6 +29,7 @@ import structlog
 from agent.pace import Pace
 from replicator.base.errors import ReplicatorError, UnreachableError
 from replicator.control.splitter import (
+    NEWS,
     AgentSide,
     Answer,
     Answered,
@@ -64,6 +71,9 @@ class SplitterLink:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._instance = ""
+        self._protocol: int | None = None  # not heard yet
+        self.current = False
+        """Whether the last status was made after all that was answered."""
         self.problem = "not connected to the splitter yet"
         """Why there is no splitter; empty while there is one."""
 
@@ -83,6 +93,7 @@ class SplitterLink:
         if side is None or writer is None:
             raise UnreachableError(self.problem, hint="is replicator-splitter running?")
         request = order(side.next_id())
+        self._require_known(request)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = answer
         writer.write(side.send(request))
@@ -95,6 +106,20 @@ class SplitterLink:
             ) from None
         finally:
             self._waiting.pop(request.id, None)
+
+    @property
+    def missing(self) -> list[str]:
+        """What the running splitter is too old for; it comes with its next start."""
+        if self._protocol is None:
+            return []
+        return [text for number, text in sorted(NEWS.items()) if number > self._protocol]
+
+    def _require_known(self, request: AnyRequest) -> None:
+        if self._protocol is not None and request.since > self._protocol:
+            raise UnreachableError(
+                f"the running splitter is too old for this order ({type(request).__name__})",
+                hint="start it anew when that suits you: it costs each of its groups a sync",
+            )
 
     async def _connect_and_listen(self, pace: Pace) -> None:
         reader, writer = await asyncio.open_unix_connection(str(self._path))
@@ -109,19 +134,20 @@ class SplitterLink:
                     self._take(message)
                 pace.succeeded()
         finally:
-            self._side = self._writer = None
+            self._side = self._writer = self._protocol = None
+            self.current = False
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
     def _take(self, message: Answered | SplitterStatus) -> None:
+        self.current = isinstance(message, SplitterStatus)
         if isinstance(message, SplitterStatus):
             self.problem = ""
             self._on_status(message)
             return
-        if isinstance(message.answer, HelloAnswer) and message.answer.instance != self._instance:
-            self._instance = message.answer.instance
-            log.info("splitter", pid=message.answer.pid, instance=self._instance)
+        if isinstance(message.answer, HelloAnswer):
+            self._meet(message.answer)
         waiting = self._waiting.get(message.id)
         if waiting is None or waiting.done():
             return
@@ -129,6 +155,14 @@ class SplitterLink:
             waiting.set_exception(message.error)
         elif message.answer is not None:
             waiting.set_result(message.answer)
+
+    def _meet(self, hello: HelloAnswer) -> None:
+        self._protocol = hello.protocol
+        if hello.instance != self._instance:
+            self._instance = hello.instance
+            log.info("splitter", pid=hello.pid, instance=self._instance, protocol=hello.protocol)
+            for text in self.missing:
+                log.warning("splitter too old", missing=text)
 
     def _lost(self, error: Exception) -> None:
         text = error.message if isinstance(error, ReplicatorError) else _why(error, self._path)
@@ -195,8 +229,10 @@ class GroupOrders:
             lambda n: AppendDomainXml(id=n, group=self._group, domain=domain, xml=xml)
         )
 
-    async def ready(self, disk: str) -> None:
-        await self._link.ask(lambda n: Ready(id=n, group=self._group, disk=disk))
+    async def ready(self, disk: str, connection: int) -> None:
+        await self._link.ask(
+            lambda n: Ready(id=n, group=self._group, disk=disk, connection=connection)
+        )
 
     async def resync(self) -> None:
         above = self._above_ordinal()

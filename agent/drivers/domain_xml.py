@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid5
 
+from agent.export_name import ExportName, parse_export_name
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 
 # Namespace of disk instances, so that one domain's disk keeps its identity over restarts.
@@ -180,6 +181,9 @@ def copy_destination(target: str, socket: str, export: str, reconnect_seconds: i
     return ET.tostring(disk, encoding="unicode")
 
 
-def is_ours(mirror: Mirror | None, socket: str, export: str) -> bool:
-    """Whether a block copy that libvirt reports goes to this export of our splitter."""
-    return mirror is not None and mirror.socket == socket and mirror.export == export
+def is_ours(mirror: Mirror | None, socket: str, disk: ExportName) -> bool:
+    """Whether a block copy that libvirt reports goes to our splitter as this disk, of any sync."""
+    if mirror is None or mirror.socket != socket:
+        return False
+    name = parse_export_name(mirror.export)
+    return name is not None and (name.group, name.disk) == (disk.group, disk.disk)

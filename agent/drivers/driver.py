@@ -32,9 +32,10 @@ class KnownDisk:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the agent knows as a step begins. `spool_share`: of the spool's budget, how much this
-    group's log takes now, 0 to 1; a copy slows down as it rises. `receiver_connected`: whether
-    what is captured can leave."""
+    """What the agent knows as a step begins. `group`: the splitter's word, no older than any of its
+    answers to this agent, and so no older than what the steps before have done. `spool_share`: of
+    the spool's budget, how much this group's log takes now, 0 to 1; a copy slows down as it rises.
+    `receiver_connected`: whether what is captured can leave."""
 
     group: SplitterGroupStatus
     spool_share: float
@@ -54,13 +55,14 @@ class Orders(Protocol):
         ...
 
     async def sync_begin(self, disk: str, reason: str, *, source_errors: int | None = None) -> None:
-        """`source_errors` comes back in each status of the disk, until the stream ends."""
+        """No copy of the disk lives; the next goes to the export that the status names then.
+        `source_errors` comes back in each status of the disk, until the stream ends."""
         ...
 
     async def append_domain_xml(self, domain: str, xml: str) -> None: ...
 
-    async def ready(self, disk: str) -> None:
-        """READY was read back after the FLUSH on the disk's connection of now."""
+    async def ready(self, disk: str, connection: int) -> None:
+        """READY was read back after the FLUSH on this connection, the status's `flushed_by`."""
         ...
 
     async def resync(self) -> None:

@@ -4,11 +4,12 @@
 A step reads what libvirt and the splitter say now, asks the plan (libvirt_plan) for one safe thing
 to do, and does it. What libvirt said is kept for a moment, because statuses of the splitter come
 far more often than anything changes there: it is read again after every event, every reconnect,
-everything that was done, and FACTS_AGE_SECONDS.
+everything that was done, whenever the splitter says something else of a disk, and after
+FACTS_AGE_SECONDS. So it is never older than the word of the splitter that it is joined with.
 
-A copy that keeps failing is not begun over and over: after a loss the next stream waits, longer
-each time, until a protection has stood for a while. No sync begins while the receiver is away: it
-would only fill the spool.
+A copy that keeps failing is not begun over and over: after a loss the next stream waits, and after
+a void sync its disk's next one, longer each time, until a protection has stood for a while. No sync
+begins while the receiver is away: it would only fill the spool.
 
 The background copy is slowed down as the spool fills (`copy_speed`); guest writes never are.
 """
@@ -40,11 +41,14 @@ from agent.drivers.libvirt_plan import (
     Step,
     Told,
     Wait,
-    next_step,
+    next_steps,
 )
+from agent.drivers.sync_tries import SyncTries
+from agent.export_name import ExportName
 from replicator.base.errors import UnreachableError
 from replicator.base.units import MIB
 from replicator.config.agent import DiskConfig, GroupConfig
+from replicator.control.splitter import SplitterDiskStatus
 
 log = logging.getLogger("replicator.agent.libvirt")
 
@@ -70,11 +74,13 @@ def copy_speed(spool_share: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What libvirt said, and when (seconds of the loop's clock)."""
+    """What libvirt said, and when (seconds of the loop's clock). `word`: what the splitter had said
+    before."""
 
     disks: tuple[DiskFacts, ...]
     domains: dict[str, LiveDomain]
     read_at: float
+    word: tuple[object, ...]
 
 
 class LibvirtHost:
@@ -131,6 +137,7 @@ class LibvirtDriver:
         self._facts: _Facts | None = None
         self._told = Told()
         self._speeds: dict[str, int] = {}
+        self._tries = SyncTries()
         self._retry_seconds = 0.0
         self._opened_at = 0.0
         self._ready_since: float | None = None
@@ -144,17 +151,16 @@ class LibvirtDriver:
         self._wake()
 
     async def step(self, look: Look) -> bool:
-        facts = await self._look()
+        facts = await self._look(look)
         self.disks = tuple(
             KnownDisk(disk.name, disk.size, str(disk.instance)) for disk in facts.disks
         )
         self._note_standing(look)
-        step = next_step(look.group, facts.disks, self._told)
-        held = self._holds_back(step, look)
+        step, held = self._next_step(look, facts)
         self.problem = held or (step.reason if isinstance(step, Wait) else "")
-        if held or isinstance(step, Wait):
+        if isinstance(step, Wait):
             return False
-        if isinstance(step, Rest):
+        if step is None or isinstance(step, Rest):
             return await self._pace(look, facts)
         log.info("group %s: %s", self._group.name, _in_words(step))
         self._facts = None
@@ -163,15 +169,20 @@ class LibvirtDriver:
 
     async def resync(self, look: Look) -> None:
         self._retry_seconds = 0.0
+        self._tries.clear()
         if look.group.state in ("syncing", "ready", "suspended"):
             await self._orders.close_stream("a resync was ordered")
         self.look_again()
 
     # -- looking ----------------------------------------------------------------------------------
 
-    async def _look(self) -> _Facts:
-        now = asyncio.get_running_loop().time()
-        if self._facts is not None and now - self._facts.read_at < FACTS_AGE_SECONDS:
+    async def _look(self, look: Look) -> _Facts:
+        now, word = asyncio.get_running_loop().time(), _word(look)
+        if (
+            self._facts is not None
+            and self._facts.word == word
+            and now - self._facts.read_at < FACTS_AGE_SECONDS
+        ):
             return self._facts
         if not self._connection.connected:
             raise UnreachableError(f"libvirt is not reachable: {self._connection.problem}")
@@ -182,7 +193,7 @@ class LibvirtDriver:
             if config.domain not in domains:
                 domains[config.domain] = await self._connection.domain(config.domain)
             disks.append(await self._disk_facts(config, domains[config.domain]))
-        self._facts = _Facts(tuple(disks), domains, now)
+        self._facts = _Facts(tuple(disks), domains, now, word)
         return self._facts
 
     async def _disk_facts(self, config: DiskConfig, domain: LiveDomain) -> DiskFacts:
@@ -199,11 +210,8 @@ class LibvirtDriver:
             size=await self._connection.disk_bytes(config.domain, config.target),
             instance=instance_of(domain.facts, disk),
             mirror=disk.mirror,
-            ours=is_ours(disk.mirror, self._socket, self._export(name)),
+            ours=is_ours(disk.mirror, self._socket, ExportName(self._group.name, name)),
         )
-
-    def _export(self, disk: str) -> str:
-        return f"{self._group.name}/{disk}"
 
     # -- deciding when ----------------------------------------------------------------------------
 
@@ -216,18 +224,42 @@ class LibvirtDriver:
             self._ready_since = now
         elif now - self._ready_since >= STOOD_SECONDS:
             self._retry_seconds = 0.0
+            self._tries.clear()
+
+    def _next_step(self, look: Look, facts: _Facts) -> tuple[Step | None, str]:
+        """The most urgent step that need not wait (None: each has to), and what is put off or is
+        tried again, with the reason."""
+        reasons = []
+        chosen: Step | None = None
+        for step in next_steps(look.group, facts.disks, self._told):
+            held = self._holds_back(step, look)
+            if not held:
+                chosen = step
+                break
+            reasons.append(held)
+        reasons.append(self._tries.said(look.group, asyncio.get_running_loop().time()))
+        return chosen, "; ".join(filter(None, dict.fromkeys(reasons)))
 
     def _holds_back(self, step: Step, look: Look) -> str:
-        """Why a new stream is not opened just now; empty if it may be."""
+        """Why a new stream is not opened, or a disk not synced again, just now; empty if it may."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(step, EndCopy | BeginSync | StartCopy):
+            left = self._tries.left(step, _status_of(look, step.disk.name), now)
+            return self._tries.said(look.group, now) if self._puts_off(left) else ""
         if not isinstance(step, OpenStream):
             return ""
         if not look.receiver_connected:
             return "a sync is due and waits for the receiver"
-        left = self._opened_at + self._retry_seconds - asyncio.get_running_loop().time()
-        if left > 0:
-            asyncio.get_running_loop().call_later(left, self._wake)
+        left = self._opened_at + self._retry_seconds - now
+        if self._puts_off(left):
             return f"the next sync begins in {left:.0f} s ({step.reason})"
         return ""
+
+    def _puts_off(self, seconds: float) -> bool:
+        """Looks again then."""
+        if seconds > 0:
+            asyncio.get_running_loop().call_later(seconds, self._wake)
+        return seconds > 0
 
     # -- doing ------------------------------------------------------------------------------------
 
@@ -236,6 +268,7 @@ class LibvirtDriver:
             case OpenStream(reason):
                 opened = await self._orders.open_stream(reason)
                 self._told = Told(opened.stream)
+                self._tries.begin_stream()
                 self._speeds.clear()
                 self._opened_at = asyncio.get_running_loop().time()
                 doubled = max(RETRY_FIRST_SECONDS, self._retry_seconds * 2)
@@ -243,18 +276,19 @@ class LibvirtDriver:
             case Declare(disk):
                 await self._orders.declare_disk(disk.name, disk.size, str(disk.instance))
             case BeginSync(disk):
-                await self._orders.sync_begin(disk.name, look.group.reason or "sync")
-                # READY of a copy before says nothing of this sync.
-                self._told = replace(self._told, ready=self._told.ready - {disk.name})
+                void = _status_of(look, disk.name).void
+                await self._orders.sync_begin(disk.name, void or look.group.reason or "sync")
             case RecordXml(domain):
                 await self._orders.append_domain_xml(domain, facts.domains[domain].definition)
                 self._tell(look, domain=domain)
-            case StartCopy(disk):
-                await self._start_copy(disk, facts, look)
-            case ConfirmReady(disk):
-                await self._orders.ready(disk.name)
-                self._tell(look, ready=disk.name)
+            case StartCopy(disk, export):
+                self._tries.begun(step)
+                await self._start_copy(disk, export, facts, look)
+            case ConfirmReady(disk, connection):
+                await self._orders.ready(disk.name, connection)
+                self._tell(look, ready=(disk.name, connection))
             case EndCopy(disk):
+                self._tries.begun(step)
                 await self._connection.end_copy(disk.domain, disk.target)
             case Close(reason, final_cut):
                 await self._orders.close_stream(reason, final_cut=final_cut)
@@ -263,7 +297,9 @@ class LibvirtDriver:
             case _:
                 assert_never(step)
 
-    def _tell(self, look: Look, *, domain: str | None = None, ready: str | None = None) -> None:
+    def _tell(
+        self, look: Look, *, domain: str | None = None, ready: tuple[str, int] | None = None
+    ) -> None:
         told = self._told
         if told.stream != look.group.stream:
             told = Told(look.group.stream)
@@ -273,13 +309,13 @@ class LibvirtDriver:
             told = replace(told, ready=told.ready | {ready})
         self._told = told
 
-    async def _start_copy(self, disk: DiskFacts, facts: _Facts, look: Look) -> None:
+    async def _start_copy(self, disk: DiskFacts, export: str, facts: _Facts, look: Look) -> None:
         speed = copy_speed(look.spool_share)
         await self._connection.copy_disk(
             disk.domain,
             facts.domains[disk.domain].facts.disk(disk.target),
             socket=self._socket,
-            export=self._export(disk.name),
+            export=export,
             bytes_per_second=speed,
         )
         self._speeds[disk.name] = speed
@@ -295,6 +331,20 @@ class LibvirtDriver:
             await self._connection.set_copy_speed(disk.domain, disk.target, speed)
             self._speeds[disk.name] = speed
         return False
+
+
+def _word(look: Look) -> tuple[object, ...]:
+    """What the splitter says of the group and its disks, without the figures."""
+    group = look.group
+    disks = tuple(
+        (disk.name, disk.instance, disk.state, disk.export, disk.flushed_by, disk.connected)
+        for disk in group.disks
+    )
+    return (group.state, group.stream, disks)
+
+
+def _status_of(look: Look, name: str) -> SplitterDiskStatus:
+    return next(disk for disk in look.group.disks if disk.name == name)
 
 
 def _in_words(step: Step) -> str:

@@ -15,9 +15,12 @@ libvirt, disk complete
     DISC                      a node or a whole VM was closed in good order.     } which can ask
                               libvirt, says what it was (ending.py).
 libvirt, disk in a sync
-    The first FLUSH is QEMU's "consistent now" (see sync_end for what else is needed). Anything
+    The first FLUSH may be QEMU's "consistent now" (see sync_end for what else is needed). Anything
     else ends the job, so the sync is void, and nothing but this disk is concerned: it is not
-    complete, so no point rests on it. A second FLUSH is the job's end, however soon it comes.
+    complete, so no point rests on it. A second FLUSH voids it, however soon it comes: either it is
+    the job's end, or the one before was a pause's, which flushes every node (QEMU 7.2: twice) and
+    leaves the copy running. READY is shown only after the FLUSH that belongs to it, so no pause's
+    FLUSH is ever alone when READY is read back.
 external
     Every write counts as the guest's and clients come and go: DISC, EOF, FLUSH and refused
     requests mean nothing, but that FLUSH ends a sync. A connection that ends with a request half

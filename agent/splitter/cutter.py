@@ -71,7 +71,7 @@ class Cutter:
         payload = encode_body(body)
         stream.add(int(RecordType.CUT), NO_DISK, 0, 0, next(self._sequence), time_ns, payload)
         self.uncut = False
-        self._cut_lsn = stream.next_lsn + stream.pending_bytes
+        self._cut_lsn = stream.record_lsn
         return self._cut_lsn, time_ns
 
     def made(self, time_ns: int) -> None:

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group's disks as NBD exports: requests into the group, replies back.
 
+A libvirt disk is served under the name of its sync (agent.export_name). The names of syncs that are
+over, and its plain one, are served as well: a job that comes back to one is answered, for its
+guest's sake, and what it sends goes nowhere.
+
 What is offered is what QEMU needs, and nothing that would make it skip a write: FLUSH (the mark of
 a sync's end), FUA, WRITE_ZEROES, TRIM; no block status, no fast zeroes, no multi-conn. The smallest
 block is a sector, so a mirror never has to read what it does not write; READ is refused (EPERM).
@@ -17,6 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from agent.export_name import ExportName, parse_export_name
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
 from replicator.nbd.connection import Connection
@@ -71,9 +76,10 @@ class Client:
 class DiskExport:
     """A disk as one client negotiated it. Implements replicator.nbd.exports.Export."""
 
-    def __init__(self, group: GroupLog, disk: Disk) -> None:
+    def __init__(self, group: GroupLog, disk: Disk, sync_lsn: int | None) -> None:
         self._group = group
         self._disk = disk
+        self._sync_lsn = sync_lsn
         self._clients: dict[Connection, Client] = {}
 
     @property
@@ -92,7 +98,7 @@ class DiskExport:
             connection.close("the disk became another one meanwhile")
             return
         client = self._clients[connection] = Client(self._group, self._disk, connection)
-        self._group.opened(self._disk, client)
+        self._group.opened(self._disk, client, self._sync_lsn)
 
     def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
         self._clients[connection].submit(batch)
@@ -104,18 +110,24 @@ class DiskExport:
 
 
 class SplitterExports:
-    """Every declared disk, as `GROUP/DISK`. Implements replicator.nbd.exports.Exports."""
+    """Every declared disk. Implements replicator.nbd.exports.Exports."""
 
     def __init__(self, groups: Mapping[str, GroupLog]) -> None:
         self._groups = groups
 
     def names(self) -> Sequence[str]:
         return [
-            f"{name}/{disk}" for name, group in self._groups.items() for disk in group.roster.disks
+            str(ExportName(name, disk.name, disk.sync_lsn))
+            for name, group in self._groups.items()
+            for disk in group.roster.disks.values()
         ]
 
     def find(self, name: str) -> DiskExport | None:
-        group_name, _, disk_name = name.partition("/")
-        group = self._groups.get(group_name)
-        disk = group.roster.disks.get(disk_name) if group is not None else None
-        return DiskExport(group, disk) if group is not None and disk is not None else None
+        asked = parse_export_name(name)
+        group = self._groups.get(asked.group) if asked is not None else None
+        if asked is None or group is None:
+            return None
+        disk = group.roster.disks.get(asked.disk)
+        if disk is None or (asked.sync_lsn is not None and group.settings.driver == "external"):
+            return None
+        return DiskExport(group, disk, asked.sync_lsn)

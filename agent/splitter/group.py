@@ -14,7 +14,11 @@ Rules, each with a test that fails without it
 * A loss is complete before the first reply that it lets through: state, reason, and the stream
   closed for ever. What was received before it in the same batch is appended; nothing after it.
 * A stream begins with a sync-begin. A disk's writes are recorded from its sync-begin on and at no
-  other time.
+  other time; a libvirt disk's only as long as they come over a connection to the export of that
+  sync (agent.splitter.disk).
+* What voids a sync drops the connections of its disk, and so does its sync-begin: nobody who was
+  connected before has anything to do with it. QEMU's job ends by that where it does not reconnect;
+  where it does, it comes back to the export of a sync that is over.
 * Cuts are made only while every member is complete and no member's mirror has hung up, looked up
   in the same step. Members: the disks declared before the stream was ready for the first time, and
   each later one from its sync-end on.
@@ -39,6 +43,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Final
 
 from agent.splitter.continuity import (
@@ -49,7 +54,7 @@ from agent.splitter.continuity import (
     Signal,
     signal_of_end,
 )
-from agent.splitter.disk import Disk, Link
+from agent.splitter.disk import Disk, Link, Standing
 from agent.splitter.ending import Ending
 from agent.splitter.reservation import NewStream, Reservation
 from agent.splitter.roster import Roster, detach_body, sync_begin_body, sync_end_body
@@ -116,6 +121,8 @@ class GroupLog:
         self._clock, self._sequence = around.clock, around.sequence
         self._wake, self._changed = around.wake, around.changed
         self._lost = False
+        self._links = count(1)
+        self._to_drop: list[Link] = []  # at the end of this step
         self.ending: Ending | None = None  # while suspended
         self.stream_end: StreamEnd = ""  # how the newest stream ended
 
@@ -138,8 +145,9 @@ class GroupLog:
 
     # Connections.
 
-    def opened(self, disk: Disk, link: Link) -> None:
-        disk.links[link] = False
+    def opened(self, disk: Disk, link: Link, sync_lsn: int | None = None) -> None:
+        """`sync_lsn`: the sync whose export the link has asked for; None for the plain name."""
+        disk.links[link] = Standing(next(self._links), sync_lsn)
         self._changed()
 
     def take(self, disk: Disk, link: Link, batch: Sequence[Request]) -> None:
@@ -147,7 +155,7 @@ class GroupLog:
         until then the payloads must stay as they are, and the link brings no other batch."""
         self.requests += len(batch)
         log = self.writer.log
-        if log is None or disk.state is DiskState.IDLE:
+        if log is None or disk.state is DiskState.IDLE or not disk.owns(link):
             link.settled(False)
             return
         settled = link.settled
@@ -166,22 +174,26 @@ class GroupLog:
             self._cut_when_ready()
         if done:
             settled(not why)
+        self._drop_what_is_over()
         self._changed()
 
     def ended(self, disk: Disk, link: Link, end: ConnectionEnd) -> None:
         """The connection is gone."""
-        signal = signal_of_end(end, wrote=disk.links.get(link, False))
+        standing = disk.links.get(link)
+        signal = signal_of_end(end, wrote=standing is not None and standing.wrote)
         if signal is not None and self.writer.log is not None:
             why = self._see(disk, link, signal)
             if why:
                 self.lose(f"{why} ({end.reason})" if end.reason else why)
         disk.links.pop(link, None)
+        self._drop_what_is_over()
         self._changed()
 
     def _record(self, log: StreamLog, disk: Disk, link: Link, batch: Sequence[Request]) -> str:
         """Encodes what is to be recorded, up to what ends continuity; the reason of that, or ""."""
         time_ns = self._clock.utc_ns()
         add, sequence, index = log.add, self._sequence, disk.index
+        standing = disk.links[link]
         for request in batch:
             command = request.command
             if command not in _MODIFYING or request.error:
@@ -189,7 +201,7 @@ class GroupLog:
                 if why:
                     return why
                 continue
-            if not disk.links[link] or disk.rule is not None:
+            if not standing.wrote or disk.rule is not None:
                 disk.wrote(link)
             if disk.state is DiskState.IDLE:
                 continue
@@ -252,8 +264,13 @@ class GroupLog:
 
     def drop_connections(self) -> None:
         for disk in self.roster.disks.values():
-            for link in list(disk.links):
-                link.drop()
+            self._to_drop += disk.links
+        self._drop_what_is_over()
+
+    def _drop_what_is_over(self) -> None:
+        """At the end of a step, since it calls `ended` for each."""
+        while self._to_drop:
+            self._to_drop.pop().drop()
 
     # Disks.
 
@@ -398,18 +415,26 @@ class GroupLog:
         if disk.state is not DiskState.SYNCING or disk.carrier is not None:
             self._add_sync_begin(disk, reason, from_zero=False)
             self.writer.append_own()
+            self._to_drop += disk.strangers()
+            self._drop_what_is_over()
         self._changed()
 
-    def ready(self, name: str) -> None:
-        """READY was read back. StateError as long as its FLUSH has not been seen."""
+    def ready(self, name: str, connection: int) -> None:
+        """READY was read back after the FLUSH on this connection. StateError if that is not the
+        one that carries the sync, or has not sent it."""
         disk = self.roster.find(name)
         self._check_open()
         if disk.state is DiskState.COMPLETE:
             return
-        if disk.rule is None or disk.state is not DiskState.FLUSHED:
+        if disk.rule is None or not disk.flushed_by:
             raise self._state_error(f"disk {name} has sent no FLUSH on its connection")
+        if disk.flushed_by != connection:
+            raise self._state_error(
+                f"disk {name} has flushed on connection {disk.flushed_by}, not on {connection}"
+            )
         disk.rule.confirm_ready()
         due_ns = self._end_syncs(self._clock.monotonic_ns())
+        self._drop_what_is_over()
         if due_ns is not None:
             self._wake(due_ns)
 
@@ -458,12 +483,14 @@ class GroupLog:
         return min(pending, default=None)
 
     def _void_sync(self, disk: Disk, sign: str) -> None:
-        disk.void_sync()
+        self._to_drop += disk.links
+        disk.void_sync(sign)
         self._event("sync void", disk=disk.name, sign=sign)
         self._changed()
 
     def _add_sync_begin(self, disk: Disk, reason: str, *, from_zero: bool) -> None:
-        disk.begin_sync(self.settings.driver)
+        assert self.writer.log is not None
+        disk.begin_sync(self.settings.driver, self.writer.log.record_lsn)
         body = sync_begin_body(disk, reason, from_zero=from_zero)
         self.writer.add(RecordType.SYNC_BEGIN, disk.index, body)
 
@@ -483,6 +510,7 @@ class GroupLog:
             self.lose(f"an append to the spool is stuck for {format_duration(now_ns - oldest_ns)}")
         next_ns = [self.cutter.next_due_ns]
         sync_due_ns = self._end_syncs(now_ns)
+        self._drop_what_is_over()
         if self.cutter.is_due(now_ns):
             self._cut_or_hold()
             next_ns = [self.cutter.next_due_ns]

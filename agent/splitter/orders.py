@@ -19,6 +19,7 @@ from agent.splitter.writer import MadeCut
 from replicator import __version__
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
 from replicator.control.splitter import (
+    PROTOCOL,
     Answer,
     AnyRequest,
     AppendDomainXml,
@@ -53,7 +54,12 @@ class Orders:
         that cannot be written."""
         match request:
             case Hello():
-                return HelloAnswer(pid=os.getpid(), instance=self._instance, version=__version__)
+                return HelloAnswer(
+                    pid=os.getpid(),
+                    instance=self._instance,
+                    version=__version__,
+                    protocol=PROTOCOL,
+                )
             case Subscribe():
                 return Done()  # the connection takes note of it
             case OpenStream():
@@ -76,7 +82,7 @@ class Orders:
             case SyncBegin():
                 group.sync_begin(request.disk, request.reason, source_errors=request.source_errors)
             case Ready():
-                group.ready(request.disk)
+                group.ready(request.disk, request.connection)
             case AppendDomainXml():
                 group.append_domain_xml(request.domain, request.xml)
             case CloseStream():

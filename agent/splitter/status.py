@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.export_name import ExportName
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
 from agent.splitter.latency import BOUNDS_US, Histogram
@@ -43,7 +44,7 @@ def group_status(group: GroupLog, tiers: SpoolTiers, now_ns: int) -> SplitterGro
         end_lsn=stream.end_lsn if stream is not None else 0,
         last_cut_time_ns=group.cutter.last_cut_time_ns,
         held_until_ns=group.cutter.held_until_ns,
-        disks=[_disk_status(disk) for disk in group.roster.disks.values()],
+        disks=[_disk_status(name, disk) for disk in group.roster.disks.values()],
         memory_bytes=tiers.memory.group_bytes(name),
         disk_bytes=tiers.disk.group_bytes(name),
         latency=_latency_status(group),
@@ -55,7 +56,7 @@ def group_status(group: GroupLog, tiers: SpoolTiers, now_ns: int) -> SplitterGro
     )
 
 
-def _disk_status(disk: Disk) -> SplitterDiskStatus:
+def _disk_status(group: str, disk: Disk) -> SplitterDiskStatus:
     return SplitterDiskStatus(
         name=disk.name,
         index=disk.index,
@@ -64,6 +65,9 @@ def _disk_status(disk: Disk) -> SplitterDiskStatus:
         connected=len(disk.links),
         state=disk.state.value,
         source_errors=disk.source_errors,
+        export=str(ExportName(group, disk.name, disk.sync_lsn)),
+        flushed_by=disk.flushed_by,
+        void=disk.void,
     )
 
 

@@ -154,6 +154,11 @@ class StreamLog:
         return self._batch.total_bytes
 
     @property
+    def record_lsn(self) -> int:
+        """Where the record that is encoded next will begin."""
+        return self.next_lsn + self._batch.total_bytes
+
+    @property
     def empty(self) -> bool:
         """No record was ever encoded."""
         return self.next_lsn == self.first_lsn and not self._batch.total_bytes

@@ -319,6 +319,8 @@ def status(invocation: Invocation) -> None:
             click.echo(one.certificate_warning)
         if one.orders_refused:
             click.echo(f"no order that changes something is carried out: {one.orders_refused}")
+        for text in one.missing:
+            click.echo(f"the running splitter is too old for: {text} (until it is started anew)")
         if one.audit_breaks:
             click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
 

@@ -9,6 +9,16 @@ The splitter alone appends to the log: what the agent wants in it, it asks for h
 one connection are carried out and answered in order. Both ends are classes without a socket:
 bytes go in, events come out, the encoding functions give the bytes to send.
 
+Versions. An upgrade never restarts the splitter, since that costs each of its groups a sync; so a
+newer agent speaks with an older splitter, and after a downgrade an older agent with a newer one.
+* `hello` tells the splitter's PROTOCOL. It rises by one with whatever an agent may want to ask for;
+  NEWS says what each one brought, and what is missing until an older splitter is started anew.
+* An order has the number of the protocol that it came with (`since`), and is given to no splitter
+  below it: the agent goes without, or says why it cannot.
+* Fields that are not known are ignored at both ends, so a field that came later has a default, is
+  left out where it has that, and may be ignored without harm. One that may not is a new order.
+* States and other words of a status are never added to: an older agent could not read the line.
+
 A line that is not a request is answered with an error and costs nothing else. A line longer than
 LINE_BYTES_MAX ends the connection: what follows it cannot be told apart. A newline inside a JSON
 string is escaped, so a line break is always the end of a message.
@@ -26,6 +36,12 @@ from replicator.base.errors import ReplicatorError, UsageError, from_name
 LINE_BYTES_MAX = 1 << 20
 STATUS_INTERVAL_MIN_NS = 5_000_000  # changes closer together than this share one push
 HEARTBEAT_NS = 250_000_000  # a status comes at least this often
+
+PROTOCOL = 1
+NEWS: dict[int, str] = {
+    1: "copies that are told apart by their sync; without it nothing can be protected",
+}
+"""What each protocol brought, in words for a status."""
 
 GroupState = Literal["closed", "syncing", "ready", "suspended", "lost"]
 DiskState = Literal["idle", "syncing", "flushed", "complete"]
@@ -51,6 +67,8 @@ class HelloAnswer(Answer, frozen=True, kw_only=True):
     instance: str
     """UUID of this process: another one means that the splitter was started anew."""
     version: str
+    protocol: int = 0
+    """0: that of version 0.1.0, which did not tell."""
 
 
 class StreamOpened(Answer, frozen=True, kw_only=True):
@@ -72,21 +90,25 @@ class Marked(Answer, frozen=True, kw_only=True):
 # -- requests -------------------------------------------------------------------------------------
 
 
-class Request(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True
-):
-    """`id` comes back in the answer; the caller counts."""
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
+    """`id` comes back in the answer; the caller counts. `since`: the first protocol that has it."""
 
     answer: ClassVar[type[Answer]] = Done
+    since: ClassVar[int] = 1
     id: int
 
 
 class Hello(Request, frozen=True, kw_only=True, tag="hello"):
+    """The first order, since its answer says which others there are."""
+
     answer: ClassVar[type[Answer]] = HelloAnswer
+    since: ClassVar[int] = 0
 
 
 class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     """From the answer on, statuses are pushed on this connection."""
+
+    since: ClassVar[int] = 0
 
 
 class OpenStream(Request, frozen=True, kw_only=True, tag="open_stream"):
@@ -109,7 +131,10 @@ class DeclareDisk(Request, frozen=True, kw_only=True, tag="declare_disk"):
 
 
 class SyncBegin(Request, frozen=True, kw_only=True, tag="sync_begin", omit_defaults=True):
-    """`source_errors`: how many operations of the guest on this disk QEMU had counted as failed
+    """A block copy of this disk is about to start, into the export that the disk's status then
+    names, and no copy of it from before lives: what was connected is dropped.
+
+    `source_errors`: how many operations of the guest on this disk QEMU had counted as failed
     before. The splitter only remembers it, over the lives of the agent: one more since then means
     that source and replica may differ."""
 
@@ -120,11 +145,12 @@ class SyncBegin(Request, frozen=True, kw_only=True, tag="sync_begin", omit_defau
 
 
 class Ready(Request, frozen=True, kw_only=True, tag="ready"):
-    """READY of this disk's job was read back after its FLUSH; the splitter appends the sync-end
-    once the rest of its own rule holds."""
+    """READY of this disk's job was read back after the FLUSH on this connection (`flushed_by` of
+    the status); the splitter appends the sync-end once the rest of its own rule holds."""
 
     group: str
     disk: str
+    connection: int
 
 
 class AppendDomainXml(Request, frozen=True, kw_only=True, tag="append_domain_xml"):
@@ -209,6 +235,13 @@ class SplitterDiskStatus(Answer, frozen=True, kw_only=True):
     state: DiskState
     source_errors: int | None = None
     """What `sync_begin` of its sync said; None: nothing."""
+    export: str = ""
+    """The export of the sync that makes or made it complete: only what comes over this one is of
+    it. With libvirt the disk's plain name outside of a sync."""
+    flushed_by: int = 0
+    """The connection whose FLUSH awaits READY, in state "flushed"; 0 in any other."""
+    void: str = ""
+    """Why the sync before was void, until one has ended."""
 
 
 class SplitterGroupStatus(Answer, frozen=True, kw_only=True):

@@ -257,6 +257,8 @@ class Status(Message, frozen=True, kw_only=True):
     name: str
     version: str = ""
     groups: list[GroupStatus]
+    missing: list[str] = []
+    """What the running splitter is too old for, until it is started anew (agent)."""
     audit_head: str | None = None
     """The digest of the audit's newest entry (receiver)."""
     audit_breaks: int = 0

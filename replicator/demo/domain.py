@@ -57,7 +57,7 @@ def domain_xml(
     ET.SubElement(domain, "on_crash").text = "destroy"
     devices = ET.SubElement(domain, "devices")
     for disk in disks:
-        _add_disk(devices, disk)
+        add_disk(devices, disk)
     _add_console(devices, console)
     if guest_agent is not None:
         channel = ET.SubElement(devices, "channel", type="unix")
@@ -101,7 +101,7 @@ def replica_domain_xml(
         for element in devices.findall(kind):
             devices.remove(element)
     for disk in disks.values():
-        _add_disk(devices, disk)
+        add_disk(devices, disk)
     _add_console(devices, console)
     return ET.tostring(domain, encoding="unicode")
 
@@ -113,7 +113,7 @@ def _set_text(domain: ET.Element, path: str, text: str) -> None:
     element.text = text
 
 
-def _add_disk(devices: ET.Element, disk: GuestDisk) -> None:
+def add_disk(devices: ET.Element, disk: GuestDisk) -> None:
     element = ET.SubElement(devices, "disk", type="file", device="disk")
     ET.SubElement(element, "driver", name="qemu", type=disk.format, cache="writeback")
     ET.SubElement(element, "source", file=str(disk.path))

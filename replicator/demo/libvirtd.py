@@ -83,12 +83,13 @@ class PrivateLibvirtd:
         with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
             file.write(xml)
             file.flush()
-            self._virsh("create", file.name)
+            self.virsh("create", file.name)
 
     def destroy(self, name: str) -> None:
-        self._virsh("destroy", name)
+        self.virsh("destroy", name)
 
-    def _virsh(self, *words: str) -> str:
+    def virsh(self, *words: str) -> str:
+        """What virsh says. Raises ReplicatorError with its complaint."""
         virsh = require_program("virsh", package="libvirt-clients")
         done = subprocess.run(
             [virsh, "--quiet", "--connect", self.uri, *words],

@@ -14,6 +14,8 @@ from agent import splitter_link
 from agent.splitter_link import GroupOrders, SplitterLink
 from replicator.base.errors import NotFoundError, UnreachableError
 from replicator.control.splitter import (
+    NEWS,
+    PROTOCOL,
     Answer,
     AnyRequest,
     DeclareDisk,
@@ -41,6 +43,7 @@ class FakeSplitter:
 
     path: Path
     instance: str = "first"
+    protocol: int = PROTOCOL
     silent: bool = False
     asked: list[AnyRequest] = field(default_factory=list)
     server: asyncio.Server | None = None
@@ -77,7 +80,7 @@ class FakeSplitter:
 
     def _answer(self, request: AnyRequest) -> bytes:
         answers: dict[type, Answer] = {
-            Hello: HelloAnswer(pid=1, instance=self.instance, version="v"),
+            Hello: HelloAnswer(pid=1, instance=self.instance, version="v", protocol=self.protocol),
             Mark: Marked(lsn=500, time_ns=9),
             DeclareDisk: DiskDeclared(index=3),
             OpenStream: StreamOpened(stream="s", ordinal=8, first_lsn=0),
@@ -169,3 +172,43 @@ async def test_a_splitter_that_says_nothing_counts_as_gone(
         pass
     assert await linked.next() is None
     assert "said nothing" in linked.link.problem
+
+
+async def test_nothing_is_current_between_an_answer_and_the_next_status(linked: Linked) -> None:
+    """A status that came before the answer is older than what was ordered."""
+    await linked.splitter.start()
+    while await linked.next() is None:
+        pass
+    seen = [linked.link.current]
+    await GroupOrders(linked.link, "g", lambda: 0).declare_disk("d", 512, "i")
+    seen.append(linked.link.current)
+    linked.splitter.say_status()
+    await linked.next()
+    seen.append(linked.link.current)
+    await linked.splitter.stop()
+    assert await linked.next() is None
+    seen.append(linked.link.current)
+    assert seen == [True, False, True, False]
+
+
+async def test_a_splitter_that_is_too_old_gets_no_order_that_it_does_not_know(
+    linked: Linked,
+) -> None:
+    assert linked.link.missing == [], "of a splitter that is away nothing is known"
+    linked.splitter.protocol = 0
+    await linked.splitter.start()
+    while await linked.next() is None:
+        pass
+    assert linked.link.missing == list(NEWS.values())
+    with pytest.raises(UnreachableError, match="too old") as refused:
+        await GroupOrders(linked.link, "g", lambda: 0).open_stream("why")
+    assert "costs each of its groups a sync" in refused.value.hint
+    assert not [one for one in linked.splitter.asked if isinstance(one, OpenStream)]
+    await linked.splitter.stop()
+    assert await linked.next() is None
+    linked.splitter.protocol = PROTOCOL
+    await linked.splitter.start()
+    while await linked.next() is None:
+        pass
+    assert linked.link.missing == []
+    assert (await GroupOrders(linked.link, "g", lambda: 0).open_stream("why")).ordinal == 8

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from replicator.base.errors import NotFoundError, OwnedError
 from replicator.control.splitter import (
+    NEWS,
+    PROTOCOL,
     AgentSide,
     Answer,
     Answered,
@@ -54,7 +56,7 @@ EXCHANGES: list[tuple[AnyRequest, Answer]] = [
     ),
     (DeclareDisk(id=4, group="g", disk="d", size=512, instance=STREAM), DiskDeclared(index=0)),
     (SyncBegin(id=5, group="g", disk="d", reason="first"), Done()),
-    (Ready(id=6, group="g", disk="d"), Done()),
+    (Ready(id=6, group="g", disk="d", connection=1), Done()),
     (AppendDomainXml(id=7, group="g", domain="v", xml="<domain>\n</domain>"), Done()),
     (Mark(id=8, group="g", label="vor dem Ärger\u2028"), Marked(lsn=64, time_ns=1)),
     (Resync(id=9, group="g"), Done()),
@@ -94,6 +96,34 @@ def test_a_request_and_its_answer_cross_unchanged(request_: AnyRequest, answer: 
     agent, splitter = AgentSide(), SplitterSide()
     assert splitter.receive_data(agent.send(request_)) == [request_]
     assert agent.receive_data(encode_ok(request_, answer)) == [Answered(request_.id, answer, None)]
+
+
+@pytest.mark.parametrize(("request_", "answer"), EXCHANGES, ids=lambda item: type(item).__name__)
+def test_both_ends_ignore_fields_that_they_do_not_know(
+    request_: AnyRequest, answer: Answer
+) -> None:
+    agent, splitter = AgentSide(), SplitterSide()
+    newer = {**json.loads(agent.send(request_)), "later": [1], "and": {"more": None}}
+    assert splitter.receive_data(json.dumps(newer).encode() + b"\n") == [request_]
+    told = json.loads(encode_ok(request_, answer))
+    told["ok"]["later"] = told["later"] = {"x": 1}
+    assert agent.receive_data(json.dumps(told).encode() + b"\n") == [
+        Answered(request_.id, answer, None)
+    ]
+
+
+def test_a_newer_splitter_may_say_more_in_a_status() -> None:
+    newer = json.loads(encode_status(STATUS))
+    newer["status"]["later"] = newer["status"]["groups"][0]["later"] = 1
+    newer["status"]["groups"][0]["disks"][0]["later"] = 1
+    assert AgentSide().receive_data(json.dumps(newer).encode() + b"\n") == [STATUS]
+
+
+def test_each_order_says_with_which_protocol_it_came_and_each_protocol_what_it_brought() -> None:
+    assert {request.since for request in AnyRequest.__args__} <= set(range(PROTOCOL + 1))
+    assert sorted(NEWS) == list(range(1, PROTOCOL + 1))
+    first = HelloAnswer(pid=9, instance=STREAM, version="0.1.0")
+    assert first.protocol == 0, "version 0.1.0 told no number"
 
 
 def test_every_request_is_exercised_above() -> None:
@@ -157,7 +187,6 @@ def test_statuses_come_between_answers() -> None:
         (b'{"id":3,"do":"explode"}', 3),
         (b'{"id":3,"do":"resync"}', 3),
         (b'{"id":3,"do":"resync","group":5}', 3),
-        (b'{"id":3,"do":"hello","more":1}', 3),
         (b'{"id":"three","do":"hello"}', 0),
         (b'{"id":3,"do":"mark","group":"g","kind":"soft"}', 3),
     ],

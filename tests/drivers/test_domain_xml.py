@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from agent.drivers.domain_xml import (
     parse_domain,
     require_supported,
 )
+from agent.export_name import ExportName
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 
 UUID_TEXT = "6f1b2c3d-0000-4000-8000-000000000001"
@@ -100,10 +102,13 @@ def test_a_mirror_is_ours_only_with_our_socket_and_export() -> None:
     assert mirror is not None
     assert mirror.ready
     assert mirror.reconnect_seconds == 10
-    assert is_ours(mirror, "/run/s.sock", "g/web-vda")
-    assert not is_ours(mirror, "/run/other.sock", "g/web-vda")
-    assert not is_ours(mirror, "/run/s.sock", "g/web-vdb")
-    assert not is_ours(None, "/run/s.sock", "g/web-vda")
+    vda, vdb = ExportName("g", "web-vda"), ExportName("g", "web-vdb")
+    assert is_ours(mirror, "/run/s.sock", vda)
+    assert is_ours(replace(mirror, export="g/web-vda/4096"), "/run/s.sock", vda), "of any sync"
+    assert not is_ours(mirror, "/run/other.sock", vda)
+    assert not is_ours(mirror, "/run/s.sock", vdb)
+    assert not is_ours(replace(mirror, export="g/web-vda/x"), "/run/s.sock", vda)
+    assert not is_ours(None, "/run/s.sock", vda)
 
 
 def test_a_disk_keeps_its_instance_until_its_source_changes() -> None:

@@ -24,6 +24,7 @@ from agent.drivers.libvirt_plan import (
     Told,
     Wait,
     next_step,
+    next_steps,
 )
 from replicator.control.splitter import (
     DiskState,
@@ -41,8 +42,8 @@ def fact(name: str) -> DiskFacts:
     return DiskFacts(name, domain, target, True, 1 << 20, INSTANCE, mirror=None, ours=False)
 
 
-def mirror(*, ready: bool) -> Mirror:
-    return Mirror("/s.sock", "g/web-vda", ready, 0)
+def mirror(export: str, *, ready: bool) -> Mirror:
+    return Mirror("/s.sock", export, ready, 0)
 
 
 @dataclass
@@ -57,6 +58,8 @@ class World:
     declared: dict[str, SplitterDiskStatus] = field(default_factory=dict)
     xml: list[str] = field(default_factory=list)
     final_cuts: int = 0
+    syncs: int = 0
+    connections: int = 0
 
     def status(self) -> SplitterGroupStatus:
         return SplitterGroupStatus(
@@ -80,19 +83,37 @@ class World:
     def facts(self) -> tuple[DiskFacts, ...]:
         return tuple(self.disks.values())
 
-    def set_disk(self, name: str, state: DiskState, *, connected: int) -> None:
+    def set_disk(
+        self, name: str, state: DiskState, *, connected: int, export: str = "", flushed_by: int = 0
+    ) -> None:
         self.declared[name] = SplitterDiskStatus(
             name=name, index=0, instance=str(INSTANCE), size=1 << 20, connected=connected,
-            state=state,
+            state=state, export=export or f"g/{name}", flushed_by=flushed_by,
         )  # fmt: skip
+
+    def begin_sync(self, name: str) -> None:
+        self.syncs += 1
+        self.set_disk(name, "syncing", connected=0, export=f"g/{name}/{self.syncs}")
+
+    def void(self, name: str) -> None:
+        """The splitter drops the connections; the job may live on for all that it knows."""
+        self.set_disk(name, "idle", connected=0)
 
     def set_mirror(self, name: str, value: Mirror | None) -> None:
         self.disks[name] = replace(self.disks[name], mirror=value, ours=value is not None)
 
     def copies_finish(self) -> None:
         for disk in self.facts():
-            if disk.mirror is not None:
-                self.set_mirror(disk.name, mirror(ready=True))
+            if disk.mirror is None or disk.mirror.ready:
+                continue
+            self.set_mirror(disk.name, mirror(disk.mirror.export, ready=True))
+            status = self.declared[disk.name]
+            if status.export == disk.mirror.export and status.state == "syncing":
+                self.connections += 1
+                self.set_disk(
+                    disk.name, "flushed", connected=1, export=status.export,
+                    flushed_by=self.connections,
+                )  # fmt: skip
 
     def do(self, step: Step) -> None:
         match step:
@@ -102,15 +123,19 @@ class World:
             case Declare(disk):
                 self.set_disk(disk.name, "idle", connected=0)
             case BeginSync(disk):
-                self.set_disk(disk.name, "syncing", connected=0)
+                assert disk.mirror is None, "a copy of before lives"
+                self.begin_sync(disk.name)
             case RecordXml(domain):
                 self.xml.append(domain)
-            case StartCopy(disk):
+            case StartCopy(disk, export):
                 assert disk.mirror is None
-                self.set_mirror(disk.name, mirror(ready=False))
-                self.set_disk(disk.name, "syncing", connected=1)
-            case ConfirmReady(disk):
-                self.set_disk(disk.name, "complete", connected=1)
+                assert export == self.declared[disk.name].export
+                self.set_mirror(disk.name, mirror(export, ready=False))
+                self.set_disk(disk.name, "syncing", connected=1, export=export)
+            case ConfirmReady(disk, connection):
+                status = self.declared[disk.name]
+                assert status.flushed_by == connection
+                self.set_disk(disk.name, "complete", connected=1, export=status.export)
                 if all(status.state == "complete" for status in self.declared.values()):
                     self.state = "ready"
             case EndCopy(disk):
@@ -128,8 +153,8 @@ def told_after(told: Told, step: Step, world: World) -> Told:
     match step:
         case RecordXml(domain):
             return replace(told, domains=told.domains | {domain})
-        case ConfirmReady(disk):
-            return replace(told, ready=told.ready | {disk.name})
+        case ConfirmReady(disk, connection):
+            return replace(told, ready=told.ready | {(disk.name, connection)})
     return told
 
 
@@ -255,14 +280,92 @@ def test_another_disk_under_the_same_name_is_declared_in_a_new_stream() -> None:
     assert "another disk" in step.reason
 
 
-def test_ready_is_confirmed_only_as_read_back() -> None:
-    world = two_disks()
-    told = Told()
-    for _ in range(8):
+def copying(count: int = 8) -> tuple[World, Told]:
+    """Two disks whose copies are under way."""
+    world, told = two_disks(), Told()
+    for _ in range(count):
         step = next_step(world.status(), world.facts(), told)
         world.do(step)
         told = told_after(told, step, world)
-    assert next_step(world.status(), world.facts(), told) == Rest()  # copying, nothing to confirm
-    world.set_mirror("web-vda", mirror(ready=True))
+    assert next_step(world.status(), world.facts(), told) == Rest()
+    return world, told
+
+
+def test_ready_is_confirmed_only_as_read_back_and_for_the_connection_that_has_flushed() -> None:
+    world, told = copying()
+    export = world.declared["web-vda"].export
+    world.set_mirror("web-vda", mirror(export, ready=True))
+    assert next_step(world.status(), world.facts(), told) == Rest(), "its FLUSH is not seen yet"
+    world.set_disk("web-vda", "flushed", connected=1, export=export, flushed_by=7)
     step = next_step(world.status(), world.facts(), told)
-    assert step == ConfirmReady(world.disks["web-vda"])
+    assert step == ConfirmReady(world.disks["web-vda"], 7)
+    told = Told(world.stream, ready=frozenset({("web-vda", 6)}))
+    step = next_step(world.status(), world.facts(), replace(told, domains=frozenset({"web"})))
+    assert step == ConfirmReady(world.disks["web-vda"], 7), "6 was another connection"
+
+
+def test_a_ready_that_libvirt_shows_before_the_flush_was_told_confirms_nothing() -> None:
+    world, told = copying()
+    export = world.declared["web-vda"].export
+    world.set_disk("web-vda", "flushed", connected=1, export=export, flushed_by=7)
+    assert next_step(world.status(), world.facts(), told) == Rest()
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_an_old_copy_in_a_living_stream_is_ended_before_a_sync_begins(*, ready: bool) -> None:
+    world, told = copying()
+    world.void("web-vda")
+    world.set_mirror("web-vda", mirror("g/web-vda/1", ready=ready))
+    steps = list(next_steps(world.status(), world.facts(), told))
+    assert steps[0] == EndCopy(world.disks["web-vda"])
+    assert not [step for step in steps if isinstance(step, BeginSync)]
+    world.copies_finish()
+    kinds = [type(step) for step in converge(world, Told())]
+    assert kinds[:2] == [EndCopy, BeginSync]
+    assert (world.state, world.ordinal) == ("ready", 1), "the stream goes on"
+
+
+def test_a_copy_of_another_sync_is_ended_though_its_disk_is_in_a_sync() -> None:
+    """An agent of before, or a person, may have begun it."""
+    world, told = copying()
+    world.begin_sync("web-vda")
+    steps = list(next_steps(world.status(), world.facts(), told))
+    assert steps[0] == EndCopy(world.disks["web-vda"])
+    assert not [step for step in steps if isinstance(step, StartCopy | ConfirmReady)]
+
+
+def test_a_complete_disk_with_a_copy_of_another_sync_is_a_loss() -> None:
+    world = two_disks()
+    converge(world)
+    world.set_mirror("web-vda", mirror("g/web-vda/99", ready=True))
+    step = next_step(world.status(), world.facts(), Told())
+    assert isinstance(step, Close)
+    assert not step.final_cut
+    assert "another sync" in step.reason
+
+
+def test_no_copy_begins_into_an_export_that_somebody_is_connected_to() -> None:
+    world, told = copying()
+    world.set_mirror("web-vda", None)
+    steps = list(next_steps(world.status(), world.facts(), told))
+    assert not [step for step in steps if isinstance(step, StartCopy)]
+    assert isinstance(steps[0], Wait)
+    assert "web-vda" in steps[0].reason
+    export = world.declared["web-vda"].export
+    world.set_disk("web-vda", "syncing", connected=0, export=export)
+    assert next_step(world.status(), world.facts(), told) == StartCopy(
+        world.disks["web-vda"], export
+    )
+
+
+def test_what_one_disk_waits_for_does_not_hold_up_another() -> None:
+    world, told = copying()
+    world.void("web-vda")
+    world.copies_finish()
+    flushed = world.declared["web-vdb"].flushed_by
+    steps = list(next_steps(world.status(), world.facts(), told))
+    assert steps == [
+        EndCopy(world.disks["web-vda"]),
+        ConfirmReady(world.disks["web-vdb"], flushed),
+        Rest(),
+    ]

@@ -43,9 +43,9 @@ MUTANTS = (
     ),
     Mutant(
         "mirrors that end one by one make no final cut",
-        "agent/splitter/continuity.py",
-        "    if last_end_ns - first_sign_ns > FINAL_SPREAD_NS:",
-        "    if last_end_ns - first_sign_ns > 1000 * FINAL_SPREAD_NS:",
+        "agent/splitter/ending.py",
+        "        if self.last_ns - self.first_ns > SPREAD_NS:",
+        "        if self.last_ns - self.first_ns > 1000 * SPREAD_NS:",
         _GROUP,
     ),
     Mutant(

@@ -61,12 +61,21 @@ class Setting:
         )
         await ask(lambda number: SyncBegin(id=number, group=GROUP, disk=DISK, reason="test"), Done)
 
+    async def export(self) -> str:
+        """That of the sync of now."""
+        status = await self.one.until(GROUP, lambda group: group.disks[0].state == "syncing")
+        return status.disks[0].export
+
     async def mirror(self) -> str:
         """Runs the mirror to READY, tells the splitter; the group is ready when this returns."""
         job = await asyncio.to_thread(
-            self.source.mirror, self.place.path / "nbd", f"{GROUP}/{DISK}"
+            self.source.mirror, self.place.path / "nbd", await self.export()
         )
-        await self.one.ask(lambda number: Ready(id=number, group=GROUP, disk=DISK), Done)
+        flushed = await self.one.until(GROUP, lambda group: group.disks[0].flushed_by > 0)
+        connection = flushed.disks[0].flushed_by
+        await self.one.ask(
+            lambda number: Ready(id=number, group=GROUP, disk=DISK, connection=connection), Done
+        )
         await self.one.until(GROUP, lambda group: group.state == "ready")
         return job
 
@@ -182,7 +191,7 @@ async def test_a_disk_of_another_size_fails_the_job_and_costs_nothing_else(
         )
         await ask(lambda number: SyncBegin(id=number, group=GROUP, disk=DISK, reason="test"), Done)
         with pytest.raises(QmpError, match="different sizes"):
-            await asyncio.to_thread(it.source.mirror, it.place.path / "nbd", f"{GROUP}/{DISK}")
+            await asyncio.to_thread(it.source.mirror, it.place.path / "nbd", await it.export())
         status = (await it.one.heard(1))[-1]
         group = next(one for one in status.groups if one.name == GROUP)
         assert group.state == "syncing"

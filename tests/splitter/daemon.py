@@ -235,7 +235,14 @@ class Agent:
 
 @asynccontextmanager
 async def agent(place: Home) -> AsyncIterator[Agent]:
-    async with control(place) as (reader, writer):
+    async with subscribed(place.control) as one:
+        yield one
+
+
+@asynccontextmanager
+async def subscribed(path: Path) -> AsyncIterator[Agent]:
+    """An agent's end of the control socket at `path`."""
+    async with _connected(path) as (reader, writer):
         one = Agent(reader, writer)
         await one.ask(lambda number: Subscribe(id=number), Answer)
         yield one
@@ -246,7 +253,15 @@ async def control(
     place: Home,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A bare connection to the control socket."""
-    reader, writer = await asyncio.open_unix_connection(str(place.control), limit=1 << 22)
+    async with _connected(place.control) as ends:
+        yield ends
+
+
+@asynccontextmanager
+async def _connected(
+    path: Path,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_unix_connection(str(path), limit=1 << 22)
     try:
         yield reader, writer
     finally:

@@ -213,11 +213,23 @@ class Rig:
         for name in names:
             self.group.declare_disk(name, size, instance(name))
 
-    def connect(self, name: str) -> Client:
+    def connect(self, name: str, sync_lsn: int | None = None) -> Client:
+        """To the export of the disk's sync of now, unless another one's is given."""
+        disk = self.group.roster.find(name)
+        client = Client(self, disk)
+        self.group.opened(disk, client, disk.sync_lsn if sync_lsn is None else sync_lsn)
+        return client
+
+    def visit(self, name: str) -> Client:
+        """By the disk's plain name."""
         disk = self.group.roster.find(name)
         client = Client(self, disk)
         self.group.opened(disk, client)
         return client
+
+    def confirm(self, name: str) -> None:
+        """The agent's word that READY was read back after the FLUSH that it was told of."""
+        self.group.ready(name, self.group.roster.find(name).flushed_by)
 
     def state(self) -> str:
         return self.group.state
@@ -303,7 +315,7 @@ def synced(rig: Rig, disk: str) -> Client:
     client = rig.connect(disk)
     client.write(0, b"s" * 512)
     client.flush()
-    rig.group.ready(disk)
+    rig.confirm(disk)
     return client
 
 

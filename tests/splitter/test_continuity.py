@@ -19,8 +19,22 @@ from agent.splitter.continuity import (
     signal_of_end,
 )
 from agent.splitter.ending import SPREAD_NS, Ending
+from agent.splitter.exports import SplitterExports
+from journal.record import RecordType
 from replicator.nbd.exports import ConnectionEnd, EndKind
-from tests.splitter.rig import SECOND, Client, Rig, external, libvirt, read, refused, synced, write
+from tests.splitter.rig import (
+    SECOND,
+    Client,
+    Rig,
+    external,
+    image,
+    libvirt,
+    read,
+    refused,
+    synced,
+    write,
+)
+from tests.splitter.rig import flush as flush_request
 
 DATA = b"x" * 512
 
@@ -301,16 +315,16 @@ class TestSyncOfALibvirtDisk:
         event(mirror)
         assert rig.group.roster.find("a").state is DiskState.IDLE
         with pytest.raises(Exception, match="no FLUSH"):
-            rig.group.ready("a")
+            rig.confirm("a")
         assert "SYNC_END" not in rig.types()
 
     def test_ready_before_the_flush_is_of_an_earlier_job(self) -> None:
         rig, mirror = self.begun()
         mirror.write(0, DATA)
         with pytest.raises(Exception, match="no FLUSH"):
-            rig.group.ready("a")
+            rig.confirm("a")
         mirror.flush()
-        rig.group.ready("a")
+        rig.confirm("a")
         assert rig.state() == "ready"
 
     def test_the_flush_of_an_earlier_connection_counts_for_nothing(self) -> None:
@@ -320,10 +334,10 @@ class TestSyncOfALibvirtDisk:
         new = rig.connect("a")
         new.write(0, DATA)  # the job was begun anew
         with pytest.raises(Exception, match="no FLUSH"):
-            rig.group.ready("a")
+            rig.confirm("a")
         old.end(EndKind.EOF)  # nor does its end concern the new one
         new.flush()
-        rig.group.ready("a")
+        rig.confirm("a")
         assert rig.state() == "ready"
 
     def test_a_connection_of_an_earlier_sync_may_end_late(self) -> None:
@@ -338,7 +352,7 @@ class TestSyncOfALibvirtDisk:
         mirror.write(0, DATA)
         mirror.flush()
         mirror.gone = True
-        rig.group.ready("a")
+        rig.confirm("a")
         assert rig.group.roster.find("a").state is DiskState.IDLE
         assert "SYNC_END" not in rig.types()
 
@@ -352,3 +366,147 @@ class TestSyncOfALibvirtDisk:
         mirror = synced(rig, "a")
         assert rig.state() == "ready"
         assert rig.types() == ["SYNC_BEGIN", "WRITE", "SYNC_BEGIN", "WRITE", "SYNC_END", "CUT"]
+
+
+class TestEvidenceOfOtherJobs:
+    """What comes over a connection counts for the job that opened it, and for no other sync."""
+
+    def void(self) -> tuple[Rig, Client, int]:
+        """A sync that a pause has voided, and its LSN; QEMU's job lives on for all we know."""
+        rig = Rig("libvirt")
+        rig.group.begin()
+        rig.group.open_stream(0, "test")
+        rig.declare("a")
+        rig.group.sync_begin("a", "test")
+        old = rig.connect("a")
+        sync_lsn = rig.group.roster.find("a").sync_lsn
+        assert sync_lsn is not None
+        old.write(0, DATA)
+        old.flush()
+        old.flush()
+        return rig, old, sync_lsn
+
+    def test_what_voids_a_sync_drops_the_connections_of_its_disk_alone(self) -> None:
+        rig = Rig("libvirt")
+        rig.group.begin()
+        rig.group.open_stream(0, "test")
+        rig.declare("a", "b")
+        for name in ("a", "b"):
+            rig.group.sync_begin(name, "test")
+        a, other, b = rig.connect("a"), rig.connect("a"), rig.connect("b")
+        for client in (a, b):
+            client.write(0, DATA)
+        a.flush()
+        a.send(flush_request(), write(512, DATA))
+        assert a.answers[-1] is True, "answered before it is dropped"
+        assert (a.dropped, other.dropped, b.dropped) == (True, True, False)
+        disk = rig.group.roster.find("a")
+        assert (disk.state, disk.sync_lsn) == (DiskState.IDLE, None)
+        assert "flushed" in disk.void
+
+    def test_a_connection_that_was_open_before_the_sync_begin_is_dropped_by_it(self) -> None:
+        rig = Rig("libvirt")
+        rig.group.begin()
+        rig.group.open_stream(0, "test")
+        rig.declare("a")
+        early = rig.visit("a")
+        rig.group.sync_begin("a", "test")
+        assert early.dropped
+
+    @pytest.mark.parametrize("writes", [True, False])
+    def test_a_job_that_comes_back_after_the_next_sync_began_carries_nothing(
+        self, *, writes: bool
+    ) -> None:
+        """QEMU may reconnect: its old job lives, and flushes, and is READY."""
+        rig, _, before = self.void()
+        rig.group.sync_begin("a", "again")
+        back = rig.connect("a", before)
+        if writes:
+            back.write(512, DATA)
+        back.flush()
+        assert rig.group.roster.find("a").state is DiskState.SYNCING
+        with pytest.raises(Exception, match="no FLUSH"):
+            rig.confirm("a")
+        assert rig.types() == ["SYNC_BEGIN", "WRITE", "SYNC_BEGIN"]
+        assert all(kept is False for kept in back.answers), "answered, and not recorded"
+
+    def test_what_an_old_job_sends_late_is_not_recorded_over_the_new_one(self) -> None:
+        rig, _, before = self.void()
+        rig.group.sync_begin("a", "again")
+        new, back = rig.connect("a"), rig.connect("a", before)
+        new.write(0, b"n" * 512)
+        back.write(0, b"o" * 512)
+        new.flush()
+        back.send(refused(1 << 40, 512))
+        back.end(EndKind.EOF, mid_request=True)
+        rig.confirm("a")
+        assert rig.state() == "ready"
+        assert image(rig.log(), 0, 512) == b"n" * 512
+
+    def test_nor_over_a_complete_disk(self) -> None:
+        rig, (a,) = libvirt("a")
+        strangers = [rig.visit("a"), rig.connect("a", 1 << 40)]
+        for stranger in strangers:
+            stranger.write(0, b"o" * 512)
+            stranger.flush()
+            stranger.disc()
+        assert rig.state() == "ready"
+        a.write(512, DATA)
+        assert image(rig.log(), 0, 1024) == b"s" * 512 + DATA
+
+    def test_ready_is_the_word_on_one_connection(self) -> None:
+        rig, _, _ = self.void()
+        rig.group.sync_begin("a", "again")
+        first = rig.connect("a")
+        first.write(0, DATA)
+        first.flush()
+        told = rig.group.roster.find("a").flushed_by
+        second = rig.connect("a")  # QEMU has reconnected
+        second.write(0, DATA)
+        second.flush()
+        with pytest.raises(Exception, match=f"not on {told}"):
+            rig.group.ready("a", told)
+        with pytest.raises(Exception, match="not on 0"):
+            rig.group.ready("a", 0)
+        assert rig.state() == "syncing"
+        rig.confirm("a")
+        assert rig.state() == "ready"
+
+    def test_no_two_syncs_ever_have_one_export(self) -> None:
+        rig, _, first = self.void()
+        seen = [first]
+        for _ in range(3):
+            rig.group.sync_begin("a", "again")
+            client = rig.connect("a")
+            client.write(0, DATA)
+            seen.append(rig.group.roster.find("a").sync_lsn or 0)
+            client.end(EndKind.EOF)
+        rig.group.close_stream("test")
+        rig.group.open_stream(0, "test")
+        rig.group.sync_begin("a", "anew")
+        seen.append(rig.group.roster.find("a").sync_lsn or 0)
+        assert len(set(seen)) == len(seen)
+        assert seen == sorted(seen)
+        begins = [r.sequence for r in rig.log() if r.type == RecordType.SYNC_BEGIN]
+        assert len(begins) == 1, "the last one is the first record of its stream"
+        assert rig.group.writer.stream is not None
+        assert seen[-1] == rig.group.writer.stream.first_lsn
+
+
+class TestExports:
+    def test_a_libvirt_disk_is_listed_under_the_name_of_its_sync(self) -> None:
+        rig, _ = libvirt("a")
+        exports = SplitterExports({"g": rig.group})
+        sync_lsn = rig.group.roster.find("a").sync_lsn
+        assert exports.names() == [f"g/a/{sync_lsn}"]
+        served = ("g/a", f"g/a/{sync_lsn}", "g/a/1")  # a job that comes back is answered
+        assert all(exports.find(name) is not None for name in served)
+        unknown = ("", "g", "g/", "g/b", "h/a", "g/a/", "g/a/x", "g/a/-1", "g/a/1/2", "/a", "g/a/²")
+        assert [name for name in unknown if exports.find(name) is not None] == []
+
+    def test_an_external_disk_has_its_plain_name_alone(self) -> None:
+        rig = external("a")
+        exports = SplitterExports({"g": rig.group})
+        assert exports.names() == ["g/a"]
+        assert exports.find("g/a") is not None
+        assert exports.find("g/a/0") is None

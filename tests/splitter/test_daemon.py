@@ -394,14 +394,18 @@ class TestControl:
             await one.ask(
                 lambda n: AppendDomainXml(id=n, group="vm", domain="vm", xml="<domain/>"), Done
             )
-            mirror = await connect(place, "vm/vm-vda")
+            begun = await one.until("vm", lambda group: group.disks[0].state == "syncing")
+            mirror = await connect(place, begun.disks[0].export)
             await mirror.pwrite(b"s" * MIB, offset=0)
             with pytest.raises(ReplicatorError, match="no FLUSH"):
-                await one.ask(lambda n: Ready(id=n, group="vm", disk="vm-vda"), Done)
+                await one.ask(lambda n: Ready(id=n, group="vm", disk="vm-vda", connection=1), Done)
             await mirror.flush()
             flushed = await one.until("vm", lambda group: group.disks[0].state == "flushed")
             assert flushed.state == "syncing"
-            await one.ask(lambda n: Ready(id=n, group="vm", disk="vm-vda"), Done)
+            connection = flushed.disks[0].flushed_by
+            await one.ask(
+                lambda n: Ready(id=n, group="vm", disk="vm-vda", connection=connection), Done
+            )
             await one.until("vm", lambda group: group.state == "ready")
             await mirror.pwrite(b"g" * BLOCK, offset=0)
             marked = await one.ask(

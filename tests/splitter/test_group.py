@@ -163,7 +163,7 @@ class TestMembers:
         rig.tick()
         assert [[m.name for m in cut.members] for cut in rig.cuts()] == [["a"], ["a"], ["a"]]
         late.flush()
-        rig.group.ready("late")
+        rig.confirm("late")
         rig.tick()
         assert [(m.name, m.complete) for m in rig.cuts()[-1].members] == [
             ("a", True),
@@ -393,7 +393,7 @@ def test_orders_about_unknown_disks_or_without_a_stream_say_so() -> None:
     with pytest.raises(StateError):
         rig.group.sync_begin("a", "why")
     with pytest.raises(StateError):
-        rig.group.ready("a")
+        rig.confirm("a")
 
 
 def test_a_stopped_splitter_leaves_a_last_point_and_answers_nothing_behind_it() -> None:

@@ -130,7 +130,7 @@ class TestInAGroup:
         rig, mirror = self.syncing()
         mirror.send(zero(0, LONGEST))
         mirror.send(flush())
-        rig.group.ready("a")
+        rig.confirm("a")
         rig.tick(CONTINUATION_NS - 1)
         assert "SYNC_END" not in rig.types()
         mirror.send(zero(LONGEST, 4096))
@@ -141,7 +141,7 @@ class TestInAGroup:
         rig, mirror = self.syncing()
         mirror.send(zero(0, LONGEST))
         mirror.flush()
-        rig.group.ready("a")
+        rig.confirm("a")
         assert rig.woken[-1] == rig.clock.monotonic + CONTINUATION_NS
         rig.tick(CONTINUATION_NS)
         assert rig.group.roster.find("a").state is DiskState.COMPLETE
@@ -154,5 +154,5 @@ class TestInAGroup:
         rig.lane.run()
         assert mirror.answers == [True]
         mirror.flush()
-        rig.group.ready("a")
+        rig.confirm("a")
         assert rig.woken[-1] == rig.clock.monotonic + CONTINUATION_NS
