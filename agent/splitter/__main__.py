@@ -32,7 +32,14 @@ def main() -> int:
         config = load_agent(path)
         # Appends to tmpfs are made in line; to anything else, or where we cannot tell, aside.
         sticky = not is_on_memory(config.splitter.spool_memory_dir)
-        await life(config, SystemStorage(), SystemClock(), daemon, memory_is_sticky=sticky)
+        await life(
+            config,
+            SystemStorage(),
+            SystemClock(),
+            daemon,
+            load=lambda: load_agent(path),
+            memory_is_sticky=sticky,
+        )
 
     try:
         return run_daemon(run, signals)

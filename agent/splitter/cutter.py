@@ -38,6 +38,11 @@ class Cutter:
         self.last_cut_time_ns = self.held_until_ns = 0
         self._cut_lsn = None
 
+    def set_interval(self, interval_ns: int) -> None:
+        """Counted from the last time that a cut was due."""
+        self.next_due_ns += interval_ns - self._interval_ns
+        self._interval_ns = interval_ns
+
     def is_due(self, now_ns: int) -> bool:
         """True once for each interval; intervals that were missed are passed over."""
         if now_ns < self.next_due_ns:

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Final
@@ -288,17 +288,41 @@ class GroupLog:
         self._changed()
         return disk
 
+    def remove_disk(self, name: str) -> None:
+        """It is none of the group's any more: from here on no cut lists it, and who is connected
+        to it is dropped."""
+        disk = self.roster.find(name)
+        if disk.recorded and self.writer.log is not None:
+            self.writer.add(RecordType.DETACH, disk.index, detach_body(disk))
+            self.writer.append_own()
+        self.roster.remove(name)
+        for link in list(disk.links):
+            link.drop()
+        self._cut_when_ready()
+        self._changed()
+
     # Streams.
 
-    def begin(self) -> None:
-        """At the splitter's start, before anybody can connect."""
+    def begin(
+        self, why: str = "the splitter has just started", first: NewStream | None = None
+    ) -> None:
+        """Before anybody can connect. `why` it begins. `first`: what the first stream of an
+        external group that never had one is made of; without it, it is reserved here."""
         if self.settings.driver == "libvirt":
-            self.reason = "the splitter has just started"
-        elif self.reservation.known_ordinal() == 0:
-            self.start_stream(self.reservation.new_stream(), "first start", from_zero=True)
+            self.reason = why
+        elif first is not None or self.reservation.known_ordinal() == 0:
+            self.start_stream(first or self.reservation.new_stream(), why, from_zero=True)
         else:
             self._lost = True
-            self.reason = "the splitter was started anew; the disks need a resync"
+            self.reason = f"{why}; the disks need a resync"
+
+    def resettle(self, *, checkpoint_interval_ns: int, max_stall_ns: int) -> None:
+        """The configuration says otherwise from now on."""
+        self.settings = replace(
+            self.settings, checkpoint_interval_ns=checkpoint_interval_ns, max_stall_ns=max_stall_ns
+        )
+        self.writer.max_stall_ns = max_stall_ns
+        self.cutter.set_interval(checkpoint_interval_ns)
 
     def open_stream(self, above_ordinal: int, reason: str) -> None:
         """The service reserves in a thread and calls `start_stream`; this does both."""

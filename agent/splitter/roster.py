@@ -68,6 +68,10 @@ class Roster:
         self.disks[name] = disk
         return disk
 
+    def remove(self, name: str) -> None:
+        disk = self.disks.pop(name)
+        disk.leave_stream()
+
     # The stream.
 
     def begin_stream(self) -> None:

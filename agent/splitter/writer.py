@@ -72,7 +72,7 @@ class GroupWriter:
         self.log: StreamLog | None = None
         self.cutter = Cutter(around.clock, checkpoint_interval_ns, around.sequence)
         self._group = group
-        self._max_stall_ns = max_stall_ns
+        self.max_stall_ns = max_stall_ns
         self._around = around
         self._reservation = reservation
         self._failed = failed
@@ -122,7 +122,7 @@ class GroupWriter:
         now_ns = self._around.clock.monotonic_ns()
         done = log.append(now_ns, settled, own=own)
         if not done:
-            self._around.wake(now_ns + self._max_stall_ns)
+            self._around.wake(now_ns + self.max_stall_ns)
         if self._reservation.limit_lsn - log.next_lsn < EXTEND_BELOW and not self._extending:
             self._extending = True
             log.lane.put(self._reservation.extend, self._extended)

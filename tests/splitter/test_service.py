@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.splitter.events import LINES_MAX, EventFormatter, EventHandler
+from agent.splitter.groups import Groups
 from agent.splitter.lane import ThreadLane, aside
-from agent.splitter.service import Splitter, life
+from agent.splitter.service import life
 from journal.record import RecordType
 from replicator.base.clock import SystemClock
 from replicator.base.daemon import Daemon
@@ -87,7 +88,14 @@ async def serving(place: Home, storage: SystemStorage, *, sticky: bool) -> Async
     daemon = Daemon()
     config = load_agent(place.config)
     task = asyncio.create_task(
-        life(config, storage, SystemClock(), daemon, memory_is_sticky=sticky)
+        life(
+            config,
+            storage,
+            SystemClock(),
+            daemon,
+            load=lambda: load_agent(place.config),
+            memory_is_sticky=sticky,
+        )
     )
     try:
         async with asyncio.timeout(10):
@@ -266,7 +274,7 @@ async def test_a_splitter_without_groups_serves_an_empty_list(place: Home) -> No
     text = place.config.read_text().split("[[group]]")[0]
     place.config.write_text(text)
     config = load_agent(place.config)
-    splitter = Splitter(config, SystemStorage(), SystemClock(), memory_is_sticky=False)
+    splitter = Groups(config, SystemStorage(), SystemClock(), memory_is_sticky=False)
     splitter.begin()
     assert splitter.status().groups == []
     await splitter.drained()
