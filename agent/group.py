@@ -39,7 +39,7 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
-from replicator.base.names import check_label
+from replicator.base.pointtext import check_label, label_text
 from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig
 from replicator.control import types
@@ -419,7 +419,7 @@ def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
         time=rfc3339(point.time_ns),
         until=rfc3339(until_ns),
         kind=point.kind,
-        label=point.label,
+        label=None if point.label is None else label_text(point.label),
     )
 
 

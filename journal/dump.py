@@ -26,7 +26,7 @@ from journal.record import NO_DISK, Record, RecordType
 from journal.segment import HEADER_BYTES, Seal, SegmentHeader, SegmentKind, parse_header
 from journal.stream_files import read_seal
 from journal.survey import next_good, survey_behind
-from replicator.base.clock import rfc3339
+from replicator.base.clock import rfc3339, rfc3339_exact
 from replicator.base.errors import DamageError, NotFoundError, VersionError
 from replicator.base.storage import File, SystemStorage
 from replicator.base.units import format_size
@@ -79,7 +79,7 @@ def describe(entry: object) -> str:
         return str(entry)
     assert isinstance(entry, Record)
     name = RecordType(entry.type).name.lower().replace("_", "-")
-    parts = [f"#{entry.sequence}", rfc3339(entry.time_ns), name]
+    parts = [f"record {entry.sequence}", rfc3339_exact(entry.time_ns), name]
     if entry.disk != NO_DISK:
         parts.append(f"disk {entry.disk}")
     if entry.type in _WITH_CONTENT:

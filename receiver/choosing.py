@@ -8,15 +8,15 @@ are kept. Where none can be had for it the checkpoint before is meant, and the a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import tzinfo
 
 from receiver import pointspec
 from receiver.describe import point_of
-from receiver.moments import zone_of
 from receiver.values import Point as CorePoint
 from receiver.worker import GroupWorker
-from replicator.base.clock import NS_PER_S, Clock, rfc3339
+from replicator.base.clock import NS_PER_S, Clock, rfc3339_exact
 from replicator.base.errors import NoPointError, UsageError
+from replicator.base.moments import Moment
+from replicator.base.pointtext import parse
 from replicator.control.types import Choice
 
 
@@ -44,6 +44,8 @@ class Chooser:
             writes, write_ns, notice = await _last_write(worker, chosen.point, chosen.fine_ns)
             if write_ns is not None:
                 distance_ns = max(chosen.fine_ns - write_ns, 0)
+            elif not distance_ns:
+                notice = ""  # the point stands for exactly that time
         elif writes:
             write_ns = (await worker.write_at(chosen.point, writes)).time_ns
         choice = Choice(
@@ -51,39 +53,39 @@ class Chooser:
             point=point_of(chosen.point),
             distance_seconds=None if distance_ns is None else distance_ns / NS_PER_S,
             writes=writes,
-            write_time=None if write_ns is None else rfc3339(write_ns),
+            write_time=None if write_ns is None else rfc3339_exact(write_ns),
             local=chosen.local,
-            notice=notice,
+            notice="; ".join(filter(None, (notice, chosen.notice))),
         )
         return Choosing(choice, chosen.point, writes)
 
-    def point(self, worker: GroupWorker, text: str) -> CorePoint:
+    def point(self, worker: GroupWorker, text: str, zone: str | None) -> CorePoint:
         """A whole point, no write."""
-        chosen = self._find(text, None, worker.points())
+        chosen = self._find(text, zone, worker.points())
         if chosen.writes:
             raise UsageError(f"{text!r} is a single write", hint="name a point, like '#12'")
         return chosen.point
 
-    def moment(self, text: str, zone: str | None, points: list[CorePoint]) -> int:
-        """A time, or that of the point which the text names."""
-        known = None if zone is None else zone_of(zone)
-        spec = pointspec.parse(text, self._clock.utc_ns(), known)
-        if spec.time_ns is not None:
-            return spec.time_ns
-        return pointspec.resolve(spec, points).point.time_ns
+    def time(self, text: str, zone: str | None) -> Moment:
+        """What stands for a time and nothing else."""
+        moment = parse(text, self._clock.utc_ns(), zone).moment
+        if moment is None:
+            raise UsageError(f"{text[:80]!r} is no time", hint="say it as '10m ago', or RFC 3339")
+        return moment
 
-    async def moment_of(self, worker: GroupWorker, text: str, zone: str | None) -> int:
-        """As `moment`, or the time of a single write."""
-        known = None if zone is None else zone_of(zone)
-        spec = pointspec.parse(text, self._clock.utc_ns(), known)
-        if not spec.writes:
-            return self.moment(text, zone, worker.points())
+    async def moment(self, worker: GroupWorker, text: str, zone: str | None) -> Moment:
+        """A time, or that of the point or of the single write which the text names."""
+        spec = parse(text, self._clock.utc_ns(), zone)
+        if spec.moment is not None:
+            return spec.moment
         chosen = pointspec.resolve(spec, worker.points())
-        return (await worker.write_at(chosen.point, chosen.writes)).time_ns
+        time_ns = chosen.point.time_ns
+        if chosen.writes:
+            time_ns = (await worker.write_at(chosen.point, chosen.writes)).time_ns
+        return Moment(time_ns, time_ns)
 
     def _find(self, text: str, zone: str | None, points: list[CorePoint]) -> pointspec.Chosen:
-        known: tzinfo | None = None if zone is None else zone_of(zone)
-        return pointspec.find(text, self._clock.utc_ns(), known, points)
+        return pointspec.find(text, self._clock.utc_ns(), zone, points)
 
 
 async def _last_write(

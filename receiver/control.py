@@ -108,8 +108,8 @@ class ReceiverService:
         worker = self._worker(group)
         found = worker.points()
         moment = self._chooser.moment
-        since_ns = None if since is None else moment(since, zone, found)
-        until_ns = None if until is None else moment(until, zone, found)
+        since_ns = None if since is None else (await moment(worker, since, zone)).time_ns
+        until_ns = None if until is None else (await moment(worker, until, zone)).end_ns
         damage = worker.replica.damaged_points()
         return [
             point_of(point, describe(damage.get(point.sequence, ()), point))
@@ -122,15 +122,15 @@ class ReceiverService:
         self, group: str, around: str, window_ns: int, limit: int, zone: str | None
     ) -> list[Write]:
         worker = self._worker(group)
-        moment_ns = await self._chooser.moment_of(worker, around, zone)
-        found = await worker.writes_around(moment_ns, window_ns, limit)
+        moment = await self._chooser.moment(worker, around, zone)
+        found = await worker.writes_around(moment.time_ns, window_ns, limit)
         return [write_of(each) for each in found]
 
     async def views(self) -> list[View]:
         return self._views.listed()
 
-    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
-        since_ns = None if since is None else self._chooser.moment(since, None, [])
+    async def audited(self, since: str | None, limit: int, zone: str | None) -> list[AuditRecord]:
+        since_ns = None if since is None else self._chooser.time(since, zone).time_ns
         return await asyncio.to_thread(self._recorder.listed, since_ns, limit)
 
     async def verify_audit(self) -> AuditVerdict:
@@ -214,7 +214,9 @@ class ReceiverService:
         if not request.points and request.older_than is None:
             raise UsageError("says neither which points nor how old", hint="name points, or an age")
         order = DropOrder(
-            frozenset(self._chooser.point(worker, text).sequence for text in request.points),
+            frozenset(
+                self._chooser.point(worker, text, request.zone).sequence for text in request.points
+            ),
             None if request.older_than is None else _duration_ns(request.older_than),
             reason,
         )

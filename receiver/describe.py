@@ -11,7 +11,8 @@ from receiver.metrics import GroupSnapshot
 from receiver.restore import Restored
 from receiver.values import Point as CorePoint
 from receiver.worker import GroupWorker
-from replicator.base.clock import NS_PER_S, rfc3339
+from replicator.base.clock import NS_PER_S, rfc3339, rfc3339_exact
+from replicator.base.pointtext import label_text
 from replicator.control.types import (
     DiskStatus,
     GroupStatus,
@@ -29,7 +30,7 @@ def point_of(point: CorePoint, damage: str = "") -> Point:
         time=rfc3339(point.time_ns),
         until=rfc3339(point.until_ns),
         kind=point.kind,
-        label=point.label,
+        label=None if point.label is None else label_text(point.label),
         damaged=bool(damage),
         damage=damage,
     )
@@ -39,7 +40,7 @@ def write_of(found: PointWrite) -> Write:
     write = found.write
     return Write(
         point=f"#{found.point.sequence}+{write.number}w",
-        time=rfc3339(write.time_ns),
+        time=rfc3339_exact(write.time_ns),
         disk=write.disk,
         offset=write.offset,
         length=write.length,

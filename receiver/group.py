@@ -567,7 +567,10 @@ class GroupReplica:
                 self.fine.log.keep_ns = None
             state = self._applier.applied.copy()
             state.closed_ordinal = max(state.closed_ordinal, self._intake.front.state.ordinal)
-            point = rolling.begin(state, target, self._clock.utc_ns(), writes)
+            newest = self._points.newest
+            held_ns = 0 if newest is None else newest.until_ns
+            now_ns = max(self._clock.utc_ns(), held_ns + 1)  # the last one held until then
+            point = rolling.begin(state, target, now_ns, writes)
             self._telling.event("rollback.begun", target=sequence, before=point.sequence)
             try:
                 self._applier.mark(state, point)

@@ -7,14 +7,19 @@ added at its end, and a point is replaced by what is known of it since (how long
 was applied). Where points go, the list is another. So adding one costs the same however many there
 are, and whoever goes through the list sees each point that was there when he began; whoever needs
 its end to hold still takes a slice.
+
+A point's span ends before the time of the next one, by what is printed of both: so the end that is
+printed is a time that means the point. Where a source's clock has gone back while nobody knew of
+the last stamp, the span is cut to that.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from receiver.values import Point
 
@@ -65,6 +70,8 @@ class PointList:
     def add(self, points: Iterable[Point]) -> None:
         with self._lock:
             for point in points:
+                if self._points:
+                    self._points[-1] = _ends_before(self._points[-1], point)
                 self._points.append(point)
                 if point.label is not None:
                     self._labels.add(point.label)
@@ -95,5 +102,16 @@ class PointList:
         return dropped
 
     def _set(self, points: list[Point]) -> None:
-        self._points = points
+        self._points = apart(points)
         self._labels = {point.label for point in points if point.label is not None}
+
+
+def apart(points: Sequence[Point]) -> list[Point]:
+    """The same, in order, no span reaching into the next."""
+    found = [_ends_before(point, following) for point, following in pairwise(points)]
+    return [*found, *points[-1:]]
+
+
+def _ends_before(point: Point, following: Point) -> Point:
+    end_ns = max(following.time_ns // 1000 * 1000 - 1, point.time_ns)
+    return point if point.until_ns <= end_ns else replace(point, until_ns=end_ns)

@@ -235,7 +235,7 @@ class RollbackWork:
         return state.number_point(
             Point(
                 sequence=0,
-                time_ns=now_ns,
+                time_ns=_whole_us(now_ns),
                 until_ns=now_ns,
                 kind="rollback",
                 ordinal=state.ordinal,
@@ -298,7 +298,7 @@ def begin(state: GroupState, target: Point, now_ns: int, writes: int = 0) -> Poi
     point = state.number_point(
         Point(
             sequence=0,
-            time_ns=now_ns,
+            time_ns=_whole_us(now_ns),
             until_ns=now_ns,
             kind="before-rollback",
             ordinal=state.ordinal,
@@ -309,6 +309,11 @@ def begin(state: GroupState, target: Point, now_ns: int, writes: int = 0) -> Poi
     )
     state.rollback = RollbackIntent(target.sequence, point.sequence, writes)
     return point
+
+
+def _whole_us(time_ns: int) -> int:
+    """As points are printed."""
+    return -(-time_ns // 1000) * 1000
 
 
 def _present(state: GroupState) -> list[Disk]:

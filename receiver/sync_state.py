@@ -9,7 +9,7 @@ come out once more.
 
 Invariants
 * A point is made only of a cut whose members are all complete, by the cut's word *and* by ours.
-* Times never go back, sequences only rise, labels are unique within the group.
+* Times rise by what is printed of them, sequences rise, labels are unique within the group.
 * Zeroes of a disk in a sync wait (`pending`); a write or a same clears them in its range; they
   become content at the sync's end. A new sync, or a new stream, begins without any.
 * A record of a disk that the stream has not declared, or beyond its size, is refused.
@@ -27,7 +27,7 @@ from receiver.extents import ExtentSet
 from receiver.history.bodies import DamagedBlocks, DiskBody, GroupBody, RollbackIntent
 from receiver.values import Point, PointDisk, SyncNotice
 from replicator.base.errors import DamageError, UsageError
-from replicator.base.names import check_label
+from replicator.base.names import LABEL_BYTES_MAX, check_label_form
 
 _WRITE, _ZERO, _SAME = int(RecordType.WRITE), int(RecordType.ZERO), int(RecordType.SAME)
 CONTENT_TYPES = frozenset((_WRITE, _ZERO, _SAME))
@@ -84,10 +84,17 @@ class Outcome:
 
 def is_label(text: str) -> bool:
     try:
-        check_label(text)
+        check_label_form(text)
     except UsageError:
         return False
     return True
+
+
+def _numbered(label: str, number: int) -> str:
+    """Another label like it, no longer than one may be."""
+    end = f"~{number}"
+    room = LABEL_BYTES_MAX - len(end)
+    return label.encode()[:room].decode(errors="ignore").rstrip() + end
 
 
 def text_digest(text: str) -> str:
@@ -273,8 +280,10 @@ class GroupState:
         return Outcome(point=point, relabelled=body.label or "" if label != body.label else "")
 
     def number_point(self, draft: Point) -> Point:
-        """`draft` with the next number, and a time not before the last one's."""
-        time_ns = max(draft.time_ns, self.last_time_ns)
+        """`draft` with the next number, and a time that is printed as a later one than the last: a
+        source's own, where it is (before the version that gives points whole microseconds it has
+        nine digits)."""
+        time_ns = max(draft.time_ns, (self.last_time_ns // 1000 + 1) * 1000)
         point = replace(draft, sequence=self.next_point, time_ns=time_ns, until_ns=time_ns)
         self.next_point += 1
         self.last_time_ns = time_ns
@@ -285,16 +294,18 @@ class GroupState:
         return point
 
     def _free_label(self, label: str | None) -> str | None:
-        """A duplicate must not arrive; one that does is kept apart rather than lost. A text that
-        can be no label, which the source should have refused, is left out."""
+        """A duplicate must not arrive; one that does is kept apart rather than lost. So is one that
+        would be read as something else (replicator.base.pointtext): its cut is durable, and the
+        point is reached by `label:TEXT`. A text that has not the form of a label, which the source
+        should have refused, is left out."""
         if label is None or not is_label(label):
             return None
         if label not in self.labels:
             return label
         number = 2
-        while f"{label}~{number}" in self.labels:
+        while (other := _numbered(label, number)) in self.labels:
             number += 1
-        return f"{label}~{number}"
+        return other
 
     # -- as it lies in the history
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+from replicator.base.pointtext import label_text
+
 PointKind = Literal["crash", "application", "before-rollback", "rollback"]
 Condition = Literal["idle", "syncing", "complete", "rolling-back", "rolled-back"]
 
@@ -48,7 +50,7 @@ class Point:
     expire_ns: int = 0
 
     def __str__(self) -> str:
-        return f"#{self.sequence}" + (f" {self.label!r}" if self.label else "")
+        return f"#{self.sequence}" + (f" {label_text(self.label)!r}" if self.label else "")
 
 
 @dataclass(frozen=True, slots=True)

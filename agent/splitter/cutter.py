@@ -3,7 +3,9 @@
 
 Either a cut is made, or the group says that the last one still holds. Silence says nothing: a
 group that neither cuts nor holds is one that could not be looked at. Both carry a stamp of the same
-clock, so they rise together; a step of the wall clock seen at a hold is noted in the next cut.
+clock, so they rise together; a step of the wall clock seen at a hold is noted in the next cut. The
+writes between get theirs from that clock too (`passing_ns`): each lies behind the cut, or the end
+of the hold, that it follows, and in front of the next.
 
 Whether a cut *may* be made is the group's to decide, in the step in which this is called.
 """
@@ -28,7 +30,7 @@ class Cutter:
         self.held_until_ns = 0
         self.next_due_ns = clock.monotonic_ns() + interval_ns
         self._interval_ns = interval_ns
-        self._points = PointClock(clock)
+        self._clock = PointClock(clock)
         self._sequence = sequence
         self._step_ns = 0
         self._cut_lsn: int | None = None  # end of the last cut of this stream
@@ -87,8 +89,12 @@ class Cutter:
         if not self.uncut and stream.end_lsn == self._cut_lsn:
             self.held_until_ns = self.stamp()
 
+    def passing_ns(self) -> int:
+        """The time of now, for what is written between two cuts."""
+        return self._clock.passing_ns()
+
     def stamp(self) -> int:
         """The time of now, as points have it."""
-        time_ns, step_ns = self._points.stamp()
+        time_ns, step_ns = self._clock.stamp()
         self._step_ns += step_ns
         return time_ns

@@ -67,7 +67,8 @@ from replicator.base.errors import (
     ReplicatorError,
     UsageError,
 )
-from replicator.base.names import check_label, check_name
+from replicator.base.names import check_name
+from replicator.base.pointtext import check_label
 from replicator.base.units import format_duration
 from replicator.control.splitter import GroupState, StreamEnd
 from replicator.nbd.constants import Command
@@ -191,7 +192,7 @@ class GroupLog:
 
     def _record(self, log: StreamLog, disk: Disk, link: Link, batch: Sequence[Request]) -> str:
         """Encodes what is to be recorded, up to what ends continuity; the reason of that, or ""."""
-        time_ns = self._clock.utc_ns()
+        time_ns = self.cutter.passing_ns()
         add, sequence, index = log.add, self._sequence, disk.index
         standing = disk.links[link]
         for request in batch:

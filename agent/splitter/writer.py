@@ -111,7 +111,7 @@ class GroupWriter:
     def add(self, kind: RecordType, disk: int, body: bytes) -> None:
         """Encode a record of the splitter's own."""
         assert self.log is not None
-        now_ns = self._around.clock.utc_ns()
+        now_ns = self.cutter.passing_ns()
         self.log.add(int(kind), disk, 0, 0, next(self._around.sequence), now_ns, body)
         self.cutter.uncut = True
 

@@ -26,6 +26,7 @@ from receiver.history.batches import Batch
 from receiver.history.opening import Tail, open_history, read_units
 from receiver.offline.places import HistoryPlace
 from receiver.offline.read_only import ReadOnlyStorage
+from receiver.points import apart
 from receiver.values import Point
 from replicator.base.errors import DamageError, NoPointError
 from replicator.base.storage import Storage
@@ -61,7 +62,9 @@ class BareIndex:
     """The newest damage that was found; points in front of it are not among `points`."""
 
     def kept_points(self) -> list[Point]:
-        return [point for number, (point, _) in self.points.items() if number not in self.dropped]
+        return apart(
+            [point for number, (point, _) in self.points.items() if number not in self.dropped]
+        )
 
 
 def read_index(storage: Storage, place: HistoryPlace) -> BareIndex:
@@ -209,15 +212,15 @@ def segments_behind(index: BareIndex, number: int) -> Iterator[BareSegment]:
             yield segment
 
 
-def choose(index: BareIndex, text: str, now_ns: int) -> Point:
+def choose(index: BareIndex, text: str, now_ns: int, zone: str | None) -> pointspec.Chosen:
     """The point that a person means. Raises UsageError, NotFoundError, NoPointError."""
-    chosen = pointspec.find(text, now_ns, None, index.kept_points())
+    chosen = pointspec.find(text, now_ns, zone, index.kept_points())
     if chosen.writes:
         raise NoPointError(
             f"{chosen.asked}: the writes between points are not in the history",
             hint="a running receiver can reproduce them, while its fine_history holds",
         )
-    return chosen.point
+    return chosen
 
 
 def remarks(storage: Storage, place: HistoryPlace, index: BareIndex) -> list[str]:

@@ -13,8 +13,9 @@ from journal.dump import describe
 from journal.record import NO_DISK, Record, RecordType
 from receiver.history import bodies
 from receiver.history.images import BLOCK_BYTES, ImageTable
-from replicator.base.clock import rfc3339
+from replicator.base.clock import rfc3339, rfc3339_exact
 from replicator.base.errors import DamageError
+from replicator.base.pointtext import label_text
 from replicator.base.units import format_size
 
 SHOWN_MAX = 8
@@ -29,7 +30,7 @@ def describe_record(entry: object) -> str:
     if words is None:
         return describe(entry)
     try:
-        return f"{rfc3339(entry.time_ns)}  {words(entry)}"
+        return f"{rfc3339_exact(entry.time_ns)}  {words(entry)}"
     except DamageError:
         return describe(entry)
 
@@ -75,7 +76,7 @@ def _begin(record: Record) -> str:
 
 
 def _point(point: bodies.PointBody) -> str:
-    label = "" if point.label is None else f" {_text(point.label)}"
+    label = "" if point.label is None else f" {_text(label_text(point.label))}"
     members = _some((_text(disk.name) for disk in point.members), len(point.members))
     return f"point #{point.sequence}{label} of {rfc3339(point.time_ns)} ({point.kind}): {members}"
 

@@ -44,8 +44,17 @@ def rfc3339(utc_ns: int) -> str:
     return f"{stamp}.{rest // 1000:06d}Z"
 
 
+def rfc3339_exact(utc_ns: int) -> str:
+    """`2026-03-01T02:03:04.000005017Z`: to the nanosecond."""
+    return f"{rfc3339(utc_ns)[:-1]}{utc_ns % 1000:03d}Z"
+
+
 class PointClock:
-    """Stamps for the cuts of one group: never backwards, and honest about steps. No I/O.
+    """Stamps for the log of one group: never backwards, and honest about steps. No I/O.
+
+    `stamp` is for cuts, and for the time until which one holds: whole microseconds, for so they are
+    printed. `passing_ns` is for what is written between: behind every stamp before, in front of
+    every one after, so a write's time tells on which side of a cut it lies.
 
     The wall clock decides while it runs forward. After a step backwards the stamps go on from
     the last one at half the pace of the monotonic clock, until the wall clock has caught up:
@@ -59,16 +68,37 @@ class PointClock:
     def __init__(self, clock: Clock, *, last_stamp_ns: int = 0) -> None:
         self._clock = clock
         self._last_stamp_ns = last_stamp_ns
+        self._newest_ns = last_stamp_ns
         self._last_utc_ns = clock.utc_ns()
         self._last_monotonic_ns = clock.monotonic_ns()
 
     def stamp(self) -> tuple[int, int]:
-        """(time_ns, clock_step_ns). Times rise by at least 1 µs from stamp to stamp."""
+        """(time_ns, clock_step_ns). Times rise by at least 1 µs from stamp to stamp, and are never
+        less than a wall clock that runs forward shows, by less than 1 µs more."""
         utc_ns, monotonic_ns = self._clock.utc_ns(), self._clock.monotonic_ns()
         elapsed_ns = monotonic_ns - self._last_monotonic_ns
         step_ns = utc_ns - self._last_utc_ns - elapsed_ns
-        slewed_ns = self._last_stamp_ns + max(elapsed_ns // 2, 1000)
-        time_ns = max(utc_ns, slewed_ns) if self._last_stamp_ns else utc_ns
+        slewed_ns = self._slewed_ns(elapsed_ns) // 1000 * 1000
+        time_ns = max(_whole_us(max(utc_ns, self._newest_ns + 1)), slewed_ns)
         self._last_utc_ns, self._last_monotonic_ns = utc_ns, monotonic_ns
-        self._last_stamp_ns = time_ns
+        self._last_stamp_ns = self._newest_ns = time_ns
         return time_ns, step_ns if abs(step_ns) >= self.NOTED_STEP_NS else 0
+
+    def passing_ns(self) -> int:
+        """Not less than the one before, and more than the last stamp."""
+        utc_ns = self._clock.utc_ns()
+        if utc_ns <= self._newest_ns:
+            elapsed_ns = self._clock.monotonic_ns() - self._last_monotonic_ns
+            floor_ns = max(self._newest_ns, self._last_stamp_ns + 1)
+            utc_ns = max(utc_ns, floor_ns, self._slewed_ns(elapsed_ns))
+        self._newest_ns = utc_ns
+        return utc_ns
+
+    def _slewed_ns(self, elapsed_ns: int) -> int:
+        """How far time has come at half the pace since the last stamp, if there was one."""
+        return self._last_stamp_ns + elapsed_ns // 2 if self._last_stamp_ns else 0
+
+
+def _whole_us(time_ns: int) -> int:
+    """Rounded up."""
+    return -(-time_ns // 1000) * 1000

@@ -5,7 +5,7 @@ Names become file names, NBD export names, metric labels and certificate names, 
 narrow: ASCII letters, digits, `.`, `_`, `-`, beginning with a letter or digit, 63 at most. It is
 checked where a name comes in (config, wire, control); past that, names are trusted.
 
-A label is a person's text. It is only kept apart from what POINT means already: `latest`, `#…`.
+A label is a person's text. What it has to be kept apart from is for replicator.base.pointtext.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def check_name(kind: str, text: str) -> str:
     return text
 
 
-def check_label(text: str) -> str:
-    """`text` itself, if a point may be labelled so. Raises UsageError."""
+def check_label_form(text: str) -> str:
+    """`text` itself, if it has the form of a label. Raises UsageError."""
     if not text or text != text.strip() or not text.isprintable():
         raise UsageError(
             f"{text[:80]!r} cannot be a label", hint="labels are printable, with no space at an end"
@@ -41,10 +41,5 @@ def check_label(text: str) -> str:
     if len(text.encode("utf-8", "surrogatepass")) > LABEL_BYTES_MAX:
         raise UsageError(
             f"the label {text[:20]!r}… is too long", hint=f"at most {LABEL_BYTES_MAX} bytes"
-        )
-    if text == "latest" or text.startswith("#"):
-        raise UsageError(
-            f"{text!r} cannot be a label",
-            hint="'latest' and '#…' already name points; choose another word",
         )
     return text

@@ -12,6 +12,7 @@ import click
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import NONE, note, print_json, print_table, progress_bar
+from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from replicator.control.types import AuditFault, AuditRecord, AuditVerdict
@@ -84,18 +85,19 @@ def audit_verify(invocation: Invocation, data_dir: Path | None, expect_head: str
 
 
 def _read(data_dir: Path, since: str | None, limit: int) -> list[AuditRecord]:
-    from receiver import pointspec
     from receiver.audit.answers import list_audit
     from receiver.data_dir import audit_dir
     from replicator.base.clock import SystemClock
+    from replicator.base.moments import moment_of
     from replicator.base.storage import SystemStorage
 
     _check(data_dir)
     since_ns = None
     if since is not None:
-        since_ns = pointspec.parse(since, SystemClock().utc_ns()).time_ns
-        if since_ns is None:
+        moment = moment_of(since.strip(), SystemClock().utc_ns(), local_zone())
+        if moment is None:
             raise UsageError(f"{since!r} is no time")
+        since_ns = moment.time_ns
     return list_audit(SystemStorage(), audit_dir(data_dir), since_ns, limit)
 
 

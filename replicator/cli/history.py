@@ -17,6 +17,7 @@ from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.units import format_duration
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import describe_point, note, print_json
+from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from replicator.control.types import DropRequest, DropResult
@@ -65,6 +66,7 @@ def drop(
         dry_run=True,
         break_lock=break_lock,
         reason=reason,
+        zone=local_zone(),
     )
     if dry_run:
         _show(invocation, group, invocation.client("receiver").drop_points(group, request))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replicator.base.clock import rfc3339
 from replicator.base.errors import DamageError, UsageError
 from replicator.base.units import format_size
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import note, print_json, progress_bar
+from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from receiver.offline.audit_check import AuditReport
@@ -120,6 +120,7 @@ def journal_extract(
     from receiver.offline.lock import no_receiver
     from receiver.offline.places import the_history
     from receiver.offline.reading import choose, read_index, remarks
+    from receiver.pointspec import describe
     from replicator.base.clock import SystemClock
     from replicator.base.storage import SystemStorage
     from replicator.control.types import Progress
@@ -130,7 +131,8 @@ def journal_extract(
         index = read_index(storage, place)
         for remark in remarks(storage, place, index):
             note(remark)
-        point = choose(index, at, SystemClock().utc_ns())
+        chosen = choose(index, at, SystemClock().utc_ns(), local_zone())
+        point = chosen.point
         files = extract(
             storage,
             place,
@@ -145,7 +147,9 @@ def journal_extract(
     if invocation.is_json:
         print_json({"point": point.sequence, "files": [str(path) for path in files]})
         return
-    note(f"point {point} of {rfc3339(point.time_ns)}")
+    note(f"{chosen.asked!r} is point {describe(chosen)}")
+    if chosen.notice:
+        note(chosen.notice)
     for path in files:
         click.echo(path)
 

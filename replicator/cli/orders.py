@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError
-from replicator.base.names import check_label
+from replicator.base.pointtext import check_label
 from replicator.base.units import format_duration, format_size, parse_duration_ns
 from replicator.cli.history import Listing, drop
 from replicator.cli.invocation import Invocation, default_socket, takes_json

@@ -103,7 +103,11 @@ class ControlClient:
         return self._order("GET", endpoints.VIEWS, list[View])
 
     def audited(self, since: str | None = None, limit: int | None = None) -> list[AuditRecord]:
-        query = {"since": since, "limit": None if limit is None else str(limit)}
+        query = {
+            "since": since,
+            "limit": None if limit is None else str(limit),
+            "zone": None if since is None else self.zone,
+        }
         given = urlencode({key: text for key, text in query.items() if text is not None})
         target = endpoints.AUDIT + (f"?{given}" if given else "")
         return self._order("GET", target, list[AuditRecord])

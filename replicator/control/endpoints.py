@@ -137,9 +137,9 @@ async def _views(receiver: ReceiverControl, call: Call) -> object:
 
 
 async def _audited(receiver: ReceiverControl, call: Call) -> object:
-    call.query_only("since", "limit")
+    call.query_only("since", "limit", "zone")
     limit = call.number("limit", AUDIT_LIMIT, AUDIT_LIMIT_MAX)
-    return await receiver.audited(call.query.get("since"), limit)
+    return await receiver.audited(call.query.get("since"), limit, call.query.get("zone"))
 
 
 async def _verify_audit(receiver: ReceiverControl, call: Call) -> object:

@@ -74,7 +74,7 @@ class ReceiverControl(Protocol):
 
     async def views(self) -> list[View]: ...
 
-    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
+    async def audited(self, since: str | None, limit: int, zone: str | None) -> list[AuditRecord]:
         """The newest `limit` entries of the audit, oldest first; `since` as for `points`."""
         ...
 

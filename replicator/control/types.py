@@ -2,9 +2,11 @@
 """What the control API of agent and receiver says, as types. No I/O.
 
 The JSON of these structs is a contract: tools read it. Fields may be added, never renamed or
-dropped. Times are RFC 3339, UTC, microseconds (`base.clock.rfc3339`); sizes and distances are
-bytes; durations are seconds. Texts that name a point or a time ("latest", "#12", "10m ago")
-cross the API as they were typed: the receiver alone resolves them, and says what it chose.
+dropped. Times are RFC 3339, UTC, microseconds (`base.clock.rfc3339`), those of single writes
+nanoseconds (`rfc3339_exact`); a text that names a point or write means the same when it is typed;
+sizes and distances are bytes; durations are seconds. Texts that name a point or a time ("latest",
+"#12", "10m ago") cross the API as they were typed: the receiver alone resolves them, and says what
+it chose.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Point(Message, frozen=True, kw_only=True):
 
     `sequence` is the receiver's number of it; null only in the answer to a mark that did not wait
     for the receiver. `until`: nothing was written between `time` and then, so the point stands for
-    that whole span.
+    that whole span. `label` as it is typed: one that would be read as something else is
+    `label:TEXT`.
     """
 
     sequence: int | None
@@ -387,6 +390,7 @@ class DropRequest(Request, frozen=True, kw_only=True):
     dry_run: bool = False
     break_lock: bool = False
     reason: str = ""
+    zone: str | None = None
 
 
 class UnlockRequest(Request, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.base.clock import NS_PER_S, PointClock, SystemClock, rfc3339
+from replicator.base.clock import NS_PER_S, PointClock, SystemClock, rfc3339, rfc3339_exact
 
 BOOT_UTC_NS = 1_772_330_584 * NS_PER_S
 HOUR_NS = 3600 * NS_PER_S
@@ -126,10 +126,42 @@ def test_whatever_the_clocks_do_stamps_rise_and_never_run_ahead(
         stamp, noted = points.stamp()
         assert noted == (step_ns if abs(step_ns) >= PointClock.NOTED_STEP_NS else 0)
         assert stamp >= clock.utc
-        # Beyond the highest wall clock ever seen only by what really passed, at half pace.
-        assert stamp - highest_utc <= sum(max(ran // 2, 1000) for ran, _ in steps)
+        # Beyond the highest wall clock ever seen only by what really passed, at half pace, and
+        # by the rest of a microsecond: they are whole.
+        assert stamp - highest_utc <= sum(max(ran // 2, 1000) for ran, _ in steps) + 1000
+        assert stamp % 1000 == 0
         stamps.append(stamp)
     assert all(later - earlier >= 1000 for earlier, later in pairwise(stamps))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2000), st.integers(-3000, 3000) | st.just(0), st.booleans()),
+        max_size=40,
+    )
+)
+def test_what_is_written_between_two_stamps_lies_between_them(
+    moves: list[tuple[int, int, bool]],
+) -> None:
+    """Whatever the clock does: so a write's time tells on which side of a cut it is."""
+    clock = SteppedClock()
+    points = PointClock(clock)
+    last_ns, is_stamp = points.stamp()[0], True
+    for elapsed_ns, step_ns, cuts in moves:
+        clock.run(elapsed_ns)
+        clock.step(step_ns)
+        now_ns = points.stamp()[0] if cuts else points.passing_ns()
+        assert now_ns >= last_ns + (cuts or is_stamp)
+        last_ns, is_stamp = now_ns, cuts
+
+
+def test_while_the_wall_clock_runs_forward_a_write_has_its_time_to_the_nanosecond() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    points.stamp()
+    clock.run(1_234_567)
+    assert points.passing_ns() == clock.utc
+    assert points.stamp()[0] == clock.utc + 433
 
 
 def test_the_machines_clocks_are_those_of_the_system() -> None:
@@ -150,3 +182,4 @@ def test_the_machines_clocks_are_those_of_the_system() -> None:
 )
 def test_times_are_printed_in_utc_to_the_microsecond(utc_ns: int, text: str) -> None:
     assert rfc3339(utc_ns) == text
+    assert rfc3339_exact(utc_ns) == f"{text[:-1]}{utc_ns % 1000:03d}Z"

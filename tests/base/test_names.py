@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.base.errors import UsageError
-from replicator.base.names import check_label, check_name, is_name
+from replicator.base.names import check_label_form, check_name, is_name
 
 
 @pytest.mark.parametrize("text", ["a", "0", "shop-db.v2_x", "A" * 63])
@@ -34,13 +34,13 @@ def test_a_name_is_one_path_component_and_safe_in_messages(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["before upgrade", "vor dem Ärger", "1", "10m ago", "x" * 128])
-def test_labels(text: str) -> None:
-    assert check_label(text) == text
+def test_forms_of_labels(text: str) -> None:
+    assert check_label_form(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", " a", "a ", "a\nb", "\x1b[31m", "latest", "#1", "#", "x" * 129, "é" * 65, "\ud800"]
+    "text", ["", " a", "a ", "a\nb", "\x1b[31m", "x" * 129, "é" * 65, "\ud800"]
 )
-def test_what_cannot_be_a_label(text: str) -> None:
+def test_what_has_not_the_form_of_a_label(text: str) -> None:
     with pytest.raises(UsageError):
-        check_label(text)
+        check_label_form(text)

@@ -12,6 +12,7 @@ from receiver.audit.chain import Fact, Head, Seen
 from receiver.audit.log import AuditLog, open_audit
 from replicator.base.storage import SystemStorage
 from replicator.cli.main import run
+from replicator.cli.zone import local_zone
 from replicator.control.types import AuditFault
 from tests.control.services import Audited, CannedReceiver, served_in_thread
 
@@ -31,7 +32,10 @@ def test_the_daemon_lists_its_orders(tmp_path: Path, capsys: Captured) -> None:
         more = ["--since", "1h ago", "--limit", "5", "--json"]
         assert run(["--socket", str(socket), "audit", "list", *more]) == 0
         assert json.loads(capsys.readouterr().out)[0]["sequence"] == 7
-        assert receiver.orders[-1] == ("audited", "1h ago", "5")
+        assert receiver.orders[-1][:3] == ("audited", "1h ago", "5")
+        assert receiver.orders[-1][3] == str(local_zone()), (
+            "a local time is meant where it is typed"
+        )
 
 
 def test_the_daemon_verifies_and_faults_end_with_13(tmp_path: Path, capsys: Captured) -> None:

@@ -391,8 +391,9 @@ def test_the_receivers_orders_are_refused_by_the_agent(
         (
             ("mark", "web", "--label", "latest"),
             (
-                "error: 'latest' cannot be a label\n"
-                "hint: 'latest' and '#…' already name points; choose another word\n"
+                "error: 'latest' cannot be a label: as a POINT it is read as something else\n"
+                "hint: 'latest', '#…', 'label:…' and what looks like a time already name points;"
+                " choose another word\n"
             ),
         ),
         (

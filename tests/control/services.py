@@ -220,8 +220,8 @@ class CannedReceiver:
     async def views(self) -> list[View]:
         return [VIEW]
 
-    async def audited(self, since: str | None, limit: int) -> list[AuditRecord]:
-        self.orders.append(("audited", str(since), str(limit)))
+    async def audited(self, since: str | None, limit: int, zone: str | None) -> list[AuditRecord]:
+        self.orders.append(("audited", str(since), str(limit), str(zone)))
         return [RECORD]
 
     async def verify_audit(self) -> AuditVerdict:

@@ -27,9 +27,11 @@ def test_a_log_is_shown_record_by_record(tmp_path: Path) -> None:
     path.write_bytes(golden.read("log-sealed.hex"))
     text = dump(path)
     assert f"{path}: log of group 'golden', stream {golden.STREAM.stream}, ordinal 7" in text
-    assert f"{golden.FIRST_LSN}  #1  2026-03-01T02:03:04.000005Z  sync-begin  disk 0" in text
-    assert "#4  2026-03-01T02:03:04.000005Z  write  disk 0  512 bytes at 4096" in text
-    assert "#5  2026-03-01T02:03:04.000005Z  zero  disk 0  65536 bytes at 8192" in text
+    assert (
+        f"{golden.FIRST_LSN}  record 1  2026-03-01T02:03:04.000005000Z  sync-begin  disk 0" in text
+    )
+    assert "record 4  2026-03-01T02:03:04.000005003Z  write  disk 0  512 bytes at 4096" in text
+    assert "record 5  2026-03-01T02:03:04.000005004Z  zero  disk 0  65536 bytes at 8192" in text
     assert "kind=application" in text
     assert "label='before upgrade'" in text
     assert "sealed: 6 entries" in text

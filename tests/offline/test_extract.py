@@ -196,7 +196,9 @@ def test_without_the_replica_that_is_said(bare: BareHistory, tmp_path: Path) -> 
     storage = SystemStorage()
     index = read_index(storage, bare.place)
     with pytest.raises(NotFoundError, match="is not here"):
-        extract(storage, bare.place, index, choose(index, "latest", 1), tmp_path / "out")
+        extract(
+            storage, bare.place, index, choose(index, "latest", 1, None).point, tmp_path / "out"
+        )
 
 
 def test_one_group_must_be_named(tmp_path: Path) -> None:

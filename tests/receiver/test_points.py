@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 
 from journal.record import HEADER_BYTES, Record, RecordType, encode
+from receiver.describe import point_of
 from receiver.points import PointList
+from receiver.pointspec import find
 from receiver.values import Point
 from replicator.base.errors import DamageError, FencedError, NotFoundError, UsageError
 from replicator.wire.frames import FrameBuilder
@@ -97,7 +99,7 @@ def test_times_never_go_back(world: World) -> None:
     world.whole_cuts.add((1, world.source.end_lsn))
     world.settle()
     first, second = world.group.points()
-    assert second.time_ns == first.time_ns
+    assert second.time_ns == first.time_ns + 1000, "and each is printed as another one"
 
 
 def test_cuts_of_an_idle_group_only_carry_its_point_on(world: World) -> None:
@@ -127,11 +129,27 @@ def test_holds(world: World) -> None:
     world.write("a", 0, b"2" * 512)
     world.ship_all()
     assert not world.group.hold(world.source.end_lsn, later + 1), "something was written since"
-    world.cut()
+    world.log(world.source.cut(step_ns=100 * STEP_NS))
+    world.whole_cuts.add((1, world.source.end_lsn))
     world.settle()
     world.catalog.untils.clear()
     world.crash(power=True)
     assert world.group.points()[0].until_ns == later, "the next batch says how long it held"
+
+
+def test_a_point_holds_no_longer_than_until_the_next_one(world: World) -> None:
+    """A source whose clock went back without its knowledge."""
+    world.write("a", 0, b"1" * 512)
+    world.cut()
+    world.settle()
+    assert world.group.hold(world.source.end_lsn, START_NS + 90 * STEP_NS)
+    world.write("a", 0, b"2" * 512)
+    world.cut()
+    world.settle()
+    for _ in range(2):
+        first, second = world.group.points()
+        assert first.time_ns < first.until_ns == second.time_ns - 1
+        world.crash(power=True)
 
 
 def test_the_newest_hold_is_in_the_catalog_alone(world: World) -> None:
@@ -158,12 +176,37 @@ def test_a_label_that_comes_twice_is_kept_apart_and_told(world: World) -> None:
     assert not world.group.is_label_taken("once")
 
 
-def test_a_text_that_can_be_no_label_is_left_out(world: World) -> None:
+@pytest.mark.parametrize("text", ["torn\nin two", " x", "é" * 65])
+def test_a_text_that_has_not_the_form_of_a_label_is_left_out(world: World, text: str) -> None:
     world.write("a", 0, b"1" * 512)
-    world.cut("latest")
+    world.cut(text)
     world.settle()
     (point,) = world.group.points()
     assert point.label is None
+
+
+@pytest.mark.parametrize("text", ["latest", "10m ago", "2026-03-01T12:00:00Z", "#1", "label:x"])
+def test_a_label_that_is_read_as_something_else_is_kept_with_its_cut(
+    world: World, text: str
+) -> None:
+    """An agent of a later version refuses it; what is durable is kept, and has a name."""
+    world.write("a", 0, b"1" * 512)
+    world.cut(text)
+    world.settle()
+    for _ in range(2):
+        (point,) = world.group.points()
+        assert point.label == text
+        assert point_of(point).label == f"label:{text}"
+        assert find(f"label:{text}", point.time_ns, None, [point]).point == point
+        world.crash(power=True)
+
+
+def test_a_label_that_comes_twice_stays_within_its_bound(world: World) -> None:
+    for value in (b"1", b"2"):
+        world.write("a", 0, value * 512)
+        world.cut("é" * 64)
+    world.ship_all()
+    assert [point.label for point in world.group.points()] == ["é" * 64, "é" * 63 + "~2"]
 
 
 def test_a_point_has_the_machine_that_belongs_to_it(world: World) -> None:

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import dataclass, replace
 
-from receiver.moments import zone_of
-from receiver.pointspec import Chosen, describe, find, parse, resolve
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.describe import point_of, write_of
+from receiver.fine_history import PointWrite
+from receiver.fine_walk import FineWrite
+from receiver.points import PointList, apart
+from receiver.pointspec import Chosen, describe, find
+from receiver.sync_state import GroupState
 from receiver.values import Point
+from replicator.base.clock import PointClock, rfc3339_exact
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
 
 S = 1_000_000_000
@@ -20,7 +29,7 @@ POINTS = [
 
 
 def choose(text: str, now_ns: int = NOON + 100 * S) -> Chosen:
-    return resolve(parse(text, now_ns), POINTS)
+    return find(text, now_ns, None, POINTS)
 
 
 @pytest.mark.parametrize(
@@ -70,15 +79,33 @@ def test_refused(text: str, error: type[Exception], message: str) -> None:
     assert caught.value.hint  # type: ignore[attr-defined]
 
 
-def test_a_label_is_itself_whatever_else_it_could_mean() -> None:
-    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "crash", "10m ago")]
-    assert resolve(parse("10m ago", NOON + 2000 * S), points).point.sequence == 7
+def test_a_label_that_would_be_read_as_something_else_is_named_with_its_prefix() -> None:
+    """From before such labels were refused: the point is kept, and no name means two things."""
+    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "crash", "1m ago")]
+    now_ns = NOON + 135 * S
+    assert find("label:1m ago", now_ns, None, points).point.sequence == 7
+    assert str(points[-1]) == "#7 'label:1m ago'"
+    meant = find("1m ago", now_ns, None, points)
+    assert (meant.point.sequence, meant.distance_ns) == (6, 5 * S)
+    assert meant.notice == "the point with the label '1m ago' is named 'label:1m ago'"
+    assert find("label:before", now_ns, None, points).point.sequence == 5
+    assert not find("label:before", now_ns, None, points).notice
+    with pytest.raises(NotFoundError, match="no point has the label 'latest'"):
+        find("label:latest", now_ns, None, points)
+
+
+@pytest.mark.parametrize("label", ["99:00", "2026-13-01T12:00:00Z", "#x", "#77"])
+def test_what_is_refused_though_it_is_a_label_says_how_to_name_the_point(label: str) -> None:
+    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "crash", label)]
+    with pytest.raises((UsageError, NotFoundError)) as caught:
+        find(label, NOON, "UTC", points)
+    assert caught.value.hint == f"the point with the label {label!r} is named 'label:{label}'"
 
 
 @pytest.mark.parametrize("text", ["latest", "now", "10m ago"])
 def test_without_points_there_is_none_in_range(text: str) -> None:
     with pytest.raises(NoPointError):
-        resolve(parse(text, NOON), [])
+        find(text, NOON, None, [])
 
 
 def test_described_for_people() -> None:
@@ -106,18 +133,122 @@ def test_a_time_within_a_second_asks_for_a_write() -> None:
 def test_the_latest_application_consistent_one() -> None:
     with pytest.raises(NoPointError, match="no application-consistent point"):
         choose("latest application")
-    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "application"), *POINTS[:1]]
-    assert resolve(parse("latest application", NOON), points).point.sequence == 7
+    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "application")]
+    assert find("latest application", NOON, None, points).point.sequence == 7
+    assert find("Latest Application", NOON, None, points).point.sequence == 7
 
 
 def test_local_times_are_said_in_their_zone() -> None:
-    chosen = find("13:00:08", NOON + 100 * S, zone_of("Europe/Berlin"), POINTS)
+    chosen = find("13:00:08", NOON + 100 * S, "Europe/Berlin", POINTS)
     assert chosen.point.sequence == 4
-    assert chosen.local == "2026-03-01 13:00:08 CET (+01:00)"
+    assert chosen.local == "2026-03-01 13:00:08+01:00"
     assert choose("latest").local is None
 
 
-def test_a_label_that_looks_like_a_bad_time_is_a_label() -> None:
-    points = [*POINTS, Point(7, NOON + 80 * S, NOON + 80 * S, "crash", "99:00")]
-    assert find("99:00", NOON, zone_of("UTC"), points).point.sequence == 7
-    assert find("before", NOON, None, points).point.sequence == 5
+# -- what is printed of a point names it
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Point]:
+    """As a version before whole microseconds could leave them, too: to the nanosecond; some hold
+    on, some have a label of any kind."""
+    labels = st.none() | st.sampled_from(["latest", "10m ago", "x", "2026-03-01T12:00:00Z", "#3"])
+    points: list[Point] = []
+    state = GroupState()
+    for gap_ns, hold_ns, label in draw(
+        st.lists(
+            st.tuples(st.integers(0, 3000), st.integers(0, 5000), labels), min_size=1, max_size=12
+        )
+    ):
+        label = None if label in state.labels else label
+        newest_ns = points[-1].time_ns if points else NOON
+        point = state.number_point(
+            Point(0, newest_ns + gap_ns, newest_ns + gap_ns, "crash", label, lsn=1)
+        )
+        points.append(replace(point, until_ns=point.time_ns + hold_ns))
+    return apart(points)
+
+
+@given(histories())
+def test_every_text_that_is_printed_of_a_point_means_that_point(points: list[Point]) -> None:
+    known = PointList()
+    known.add(points)
+    assert known.all == points
+    for point in points:
+        said = point_of(point)
+        texts = [f"#{said.sequence}", said.time, said.until, rfc3339_exact(point.time_ns)]
+        texts += [] if said.label is None else [said.label]
+        for zone in (None, "Asia/Kathmandu"):
+            for text in texts:
+                chosen = find(text, NOON + 100 * S, zone, points)
+                assert chosen.point == point, text
+                assert not chosen.distance_ns
+                if chosen.local is not None:
+                    assert find(chosen.local, 0, None, points).point == point
+
+
+@dataclass
+class HandClock:
+    """Moved by hand."""
+
+    utc: int = NOON
+    monotonic: int = S
+
+    def utc_ns(self) -> int:
+        return self.utc
+
+    def monotonic_ns(self) -> int:
+        return self.monotonic
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3000),
+            st.just(0) | st.integers(-5000, 5000),
+            st.sampled_from(["write", "batch", "cut", "hold"]),
+        ),
+        max_size=40,
+    )
+)
+def test_every_time_that_is_printed_of_a_write_means_the_last_with_it(
+    moves: list[tuple[int, int, str]],
+) -> None:
+    """Whatever the source's clock did; and the points between are found by theirs."""
+    clock, state = HandClock(), GroupState()
+    stamps, known = PointClock(clock), PointList()
+    writes: list[tuple[int, int]] = []  # behind which point, when
+    for elapsed_ns, step_ns, event in [(0, 0, "cut"), *moves]:
+        clock.utc += elapsed_ns + step_ns
+        clock.monotonic += elapsed_ns
+        newest = known.newest
+        if event == "cut":
+            time_ns, _ = stamps.stamp()
+            known.add([state.number_point(Point(0, time_ns, time_ns, "crash", lsn=1))])
+        elif newest is not None and event == "hold":
+            if not writes or writes[-1][0] != newest.sequence:
+                known.hold(newest.sequence, stamps.stamp()[0])
+        elif newest is not None:
+            stamp_ns = stamps.passing_ns()
+            writes += [(newest.sequence, stamp_ns)] * (3 if event == "batch" else 1)
+    for at, (sequence, stamp_ns) in enumerate(writes):
+        said = write_of(PointWrite(_known(known, sequence), _write(at, stamp_ns)))
+        chosen = find(said.time, 0, None, known.all)
+        assert (chosen.point.sequence, chosen.fine_ns) == (sequence, stamp_ns)
+        behind = [time_ns for number, time_ns in writes if number == sequence]
+        last = max(number for number, time_ns in enumerate(behind) if time_ns <= stamp_ns)
+        assert behind[last] == stamp_ns
+        assert behind[last + 1 : last + 2] != [stamp_ns]
+    for point in known.all:
+        for text in (point_of(point).time, point_of(point).until, rfc3339_exact(point.time_ns)):
+            assert find(text, 0, None, known.all).point == point
+
+
+def _known(points: PointList, sequence: int) -> Point:
+    found = points.find(sequence)
+    assert found is not None
+    return found
+
+
+def _write(number: int, time_ns: int) -> FineWrite:
+    return FineWrite(number, 0, "a", 0, 512, time_ns, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.base.clock import rfc3339
+from replicator.base.clock import rfc3339, rfc3339_exact
 from replicator.base.errors import FencedError, NoPointError, UsageError
 from replicator.control.client import ControlClient
 from replicator.control.types import Progress
@@ -56,13 +56,15 @@ async def test_writes_are_listed_seen_restored_and_gone_back_to(site: DrSite) ->
         found = await order(site.control.writes, "web", "#1+5w", "2ms")
         assert [each.point for each in found] == [f"#1+{number}w" for number in range(3, 8)]
         assert (found[0].disk, found[0].offset, found[0].length) == ("vda", 3 * 512, 1024)
-        assert [each.time for each in found] == [rfc3339(each) for each in story.times_ns[2:7]]
+        assert [each.time for each in found] == [
+            rfc3339_exact(each) for each in story.times_ns[2:7]
+        ]
         (last,) = await order(site.control.writes, "web", "#2", "1h", 1)
         assert (last.point, last.kind) == ("#1+10w", "zero")
 
         view = await order(site.control.open_view, "web", "#1+4w")
         assert (view.choice.writes, view.result.writes) == (4, 4)
-        assert view.choice.write_time == rfc3339(story.times_ns[3])
+        assert view.choice.write_time == rfc3339_exact(story.times_ns[3])
         restored = site.folder / "restored"
         done = await order(site.control.restore, "web", "#1+10w", restored)
         assert done.choice.writes == 10
@@ -121,12 +123,15 @@ async def test_local_times_are_read_in_the_zone_of_who_asks(site: DrSite) -> Non
         found = await order(berlin.points, "web", None, f"{local}.9")
         assert len(found) == 2
         choice = (await order(berlin.plan_rollback, "web", f"{local}.9")).choice
-        assert choice.local == f"{local}.9 CEST (+02:00)"
+        assert choice.local == f"{local}.9+02:00"
+        again = (await order(site.control.plan_rollback, "web", choice.local)).choice
+        assert again.point == choice.point
         with pytest.raises(UsageError, match="does not say in which time zone"):
             await order(site.control.plan_rollback, "web", local)
         lost = ControlClient(site.socket, zone="Mars/Phobos")
         with pytest.raises(UsageError, match="does not know the time zone"):
             await order(lost.plan_rollback, "web", local)
+        assert (await order(lost.plan_rollback, "web", "latest")).choice.point.sequence == 2
 
 
 async def test_a_source_is_cut_off_and_has_to_begin_anew(site: DrSite) -> None:
