@@ -35,7 +35,6 @@ from receiver.history.sum_runs import (
     NEW_SUFFIX,
     SUFFIX,
     BadRange,
-    ChunkCache,
     RunFacts,
     SumRun,
     merged,
@@ -66,7 +65,6 @@ class SumBase:
         """`in_steps`: runs are merged by `merge_step`, else at once."""
         self._in_steps = in_steps
         self._merging: _Merging | None = None
-        self._cache = ChunkCache()
         self._storage = storage
         self._folder = folder
         self._runs: list[SumRun] = []
@@ -86,7 +84,7 @@ class SumBase:
         self._storage.sync_directory(self._folder)
         for path in self._live():
             try:
-                self._runs.append(SumRun.open(self._storage, path, self._cache))
+                self._runs.append(SumRun.open(self._storage, path))
             except DamageError as error:
                 self.damage.append(error)
 
@@ -148,7 +146,7 @@ class SumBase:
         path = self._path(number, number)
         write_run(self._storage, path, facts, parts)
         self._next += 1
-        self._runs.append(SumRun.open(self._storage, path, self._cache))
+        self._runs.append(SumRun.open(self._storage, path))
         while not self._in_steps and self.merge_step():
             pass
 
@@ -199,7 +197,7 @@ class SumBase:
         try:
             if next(work.steps, None) is not None:
                 return True
-            fresh = SumRun.open(self._storage, work.path, self._cache)
+            fresh = SumRun.open(self._storage, work.path)
         except (DamageError, OSError):
             self._merging, self._futile = None, True
             return False

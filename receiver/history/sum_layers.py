@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What blocks hold behind one batch: a base, runs of our own over it, and memory on top.
 
+    windows      what was looked up last, by place                receiver.history.sum_windows
     memory       the blocks that changed last                     receiver.history.recent_sums
     own runs     FOLDER/*.sums: what did not stay in memory       receiver.history.sum_base
     base         what batches say that the history let go of      the same, and not ours
 
-A look-up asks them in this order, so it costs a few searches in sorted arrays, however long the
-history is, and the memory is bounded: ROWS_MAX rows, a cache of chunks, and of the runs a
-directory (16 bytes for 512 rows). Everything but the base is derived from the headers of the
-history: whatever is wrong with it, it is dropped (`reset`) and gathered anew.
+A look-up asks them in this order. So it is an index into a window, or a few searches in sorted
+arrays, however long the history is; and the memory is bounded: the windows, ROWS_MAX rows, and of
+the runs a directory (16 bytes for 512 rows). Everything but the base is derived from the headers of
+the history: whatever is wrong with it, it is dropped (`reset`) and gathered anew.
 
 `upto` is the number of the batch behind which this is true. The own runs may outlive the process
 (`open`), as long as what they say is all that changed since the base: batches of the history that
@@ -20,27 +21,17 @@ Concurrency: one thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from receiver.history.bodies import UNKNOWN_SUM
-from receiver.history.images import U64, Bools
+from receiver.history.images import U64
 from receiver.history.recent_sums import RecentSums, Rows
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_runs import BadRange
+from receiver.history.sum_windows import KnownSums, SumWindows
 
 ROWS_MAX = 1 << 20
 """In memory: 16 MiB, the blocks of 4 GiB."""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownSums:
-    """Of blocks: whether a batch ever changed it (`is_changed`), and the sum of what it holds;
-    UNKNOWN_SUM where that is not known."""
-
-    sums: U64
-    is_changed: Bools
 
 
 class SumLayers:
@@ -50,6 +41,7 @@ class SumLayers:
         self._base = base
         self._own = own
         self._recent = RecentSums()
+        self._windows = SumWindows(self._below)
         self._rows_max = rows_max
         self._end = 0
         self._upto = 0
@@ -80,6 +72,7 @@ class SumLayers:
         self._follow_base()
         assert upto > self._upto
         self._recent.put(keys, sums)
+        self._windows.put(keys, sums)
         self._upto, self._end = upto, end
         if self._recent.count >= self._rows_max:
             self.write_down()
@@ -107,6 +100,7 @@ class SumLayers:
     def reset(self) -> None:
         """Only the base is believed. Raises OSError."""
         self._recent.clear()
+        self._windows.clear()
         self._own.give_up()
         self._upto = self._end = self._base.upto
         self.is_rotten = False
@@ -114,6 +108,9 @@ class SumLayers:
     def find(self, keys: U64) -> KnownSums:
         """`keys` are sorted. Raises OSError."""
         self._follow_base()
+        return self._windows.find(keys)
+
+    def _below(self, keys: U64) -> KnownSums:
         sums = np.full(len(keys), UNKNOWN_SUM, dtype=np.uint64)
         is_found = np.zeros(len(keys), dtype=np.bool_)
         self._recent.find(keys, sums, is_found)

@@ -12,15 +12,13 @@ position in the history up to which that reaches.
 Written beside, synced, then renamed: a run is there as a whole or not at all. A chunk that fails
 its checksum costs what it says of its range of keys, and no more.
 
-A look-up (`find`) searches the directory, which is in memory, then the chunk that it leads to: for
-all keys at once, chunks that were used last from a cache. A chunk is small, for keys that are
-scattered over a large disk need one each; the rows of a chunk stand in the header (those of 0.1.0,
-4096, as 0).
+A look-up (`find`) searches the directory, which is in memory, then the chunk that it leads to, for
+all keys at once. A chunk is small, for keys that are scattered over a large disk need one each; the
+rows of a chunk stand in the header (those of 0.1.0, 4096, as 0).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +33,6 @@ from receiver.history.images import U64, Bools
 from receiver.history.runs import KEY_MAX
 from replicator.base.errors import DamageError
 from replicator.base.storage import READ_ERRORS, File, Storage, write_all
-from replicator.base.units import MIB
 
 ROW = np.dtype([("key", "<u8"), ("sum", "<u8")])
 assert ROW.itemsize == 16
@@ -43,10 +40,9 @@ CHUNK_ROWS = 512
 _CHUNK_ROWS_BEFORE = 4096
 """Of a run whose header does not say."""
 _CHUNK_ROWS_MAX = 1 << 16
-CACHE_BYTES = 8 * MIB
 _MERGE_ROWS = 1 << 15
 _FIND_CHUNKS = 1024
-"""What one search has in memory at once, besides the cache."""
+"""What one search has in memory at once."""
 SUFFIX = ".sums"
 NEW_SUFFIX = ".new"
 _MAGIC = b"RPLSUMS1"
@@ -79,34 +75,6 @@ class BadRange:
     offset: int
 
 
-class ChunkCache:
-    """The chunks of runs that look-ups used last, up to a number of bytes. One thread."""
-
-    def __init__(self, bytes_max: int = CACHE_BYTES) -> None:
-        self._bytes_max = bytes_max
-        self._chunks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._runs = 0
-        self.used_bytes = 0
-
-    def new_run(self) -> int:
-        """A name for a run, never used again."""
-        self._runs += 1
-        return self._runs
-
-    def get(self, run: int, chunk: int) -> bytes | None:
-        data = self._chunks.get((run, chunk))
-        if data is not None:
-            self._chunks.move_to_end((run, chunk))
-        return data
-
-    def put(self, run: int, chunk: int, data: bytes) -> None:
-        self._chunks[run, chunk] = data
-        self.used_bytes += len(data)
-        while self.used_bytes > self._bytes_max:
-            _, gone = self._chunks.popitem(last=False)
-            self.used_bytes -= len(gone)
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """Of each key asked for: its sum where the run has it (`is_there`); `is_bad`: it may have had
@@ -118,11 +86,9 @@ class Found:
 
 
 class SumRun:
-    """One file, open for reading. Any thread, but for `find`."""
+    """One file, open for reading. Any thread."""
 
-    def __init__(
-        self, file: File, path: Path, front: _Front, cache: ChunkCache | None = None
-    ) -> None:
+    def __init__(self, file: File, path: Path, front: _Front) -> None:
         self.path = path
         self.facts = front.facts
         self.count = front.count
@@ -130,11 +96,9 @@ class SumRun:
         self._file = file
         self._first_keys: U64 = front.directory["key"].astype(np.uint64)
         self._checksums = front.directory["checksum"].tolist()
-        self._cache = cache or ChunkCache()
-        self._name = self._cache.new_run()
 
     @classmethod
-    def open(cls, storage: Storage, path: Path, cache: ChunkCache | None = None) -> SumRun:
+    def open(cls, storage: Storage, path: Path) -> SumRun:
         """Raises DamageError."""
         file = storage.open(path)
         try:
@@ -142,7 +106,7 @@ class SumRun:
         except DamageError:
             file.close()
             raise
-        return cls(file, path, front, cache)
+        return cls(file, path, front)
 
     def find(self, keys: U64) -> Found:
         """`keys` are sorted. Raises OSError."""
@@ -165,7 +129,7 @@ class SumRun:
         """Those of `span`, which lie in these chunks."""
         parts: list[bytes] = []
         for chunk in chunks:
-            data = self._cached(chunk)
+            data = self._bytes_of(chunk)
             if data is None:
                 low, high = self._keys_of(chunk)
                 at = np.searchsorted(keys[span], np.array([low, high], dtype=np.uint64))
@@ -179,16 +143,6 @@ class SumRun:
         places = np.minimum(np.searchsorted(there, keys[span]), len(rows) - 1)
         found.is_there[span] = there[places] == keys[span]
         found.sums[span] = rows["sum"][places]
-
-    def _cached(self, chunk: int) -> bytes | None:
-        data = self._cache.get(self._name, chunk)
-        if data is None:
-            rows = self._chunk(chunk)
-            if rows is None:
-                return None
-            data = rows.tobytes()
-            self._cache.put(self._name, chunk, data)
-        return data
 
     def _keys_of(self, chunk: int) -> tuple[int, int]:
         """[first, end) of what the chunk could tell of."""
@@ -234,16 +188,20 @@ class SumRun:
         self._file.close()
 
     def _chunk(self, chunk: int) -> Rows | None:
-        count = min(self._chunk_rows, self.count - chunk * self._chunk_rows)
+        data = self._bytes_of(chunk)
+        return None if data is None else np.frombuffer(data, dtype=ROW)
+
+    def _bytes_of(self, chunk: int) -> bytes | None:
+        """Verified; None if it has rotted."""
+        size = min(self._chunk_rows, self.count - chunk * self._chunk_rows) * ROW.itemsize
         try:
-            data = self._file.pread(count * ROW.itemsize, self._offset(chunk))
+            data = self._file.pread(size, self._offset(chunk))
         except OSError as error:
             if error.errno not in READ_ERRORS:
                 raise
             return None
-        if len(data) != count * ROW.itemsize or xxh3_64_intdigest(data) != self._checksums[chunk]:
-            return None
-        return np.frombuffer(data, dtype=ROW)
+        is_good = len(data) == size and xxh3_64_intdigest(data) == self._checksums[chunk]
+        return data if is_good else None
 
     def _offset(self, chunk: int) -> int:
         return _HEADER_BYTES + chunk * self._chunk_rows * ROW.itemsize

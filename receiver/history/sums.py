@@ -33,8 +33,9 @@ from receiver.history.images import U64, Bools
 from receiver.history.log import HistoryLog, no_space
 from receiver.history.recent_sums import Rows
 from receiver.history.sum_base import SumBase
-from receiver.history.sum_layers import KnownSums, SumLayers
+from receiver.history.sum_layers import SumLayers
 from receiver.history.sum_runs import BadRange
+from receiver.history.sum_windows import KnownSums
 from replicator.base.errors import DamageError
 
 HITS_MAX = 16

@@ -28,6 +28,7 @@ from receiver.apply_batch import BATCH_BYTES
 from receiver.views import ViewDisk, Views
 from replicator.base.units import GIB, KIB, MIB, format_size
 from replicator.control.types import Point
+from tests.bench import sums
 from tests.bench.history_feed import Feed, fed, scattered
 
 SPAN_BYTES = 256 * MIB
@@ -81,6 +82,9 @@ def history_table(rounds: int) -> Table:
             table.add_row(*figure.row())
         table.add_section()
     for figure in [*_views(rounds), *_rollback(rounds), _compaction(rounds)]:
+        table.add_row(*figure.row())
+    table.add_section()
+    for figure in _sums(rounds):
         table.add_row(*figure.row())
     return table
 
@@ -171,6 +175,22 @@ def _hot() -> Figure:
         amplification = feed.storage.written_bytes / total
     name = f"write amplification, {format_size(HOT_BYTES)} written 8 times a checkpoint"
     return Figure(name, [amplification], "B/B", target="≤ 1.2")
+
+
+def _sums(rounds: int) -> list[Figure]:
+    """What verifying old content adds to a batch, besides hashing it."""
+    hashes = [sums.hash_microseconds() for _ in range(rounds)]
+    found: list[Figure] = []
+    for disk_bytes, is_warm in ((1 * GIB, True), (16 * GIB, True), (64 * GIB, False)):
+        taken = [sums.lookup_microseconds(disk_bytes, is_warm=is_warm) for _ in range(rounds)]
+        what = f"sum of a block, {format_size(disk_bytes)}, {'warm' if is_warm else 'cold'}"
+        target = "≤ 0.8" if is_warm else ""
+        found.append(Figure(what, taken, "µs", hashes, "hash", target))
+    for disk_bytes in (16 * GIB, 64 * GIB):
+        written = sums.amplification(disk_bytes, 1500)
+        what = f"write amplification of sums, {format_size(disk_bytes)}"
+        found.append(Figure(what, [written], "B/B", target="≤ 0.02"))
+    return found
 
 
 # -- views
