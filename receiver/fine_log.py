@@ -115,6 +115,8 @@ class FineLog:
                 return False
             self._storage.make_directory(folder)
             self._storage.replace(path, target)
+            kept = _Kept(left_ns, stream, Span(first, target, size))
+            self._kept = sorted([*self._kept, kept], key=_age)
             self._storage.sync_directory(folder)
         except FileNotFoundError:
             return True  # an earlier call came so far
@@ -125,9 +127,6 @@ class FineLog:
             with suppress(FileNotFoundError):
                 self._storage.unlink(target)
             return False
-        self._kept = sorted(
-            [*self._kept, _Kept(left_ns, stream, Span(first, target, size))], key=_age
-        )
         return True
 
     def expire(self, now_ns: int) -> None:
@@ -167,10 +166,10 @@ class FineLog:
     def frames_from(self, ordinal: int, lsn: int) -> Iterator[OpenedFrame]:
         """The durable frames of a stream that reach beyond `lsn`, in order, applied or not. Frames
         that are gone leave gaps: whoever reads compares the ranges. Raises DamageError, OSError."""
-        spans = {
+        spans = {span.first: span for span in self._live_spans(ordinal)}
+        spans |= {  # where the inbox has yet to be told that a segment has left it
             each.span.first: each.span for each in self._kept if each.stream.ordinal == ordinal
         }
-        spans |= {span.first: span for span in self._live_spans(ordinal)}
         ordered = [spans[first] for first in sorted(spans) if spans[first].size_bytes]
         start = bisect_right(ordered, lsn, key=self._start_lsn) - 1
         for span in ordered[max(start, 0) :]:

@@ -135,11 +135,18 @@ class GroupReplica:
             SumBase(storage, directory / "sums" / "newest", in_steps=True),
             rows_max=limits.sum_rows,
         )
+        self._past_sums = SumLayers(
+            self._sum_base,
+            SumBase(storage, directory / "sums" / "past"),
+            rows_max=limits.sum_rows,
+            is_cached=False,
+        )
         self._left_sums = SumBase(storage, directory / "sums" / "gathered")
         self._sums = LatestSums(
             self._history,
             self._sum_base,
             self._newest_sums,
+            self._past_sums,
             lambda: self._telling.event("sums.given_up"),
         )
         self._replica = Replica(storage, directory / "disks")
@@ -173,18 +180,6 @@ class GroupReplica:
             self._old,
             self.fine.overlay,
         )
-        self.scrub = Scrub(
-            storage,
-            directory / "scrub.json",
-            self._history,
-            self._sums,
-            self._replica,
-            self._applier,
-            healer,
-            self._telling,
-            clock.utc_ns,
-        )
-        """Its steps in the apply thread."""
         self._reclaim = Reclaim(
             storage,
             self._history,
@@ -194,6 +189,20 @@ class GroupReplica:
             self._sums,
             step_blocks=limits.step_blocks,
         )
+        self.scrub = Scrub(
+            storage,
+            directory / "scrub.json",
+            self._history,
+            self._sums,
+            self._replica,
+            self._applier,
+            healer,
+            self._reclaim,
+            self._current_pins,
+            self._telling,
+            clock.utc_ns,
+        )
+        """Its steps in the apply thread."""
         self._keeping = Keeping(
             name,
             self._applier,
@@ -642,4 +651,5 @@ class GroupReplica:
         self._history.close()
         self._sum_base.close()
         self._newest_sums.close()
+        self._past_sums.close()
         self._replica.close()

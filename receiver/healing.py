@@ -237,6 +237,14 @@ class Healer:
 
     # -- where copies are
 
+    def copy_of(self, key: int, total: int) -> bytes | None:
+        """Content with that sum for the block `key`, from anywhere. Raises OSError."""
+        disk = next((each for each in self._disks() if each.slot == key_parts(key)[0]), None)
+        if disk is None:
+            return None
+        keys, sums = np.array([key], dtype=np.uint64), np.array([total], dtype=np.uint64)
+        return self._find_all(keys, sums, lambda key: _length(disk, key)).get(key)
+
     def _find_all(self, keys: U64, sums: U64, length_of: _LengthOf) -> dict[int, bytes]:
         """Content for each block that has it anywhere."""
         wanted = {

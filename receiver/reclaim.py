@@ -21,7 +21,7 @@ it is discarded first.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.history.batches import Batch, Segment
@@ -31,6 +31,7 @@ from receiver.history.log import HistoryLog, no_space
 from receiver.history.merging import PART_BLOCKS, Group, Sources, group_batches, merged_bytes
 from receiver.history.sums import LatestSums
 from receiver.points import PointList
+from receiver.values import Point
 from replicator.base.errors import DamageError
 from replicator.base.storage import Storage
 from replicator.base.units import MIB
@@ -216,6 +217,30 @@ class Reclaim:
             self.compacted_bytes += compaction.read_bytes
         return True
 
+    def rewrite(self, segment: Segment, healed: Mapping[int, bytes], pins: Pins) -> bool:
+        """Writes a sealed segment anew, with the right content of images that are wrong there (by
+        their positions). False, and nothing has changed, if something reads it now, or it has
+        become too large. Raises DamageError, OSError; nothing has changed then either."""
+        history = self._history
+        if segment.end > self._frozen_from(pins) or not history.is_state_safe:
+            return False
+        self.close()
+        batches = _inside(history.batches, segment)
+        groups = [Group([batch], self._point_of(batch), keep_images=True) for batch in batches]
+        compaction = self._begun([segment], groups, healed)
+        while compaction.step():
+            pass
+        self._sums.before_merge(batches[0].number, batches[-1].number)
+        history.index.forget(segment.first, segment.end)
+        compacted = compaction.finish()
+        if compacted is not None:
+            history.replace_run([segment], compacted)
+        return compacted is not None
+
+    def _point_of(self, batch: Batch) -> Point | None:
+        point = batch.point
+        return None if point is None or point.sequence in self._history.dropped else point
+
     def close(self) -> None:
         """What is under way is given up."""
         if self._compaction is not None:
@@ -292,8 +317,15 @@ class Reclaim:
         )
         batches = [each for group in run.groups for each in group.batches]
         self._numbers = (batches[0].number, batches[-1].number) if batches else (0, 0)
-        segments = history.segments[run.first : run.last + 1]
-        sources = Sources(history.read_stored, history.read_begin, history.table, history.texts)
+        return self._begun(history.segments[run.first : run.last + 1], run.groups, {})
+
+    def _begun(
+        self, segments: Sequence[Segment], groups: Sequence[Group], healed: Mapping[int, bytes]
+    ) -> Compaction:
+        history = self._history
+        sources = Sources(
+            history.read_stored, history.read_begin, history.table, history.texts, healed
+        )
         earlier = [
             batch.point.sequence
             for batch in history.batches
@@ -304,7 +336,7 @@ class Reclaim:
         return Compaction(
             self._storage,
             segments,
-            run.groups,
+            groups,
             sources,
             earlier,
             self._utc_ns(),

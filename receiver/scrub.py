@@ -3,7 +3,8 @@
 its own checksums and digests. What is wrong is named, put on record, and healed where a copy is.
 
     replica     each block that has data or a sum, disk by disk, a few MiB a step
-    history     each segment whole: records, chain, index, digest
+    history     each segment whole: records, chain, index, digest; and each block of its images
+                against the sum of what was there
 
 A step of the replica runs in the apply lane with no batch half done, so content and sums are of the
 same moment; its findings are on record, durable, before the step ends. A segment is read outside of
@@ -20,6 +21,7 @@ What a block holds is told by the filesystem: where the page cache has it, that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.apply import Applier
@@ -29,9 +31,11 @@ from receiver.history.images import BLOCK_BYTES
 from receiver.history.log import HistoryLog
 from receiver.history.sums import LatestSums
 from receiver.offline.walk import Fault
+from receiver.reclaim import Pins, Reclaim
 from receiver.replica import Replica
 from receiver.scrub_findings import Findings
 from receiver.scrub_history import HistoryCheck
+from receiver.scrub_images import Hashes, ImageCheck
 from receiver.scrub_replica import ReplicaCheck
 from receiver.scrub_state import Bad, ScrubState, load_state, save_state
 from receiver.sync_state import Disk
@@ -41,6 +45,14 @@ from replicator.base.units import MIB
 
 STEP_BLOCKS = 4 * MIB // BLOCK_BYTES
 SAVED_EVERY_BYTES = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReading:
+    """What was read of a segment."""
+
+    faults: Sequence[Fault]
+    hashes: Hashes
 
 
 class Scrub:
@@ -56,6 +68,8 @@ class Scrub:
         replica: Replica,
         applier: Applier,
         healer: Healer,
+        reclaim: Reclaim,
+        pins: Callable[[], Pins],
         telling: Telling,
         utc_ns: Callable[[], int],
     ) -> None:
@@ -77,8 +91,14 @@ class Scrub:
             sums,
             healer,
             self._findings,
-            lambda: list(applier.applied.disks.values()),
+            self._disks,
         )
+        self._of_images = ImageCheck(
+            history, sums, sums.past, healer, self._findings, reclaim, self._disks, pins
+        )
+
+    def _disks(self) -> list[Disk]:
+        return list(self._applier.applied.disks.values())
 
     @property
     def state(self) -> ScrubState:
@@ -93,6 +113,7 @@ class Scrub:
     def begin(self) -> None:
         """A new one, or on with the one that was interrupted."""
         self._of_replica.forget()
+        self._of_images.start()
         if not self.state.is_running:
             self._findings.state = self.state.anew(self._utc_ns())
             self._base_findings()
@@ -120,6 +141,8 @@ class Scrub:
         segment = self._segment_from(self.state.position)
         if segment is None:
             self._finish()
+        elif not self._of_images.get_ready(segment):
+            return None
         elif not segment.sealed:
             self.take_segment(segment, self.read_segment(segment))
         else:
@@ -156,14 +179,16 @@ class Scrub:
         newest = self._history.newest_segment
         return newest if newest is not None and newest.first >= position else None
 
-    def read_segment(self, segment: Segment) -> list[Fault]:
-        """What is wrong with the file. Any thread for a sealed one."""
-        return self._of_history.read(segment)
+    def read_segment(self, segment: Segment) -> SegmentReading:
+        """What is wrong with the file, and what its images hold. Any thread for a sealed one."""
+        return SegmentReading(self._of_history.read(segment), self._of_images.hashes(segment))
 
-    def take_segment(self, segment: Segment, faults: Sequence[Fault]) -> None:
+    def take_segment(self, segment: Segment, reading: SegmentReading) -> None:
         """In the apply lane. Raises OSError."""
         assert self.is_ready
-        self._of_history.take(segment, faults)
+        if self._of_history.is_there(segment):
+            self._of_history.take(segment, reading.faults)
+            self._of_images.take(segment, reading.hashes)
         self.state.position = segment.first + 1
         self.state.history_bytes += segment.size_bytes
         self._save_now_and_then()
@@ -178,6 +203,7 @@ class Scrub:
         damage = self._findings.damage
         self._findings.put_on_record(self._healer.without_readable(damage))
         self.state.end(self._utc_ns())
+        self._of_images.end()
         self._save()
         self._telling.event(
             "scrub.done", bad=self.state.errors, left=self.state.left, bytes=self.state.done_bytes

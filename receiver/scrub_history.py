@@ -69,17 +69,19 @@ class HistoryCheck:
             pass
         return verification.faults
 
-    def take(self, segment: Segment, faults: Sequence[Fault]) -> None:
-        """What was found there, if it is still part of the history. Raises OSError."""
-        is_there = any(
+    def is_there(self, segment: Segment) -> bool:
+        """Whether it is still part of the history."""
+        return not segment.sealed or any(
             (each.first, each.digest, each.data_end)
             == (segment.first, segment.digest, segment.data_end)
             for each in self._history.segments
         )
-        if is_there or not segment.sealed:
-            # what is lost explains what else does not fit: the digest, the order of what is left
-            for fault in [fault for fault in faults if fault.lost_bytes] or faults:
-                self._found_fault(segment, fault)
+
+    def take(self, segment: Segment, faults: Sequence[Fault]) -> None:
+        """What was found there. Raises OSError."""
+        # what is lost explains what else does not fit: the digest, the order of what is left
+        for fault in [fault for fault in faults if fault.lost_bytes] or faults:
+            self._found_fault(segment, fault)
 
     def _found_fault(self, segment: Segment, fault: Fault) -> None:
         offset = fault.offset or 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -27,8 +27,7 @@ from receiver.change import Change
 from receiver.figures import GroupFigures
 from receiver.history.batches import Segment
 from receiver.lane import Aside, Lane
-from receiver.offline.walk import Fault
-from receiver.scrub import Scrub
+from receiver.scrub import Scrub, SegmentReading
 from receiver.stop import Stop
 from replicator.base.clock import NS_PER_S, rfc3339
 from replicator.base.errors import ReplicatorError
@@ -219,10 +218,10 @@ class Scrubbing:
             return _Step(is_ready=False)
         return _Step(is_ready=True, segment=self._scrub.step())
 
-    def _take(self, segment: Segment, faults: Sequence[Fault]) -> bool:
+    def _take(self, segment: Segment, reading: SegmentReading) -> bool:
         """In the apply lane."""
         if self._scrub.is_ready:
-            self._scrub.take_segment(segment, faults)
+            self._scrub.take_segment(segment, reading)
             return True
         return False
 

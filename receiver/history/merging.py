@@ -14,8 +14,8 @@ replace; the last one has the last number, and the point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import msgspec
@@ -60,6 +60,8 @@ class Sources:
     read_begin: Callable[[Batch], bodies.BatchBegin]
     table: Callable[[Batch], ImageTable]
     texts: dict[str, str]
+    healed: Mapping[int, bytes] = field(default_factory=dict)
+    """What images hold in truth that are wrong where they lie, by their positions."""
 
 
 def group_batches(batches: Sequence[Batch], kept: frozenset[int], oldest_kept: int) -> list[Group]:
@@ -170,12 +172,17 @@ class _Piece:
     def is_whole(self) -> bool:
         return self.end - self.first == self.image.blocks
 
+    def is_zero(self, sources: Sources) -> bool:
+        return not self.image.stored and self.image.position not in sources.healed
+
     def content(self, sources: Sources) -> bytes:
         """Empty for zeroes."""
-        if not self.image.stored:
-            return b""
-        stored, blocks = sources.read_stored(self.image), self.image.blocks
-        content = unpack(stored, blocks, "a merge") if self.image.packed else stored
+        content = sources.healed.get(self.image.position)
+        if content is None:
+            if not self.image.stored:
+                return b""
+            stored, blocks = sources.read_stored(self.image), self.image.blocks
+            content = unpack(stored, blocks, "a merge") if self.image.packed else stored
         key = block_key(self.image.slot, self.image.block)
         return content[(self.first - key) * BLOCK_BYTES : (self.end - key) * BLOCK_BYTES]
 
@@ -192,7 +199,8 @@ def _images(
     blocks: list[int] = []
     contents: list[Buffer] = []
     packed: list[bool] = []
-    for run in _joined(_Piece(*each) for each in found):
+    pieces = (_Piece(*each) for each in found)
+    for run in _joined(pieces, lambda piece: piece.is_zero(sources)):
         content, is_packed = _stored(run, sources, packer)
         starts.append(run[0].first)
         blocks.append(run[-1].end - run[0].first)
@@ -203,14 +211,14 @@ def _images(
     )
 
 
-def _joined(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
+def _joined(pieces: Iterator[_Piece], is_zero: Callable[[_Piece], bool]) -> Iterator[list[_Piece]]:
     """Neighbours that make one image: all zeroes or all content, and not too many blocks."""
     run: list[_Piece] = []
     for piece in pieces:
         joins = (
             run
             and run[-1].end == piece.first
-            and bool(run[-1].image.stored) == bool(piece.image.stored)
+            and is_zero(run[-1]) == is_zero(piece)
             and piece.end - run[0].first <= EXTENT_BLOCKS
         )
         if run and not joins:
@@ -223,9 +231,9 @@ def _joined(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
 
 def _stored(run: list[_Piece], sources: Sources, packer: Packer) -> tuple[Buffer, bool]:
     """What to store for a run, and whether it is packed."""
-    if not run[0].image.stored:
+    if run[0].is_zero(sources):
         return b"", False
-    if len(run) == 1 and run[0].is_whole:
+    if len(run) == 1 and run[0].is_whole and run[0].image.position not in sources.healed:
         return sources.read_stored(run[0].image), run[0].image.packed
     (content,), (is_packed,) = packer.pack_all([b"".join(each.content(sources) for each in run)])
     return content, is_packed

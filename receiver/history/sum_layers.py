@@ -37,11 +37,14 @@ ROWS_MAX = 1 << 20
 class SumLayers:
     """See the head of this file."""
 
-    def __init__(self, base: SumBase, own: SumBase, *, rows_max: int = ROWS_MAX) -> None:
+    def __init__(
+        self, base: SumBase, own: SumBase, *, rows_max: int = ROWS_MAX, is_cached: bool = True
+    ) -> None:
+        """Without windows (`is_cached` false) for whoever asks for each block once."""
         self._base = base
         self._own = own
         self._recent = RecentSums()
-        self._windows = SumWindows(self._below)
+        self._windows = SumWindows(self._below) if is_cached else None
         self._rows_max = rows_max
         self._end = 0
         self._upto = 0
@@ -72,7 +75,8 @@ class SumLayers:
         self._follow_base()
         assert upto > self._upto
         self._recent.put(keys, sums)
-        self._windows.put(keys, sums)
+        if self._windows is not None:
+            self._windows.put(keys, sums)
         self._upto, self._end = upto, end
         if self._recent.count >= self._rows_max:
             self.write_down()
@@ -100,7 +104,8 @@ class SumLayers:
     def reset(self) -> None:
         """Only the base is believed. Raises OSError."""
         self._recent.clear()
-        self._windows.clear()
+        if self._windows is not None:
+            self._windows.clear()
         self._own.give_up()
         self._upto = self._end = self._base.upto
         self.is_rotten = False
@@ -108,7 +113,7 @@ class SumLayers:
     def find(self, keys: U64) -> KnownSums:
         """`keys` are sorted. Raises OSError."""
         self._follow_base()
-        return self._windows.find(keys)
+        return self._below(keys) if self._windows is None else self._windows.find(keys)
 
     def _below(self, keys: U64) -> KnownSums:
         sums = np.full(len(keys), UNKNOWN_SUM, dtype=np.uint64)

@@ -14,7 +14,8 @@ gathered from the headers, a bounded part a step (`gather`), before the next bat
 `window` puts the sums of a range of keys together, in one dense array; `follow` brings it up to
 date with batches that were applied since. So going through a disk needs the memory of one window.
 
-What a batch *found* in a block, its image must hold: `before` says its sum.
+What a batch *found* in a block, its image must hold: `before` says its sum for a few blocks, `past`
+(receiver.history.past_sums) for batch after batch.
 
 Concurrency: apply thread; with no batch that is published and not applied, a window says what the
 replica holds at this moment.
@@ -31,6 +32,7 @@ from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import U64, Bools
 from receiver.history.log import HistoryLog, no_space
+from receiver.history.past_sums import PastSums
 from receiver.history.recent_sums import Rows
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_layers import SumLayers
@@ -74,18 +76,21 @@ class LatestSums:
         history: HistoryLog,
         base: SumBase,
         newest: SumLayers,
+        past: SumLayers,
         lost: Callable[[], None],
     ) -> None:
-        """`newest` has that base below it. `lost` is told when the base had to go for want of
-        room."""
+        """`newest` and `past` have that base below them. `lost` is told when the base had to go for
+        want of room."""
         self._newest = newest
         self._history = history
+        self.past = PastSums(history, past, lambda batch: self._latest([batch]))
         self._base = base
         self._lost = lost
 
     def open(self) -> None:
         """When the history is. Raises OSError."""
         self._newest.open(self._history.newest_number)
+        self.past.reset()
 
     def window(self, start: int, end: int) -> SumWindow:
         """Of the keys [start, end). Raises OSError."""
@@ -179,6 +184,7 @@ class LatestSums:
         """Batches with the numbers from `first` to `last` are about to be merged. Durable. Raises
         OSError."""
         self._newest.settle(first, last)
+        self.past.before_merge(first, last)
 
     def tidy(self) -> bool:
         """A step of getting ready, or of making look-ups cheaper. False: there is nothing to do.

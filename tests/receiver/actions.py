@@ -191,6 +191,19 @@ def tidy(world: World, draw: Draw) -> None:
     world.tidy(1 + draw(6))
 
 
+def scrub(world: World, draw: Draw) -> None:
+    """Some steps of one; it finds nothing, whatever has happened before."""
+    task = world.group.scrub
+    task.begin()
+    for _ in range(4 + draw(30)):
+        if not task.state.is_running or not task.is_ready:
+            break
+        segment = task.step()
+        if segment is not None and task.is_ready:
+            task.take_segment(segment, task.read_segment(segment))
+    assert not task.state.bad or world.has_rotted
+
+
 def open_view(world: World, draw: Draw) -> None:
     """Held open across all that follows: applying, rollbacks, resyncs, compaction."""
     points = [each for each in sorted(world.announced) if world.group.is_point_applied(each)]
@@ -220,6 +233,7 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "age": (2, age),
     "give_up": (2, give_up),
     "tidy": (5, tidy),
+    "scrub": (2, scrub),
     "open_view": (2, open_view),
     "close_view": (3, close_view),
 }

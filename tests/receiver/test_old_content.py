@@ -352,6 +352,101 @@ def test_a_tainted_block_would_be_acquitted_if_it_had_a_sum(
     assert [bad.points for bad in scrub(world)] == [[8]]
 
 
+def test_an_image_that_was_rotten_at_birth_is_found_by_a_scrub(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As version 0.1.0 may have left one: its checksum is good."""
+    born_rotten(world, monkeypatch, 2)
+    (bad,) = scrub(world)
+    assert (bad.where, bad.disk, bad.block_offset) == ("image", "a", 2 * BLOCK)
+    assert (bad.points, bad.healed) == ([3, 4, 5, 6], False)
+    assert refused(world) == [3, 4, 5, 6]
+    assert scrub(world) == [], "it is known"
+    restart(world)
+    assert refused(world) == [3, 4, 5, 6]
+
+
+def born_rotten(world: World, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    world.storage.flip(DISK_A, block * BLOCK + 77)
+    with monkeypatch.context() as patch:
+        patch.setattr(OldContent, "verify", lambda *args, **_named: args[2].unreadable)
+        written(world, block * BLOCK, noise(61, BLOCK))
+    world.group._history.seal_newest(world.group._applier.applied)
+
+
+def test_an_image_that_was_rotten_at_birth_is_made_anew_where_a_copy_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(world, 0, noise(32, BLOCK))  # what block 3 holds
+    born_rotten(world, monkeypatch, 3)
+    (bad,) = scrub(world)
+    assert (bad.where, bad.points, bad.healed) == ("image", [5, 6, 7], True)
+    assert not refused(world)
+    assert not world.group.damage
+    assert scrub(world) == []
+    restart(world)
+    assert not refused(world)
+    assert scrub(world) == []
+    world.check_sums()
+
+
+def test_what_a_view_reads_is_not_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(world, 0, noise(32, BLOCK))
+    born_rotten(world, monkeypatch, 3)
+    view = world.group.view(1)
+    (bad,) = scrub(world)
+    assert not bad.healed
+    assert refused(world) == [5, 6, 7]
+    view.close()
+    (bad,) = scrub(world)
+    assert bad.healed
+    assert not refused(world)
+
+
+def test_known_rot_of_an_image_is_healed_when_a_copy_comes(world: World) -> None:
+    world.storage.flip(DISK_A, 2 * BLOCK + 77)
+    written(world, 2 * BLOCK, noise(61, BLOCK))
+    written(world, 0, noise(30, BLOCK))  # what it was
+    world.group._history.seal_newest(world.group._applier.applied)
+    (bad,) = scrub(world)
+    assert (bad.where, bad.healed) == ("image", True)
+    assert not refused(world)
+    assert not world.group.damage
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
+def test_a_crash_anywhere_while_a_segment_is_made_anew(
+    power: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = 0
+    while True:
+        stop += 1
+        world = lived(World(seed=stop, limits=replace(SMALL, batch_bytes=50 * BLOCK)))
+        written(world, 0, noise(32, BLOCK))
+        born_rotten(world, monkeypatch, 3)
+        world.storage.stop_at(stop)
+        try:
+            scrub(world)
+        except Stopped:
+            world.crash(power=power)
+            world.apply_all()
+            scrub(world)
+            assert not refused(world)
+            continue
+        world.storage.heal()
+        assert stop > 15
+        return
+
+
+def test_images_of_removed_and_merged_batches_are_no_false_alarm(world: World) -> None:
+    world.group._history.seal_newest(world.group._applier.applied)
+    world.give_up([1, 3])
+    world.tidy(1000)
+    assert scrub(world) == []
+    restart(world)
+    assert scrub(world) == []
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_random_lives_with_rot(block: int) -> None:
     """Whatever rots at any time: what a batch has touched is served right, or refused."""
