@@ -6,7 +6,8 @@ One step is one batch, and its order is the promise:
     1  draft: which records, which blocks change, their old content      (nothing written,
        verified against the sums on record (receiver.old_content)         but what that heals)
     2  state.json says "not consistent"                                  durable
-    3  header, before-images, commit, in the history                     durable
+    3  header, before-images, commit, in the history; beside it, in
+       disks/applied, that the replica holds the batch before            durable
     4  published in the index                                            views see it
     5  the replica is overwritten                                        durable
     6  "applied", in the history                                         durable with the next 3
@@ -40,8 +41,9 @@ from receiver.apply_content import (
     write_again,
     write_changes,
 )
-from receiver.damage import Damage
+from receiver.damage import Damage, in_replica, overlaps
 from receiver.extents import ExtentSet
+from receiver.fitting.voucher import Voucher
 from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, GroupBody, Held
 from receiver.history.images import U64
@@ -86,6 +88,7 @@ class Applier:
         batch_bytes: int,
         old: OldContent,
         overlay_of: OverlayOf,
+        voucher: Voucher,
     ) -> None:
         self.applied = GroupState()
         self.applied_batches = 0
@@ -97,6 +100,7 @@ class Applier:
         self._utc_ns = utc_ns
         self._batch_bytes = batch_bytes
         self._old = old
+        self._voucher = voucher
         self._packer = Packer()
         self._redoing = Redo(history, inbox, batch_bytes, self._create, overlay_of)
         self._overlay_of = overlay_of
@@ -216,9 +220,10 @@ class Applier:
         if point is not None:
             announced = self._points.find(point.sequence)
             assert announced is None or announced.time_ns == point.time_ns, (announced, point)
-        changes = self._verified_changes(builder.state, builder.operations)
+        operations = self._with_same(builder)
+        changes = self._verified_changes(builder.state, operations)
         if self._heal_with(builder.state, changes):
-            changes = self._verified_changes(builder.state, builder.operations)
+            changes = self._verified_changes(builder.state, operations)
         self._note_overwritten(builder.state, changes)
         body = builder.state.body(builder.disk_bodies())
         draft = self._draft("log", builder.start_lsn, changes, body=body, point=point)
@@ -257,26 +262,49 @@ class Applier:
         """Whether a batch that is in the history has yet to be done."""
         return self._pending is not None
 
-    def state_lock(self, lock_ns: int) -> None:
-        """Puts the group's lock on record, by a batch without content. Raises OSError."""
+    def restate(self, state: GroupState) -> None:
+        """Puts the group's state on record, by a batch without content; `state` is what it is from
+        there on. Raises OSError."""
         assert self._pending is None
-        state = self.applied.copy()
-        state.lock_ns = lock_ns
         body = state.body([each.body() for each in state.disks.values()])
         self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
 
+    def state_lock(self, lock_ns: int) -> None:
+        """Puts the group's lock on record. Raises OSError."""
+        state = self.applied.copy()
+        state.lock_ns = lock_ns
+        self.restate(state)
+
     def state_damage(self, damage: Damage) -> None:
-        """Puts what is known to be damaged on record, as `state_lock` does. Raises OSError."""
-        assert self._pending is None
+        """Puts what is known to be damaged on record. Raises OSError."""
         state = self.applied.copy()
         state.damage = damage
-        body = state.body([each.body() for each in state.disks.values()])
-        self._commit(self._draft("mark", state.lsn, [], body=body), [], state)
+        self.restate(state)
+
+    def take_as_applied(self) -> None:
+        """A batch that was begun counts as applied, whatever the replica holds of it: what that is
+        has been compared, and is on record, or is about to be."""
+        if self._pending is not None:
+            self._applied(self._pending)
 
     def _heal_with(self, state: GroupState, changes: list[DiskChange]) -> bool:
         """Whether what is about to be written has healed some of the replica instead."""
         before, state.damage = state.damage, self._old.healed_by(state.damage, changes)
         return state.damage != before
+
+    def _with_same(self, builder: BatchBuilder) -> dict[str, list[Operation]]:
+        """What the batch does; and where the source says that it holds the same as the replica in a
+        block that is damaged on record, that content counts as written: it is right for the points
+        to come, and wrong for those before it all the same."""
+        operations = dict(builder.operations)
+        damage = in_replica(builder.state.damage)
+        for name, extents in builder.same.items() if damage else ():
+            disk = builder.state.disks[name]
+            for start, end in overlaps(damage, disk.slot, disk.size_bytes, extents):
+                content = self._replica.read(name, start, end - start)
+                said = Operation(start, end - start, content)
+                operations[name] = [said, *operations.get(name, ())]
+        return operations
 
     def _note_overwritten(self, state: GroupState, changes: list[DiskChange]) -> None:
         """Before-images of what is damaged are damaged."""
@@ -380,7 +408,12 @@ class Applier:
         if changes or state.rollback is not None:
             self._replica.say_inconsistent(_reason(state, draft.kind))
         batch = self._history.append(draft, self.applied)
-        self._history.sync()
+        self._voucher.begin(self.applied)
+        try:
+            self._history.sync()
+        finally:
+            self._voucher.settle()
+        self._voucher.recorded()
         self._history.publish(batch)
         self._pending = _Pending(batch, self.applied, state, changes)
         self._old.note(batch, changes)
@@ -390,7 +423,11 @@ class Applier:
         """Steps 5 and 6, for a batch that has come that far."""
         self._free_inbox(pending.before)
         if not pending.written:
+            self._voucher.ensure()
             self._overwrite(pending)
+        self._applied(pending)
+
+    def _applied(self, pending: _Pending) -> None:
         self._history.applied(pending.batch)
         self._pending = None
         self.applied = pending.state

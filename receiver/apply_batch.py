@@ -83,6 +83,8 @@ class BatchBuilder:
         self.relabelled = ""
         self.records = 0
         self.touched_bytes = 0
+        self.same: dict[str, ExtentSet] = {}
+        """Where the source says that it holds what the replica does."""
         self._zeroes: dict[str, _Zeroes] = {}
         self._batch_bytes = batch_bytes
 
@@ -133,6 +135,8 @@ class BatchBuilder:
             self._operate(disk, Operation(start, length, record.payload))
         elif record.type == _ZERO:
             self._operate(disk, Operation(start, length, None))
+        else:
+            self.same.setdefault(disk.name, ExtentSet()).add(start, start + length)
 
     def _structural(self, lsn: int, record: Record) -> bool:
         known = set(self.state.disks)
@@ -179,6 +183,8 @@ class BatchBuilder:
         for _, record in unit.records:
             if record.type == _WRITE:
                 total += (record.length + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+            elif record.type == _SAME and self.state.damage:
+                total += min(record.length, self._batch_bytes)
             elif record.type in (_ZERO, RecordType.SYNC_END):
                 disk = self.state.by_index.get(record.disk)
                 if disk is not None and disk.syncing == (record.type != _ZERO):

@@ -3,7 +3,8 @@
 
 It is never the only place of a fact, with two exceptions: up to when an idle group's newest point
 has held (the history learns that with its next batch), and a copy of where the audit's chain ended
-(so that one whose end was cut off shows). Everything else is written here
+(so that one whose end was cut off shows). It is a witness besides: how far it has seen a group says
+at the next start whether an older history was put back (`seen`). Everything else is written here
 after the history has it, and is written anew from the history when a group is opened
 (`rebuild`), so a lost or lagging catalog costs nothing. A database that cannot be read is set aside
 under another name, and a new one begun.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from receiver.audit.chain import Fact, Link
+from receiver.fitting.evidence import Seen
 from receiver.values import Point
 
 SCHEMA_VERSION = 2
@@ -77,6 +79,14 @@ class GroupCatalog(Protocol):
 
     def held(self, sequence: int) -> int:
         """Up to when that point is known to have held; 0 if unknown."""
+        ...
+
+    def seen(self) -> Seen:
+        """How far the group has come, as far as is known here."""
+        ...
+
+    def below(self, sequence: int) -> list[int]:
+        """The points with a lower number, in order."""
         ...
 
     def drop_points(self, sequences: Iterable[int]) -> None: ...
@@ -230,6 +240,27 @@ class _SqliteGroup:
         value = rows[0][0] if rows else 0
         return value if isinstance(value, int) else 0
 
+    def seen(self) -> Seen:
+        found = [
+            self._catalog.query(statement, (self._name,))
+            for statement in (
+                "SELECT max(sequence) FROM points WHERE group_name = ?",
+                "SELECT max(generation) FROM groups WHERE name = ?",
+            )
+        ]
+        point, generation = (rows[0][0] if rows else 0 for rows in found)
+        return Seen(
+            point if isinstance(point, int) else 0,
+            generation if isinstance(generation, int) else 0,
+        )
+
+    def below(self, sequence: int) -> list[int]:
+        rows = self._catalog.query(
+            "SELECT sequence FROM points WHERE group_name = ? AND sequence < ? ORDER BY sequence",
+            (self._name, sequence),
+        )
+        return [each for (each,) in rows if isinstance(each, int)]
+
     def drop_points(self, sequences: Iterable[int]) -> None:
         self._catalog.run(
             "DELETE FROM points WHERE group_name = ? AND sequence = ?",
@@ -298,6 +329,12 @@ class MemoryCatalog:
 
     def held(self, sequence: int) -> int:
         return self.untils.get(sequence, 0)
+
+    def seen(self) -> Seen:
+        return Seen(max(self.points, default=0), self.generation)
+
+    def below(self, sequence: int) -> list[int]:
+        return [each for each in sorted(self.points) if each < sequence]
 
     def drop_points(self, sequences: Iterable[int]) -> None:
         for sequence in sequences:

@@ -37,6 +37,8 @@ from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptRequest,
+    AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -232,6 +234,20 @@ class ReceiverService:
             group=group,
             lock_seconds_before=before_ns / NS_PER_S,
             lock_seconds=worker.replica.lock_ns / NS_PER_S,
+        )
+
+    async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
+        worker = self._worker(group)
+        check_reason(request.reason, breaks_lock=True)
+        gone = await worker.accept(report)
+        points, damaged = worker.points(), worker.replica.damaged_points()
+        return AcceptResult(
+            group=group,
+            gone=gone,
+            points=len(points) - len(damaged),
+            damaged_points=len(damaged),
+            next_point=worker.facts().next_point,
+            generation=worker.facts().generation,
         )
 
     def audit(self, entry: AuditEntry) -> None:

@@ -141,6 +141,22 @@ def in_replica(damage: Damage) -> list[DamagedBlocks]:
     return [each for each in damage if not each.replaced]
 
 
+def overlaps(
+    damage: Iterable[DamagedBlocks], slot: int, size_bytes: int, extents: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """The byte ranges of whole damaged blocks of a disk within `extents`, sorted and disjoint."""
+    found: list[tuple[int, int]] = []
+    for low, high in extents:
+        for each in damage:
+            start = max(-(-low // BLOCK_BYTES), each.block) * BLOCK_BYTES
+            end = min(high, (each.block + each.blocks) * BLOCK_BYTES)
+            if end < size_bytes:
+                end -= end % BLOCK_BYTES
+            if each.slot == slot and start < end:
+                found.append((start, end))
+    return found
+
+
 def overwritten(damage: Damage, keys: U64, number: int) -> Damage:
     """Behind batch `number`, which replaces the blocks `keys` (sorted) of the replica."""
     if not in_replica(damage) or not len(keys):

@@ -101,6 +101,20 @@ class FineLog:
         kept = list(self._kept)
         return kept[0].left_ns if kept else None
 
+    def ends(self) -> dict[StreamName, int]:
+        """Where what is kept of each stream ends, as an LSN. Reads the entries of its newest
+        segment. Raises DamageError, OSError."""
+        newest: dict[StreamName, Span] = {}
+        for each in self._kept:
+            known = newest.get(each.stream)
+            if each.span.size_bytes and (known is None or known.first < each.span.first):
+                newest[each.stream] = each.span
+        return {stream: self._end_lsn(span) for stream, span in newest.items()}
+
+    def _end_lsn(self, span: Span) -> int:
+        with closing(self._storage.open(span.path)) as file:
+            return max(end_lsn for _, _, end_lsn in _entries(file, span))
+
     def take(self, stream: StreamName, first: int, path: Path) -> bool:
         """The inbox leaves that segment, which is at rest. False: it is not wanted. Raises OSError
         with the segment where it was, or here."""

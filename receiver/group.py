@@ -39,6 +39,11 @@ from receiver.dropping import DropOrder
 from receiver.fine_history import FineHistory
 from receiver.fine_log import FineLog, Span
 from receiver.fine_view import FineView
+from receiver.fitting.applied import NAME as SLOTS_NAME
+from receiver.fitting.applied import AppliedSlots, Beside, in_turn
+from receiver.fitting.evidence import Seen
+from receiver.fitting.opening import Opening, Parts
+from receiver.fitting.voucher import Voucher
 from receiver.healing import Healer
 from receiver.history.batches import Segment
 from receiver.history.bodies import DamagedBlocks
@@ -49,13 +54,12 @@ from receiver.history.sum_layers import ROWS_MAX, SumLayers
 from receiver.history.sums import LatestSums
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
-from receiver.keeping import HistoryFacts, Keeping, segment_facts
+from receiver.keeping import HistoryFacts, Keeping
 from receiver.old_content import OldContent
 from receiver.point_view import PointView
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins, Reclaim
-from receiver.recovery import check_replica, match_inbox
 from receiver.replica import Replica
 from receiver.retention import Retention
 from receiver.scrub import Scrub
@@ -117,7 +121,10 @@ class GroupReplica:
         notify: Callable[[GroupEvent], None] = ignore_event,
         limits: Limits | None = None,
         fine_ns: int = 0,
+        seen: Callable[[], Seen] = Seen,
+        beside: Beside = in_turn,
     ) -> None:
+        """`seen`: how far the audit has seen the group. `beside`: see receiver.fitting.applied."""
         limits = limits or Limits()
         self.name = name
         self._telling = Telling(name, notify)
@@ -148,6 +155,7 @@ class GroupReplica:
             self._newest_sums,
             self._past_sums,
             lambda: self._telling.event("sums.given_up"),
+            self._catch_up,
         )
         self._replica = Replica(storage, directory / "disks")
         fine_log = FineLog(storage, directory / "fine", clock.utc_ns, self._live_spans, fine_ns)
@@ -161,6 +169,9 @@ class GroupReplica:
             cache_bytes=limits.cache_bytes,
             leave=fine_log.take,
         )
+        slots = AppliedSlots(storage, self._replica.directory / SLOTS_NAME, beside)
+        self._slots = slots
+        self._voucher = voucher = Voucher(slots, self._history, self._replica)
         healer = Healer(
             storage,
             self._history,
@@ -179,6 +190,7 @@ class GroupReplica:
             limits.batch_bytes,
             self._old,
             self.fine.overlay,
+            voucher,
         )
         self._reclaim = Reclaim(
             storage,
@@ -226,6 +238,30 @@ class GroupReplica:
             self._telling,
             lambda: self._applier.is_rolling_back,
         )
+        self.opening = Opening(
+            Parts(
+                storage,
+                directory,
+                self._history,
+                self._replica,
+                self._inbox,
+                fine_log,
+                self._sum_base,
+                self._left_sums,
+                self._sums,
+                self._points,
+                self._applier,
+                self._intake,
+                healer,
+                self.scrub,
+                self._telling,
+                catalog,
+            ),
+            slots,
+            voucher,
+            seen,
+        )
+        """`accept` and `settle` in the apply thread."""
         self._pins: Counter[int] = Counter()
         self._pins_lock = threading.Lock()
         self.pause_reason = ""
@@ -233,38 +269,9 @@ class GroupReplica:
     # -- opening
 
     def recover(self) -> None:
-        """Takes up what the last life left. Raises DamageError with file and offset, VersionError,
-        OSError."""
-        self._replica.prepare()
-        self._sum_base.open()
-        self._left_sums.give_up()  # of a scrub by an earlier version
-        self.scrub.open()
-        before, state, tail = self._history.open()
-        self._sums.open()
-        check_replica(self._replica, before, tail)
-        if tail is not None:
-            self._history.accept_tail()
-            self._telling.event("history.cut", where=tail.where, why=tail.label)
-        self.fine.log.open()
-        self._inbox.open()
-        for report in self._inbox.cut_reports:
-            self._telling.event("inbox.cut", what=report)
-        self._applier.start(before, state)
-        if state.rollback is not None and state.rollback.writes:
-            self.fine.log.keep_ns = None
-        match_inbox(self.name, self._inbox, state, self._history.unapplied)
-        self._points.reset(self._history.points())
-        self._intake.start(state)
-        self._telling.index(self._restore_holds)
-        self._telling.index(self._rebuild_catalog)
-
-    def _restore_holds(self) -> None:
-        newest = self._points.newest
-        if newest is not None:
-            self._points.hold(newest.sequence, self._catalog.held(newest.sequence))
-
-    def _rebuild_catalog(self) -> None:
-        self._catalog.rebuild(self._points.all, segment_facts(self._history), self.generation)
+        """Takes up what the last life left. May be called again where it failed. Raises DamageError
+        with file and offset, VersionError, OSError."""
+        self.opening.run()
 
     # -- what is known, any thread
 
@@ -431,7 +438,7 @@ class GroupReplica:
             if self._intake.doubtful:
                 self._history.mend()
                 self._intake.doubtful = False
-            moved = self._applier.step()
+            moved = self._applier.step() or self.opening.settle()
         except OSError as error:
             mishap = as_mishap(error, "history and replica", self.name)
             self.pause_reason = mishap.message if isinstance(mishap, NoSpaceError) else str(error)
@@ -456,7 +463,7 @@ class GroupReplica:
                 self._points.add([point])
         self._inbox.remove_closed(state.closed_ordinal)
         self._telling.event("rollback.done", point=state.last_point)
-        self._telling.index(self._rebuild_catalog)
+        self._telling.index(self.opening.rebuild_catalog)
 
     def digests(
         self, disk: int, sync_lsn: int, first_block: int, count: int, key: bytes
@@ -625,6 +632,12 @@ class GroupReplica:
         """See Keeping."""
         return self._keeping.unlock(policy, reason)
 
+    def _catch_up(self) -> None:
+        """Sums of the newest batches are about to go to where they can no longer be told apart from
+        older ones: so what the replica holds is stated first."""
+        if not self._applier.has_pending:
+            self._voucher.rest(self._applier.applied)
+
     def tidy(self) -> bool:
         """A step of freeing what no point needs any more, some tens of milliseconds. False if
         there is nothing to do. Raises OSError."""
@@ -652,4 +665,5 @@ class GroupReplica:
         self._sum_base.close()
         self._newest_sums.close()
         self._past_sums.close()
+        self._slots.close()
         self._replica.close()

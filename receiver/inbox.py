@@ -127,8 +127,12 @@ class Inbox:
     # -- opening
 
     def open(self) -> None:
-        """Takes up what is there; what it reports is durable. Raises DamageError with file and
-        offset."""
+        """Takes up what is there; what it reports is durable. May be called again. Raises
+        DamageError with file and offset."""
+        self.close()
+        self._streams, self.cut_reports = [], []
+        for key in list(self._cache):
+            self._cache_room += _cost(self._cache.pop(key))
         self._storage.make_directory(self._directory)
         for name in list_streams(self._storage, [self._directory]):
             stream, reopened = self._open_stream(name)
@@ -212,6 +216,12 @@ class Inbox:
     def find(self, ordinal: int) -> StreamInbox | None:
         with self._lock:
             return next((each for each in self._streams if each.name.ordinal == ordinal), None)
+
+    @property
+    def streams(self) -> list[StreamInbox]:
+        """Oldest first."""
+        with self._lock:
+            return list(self._streams)
 
     @property
     def used_bytes(self) -> int:

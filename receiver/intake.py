@@ -7,7 +7,8 @@ Anything else is refused: a closed stream stays closed for ever.
 
 Nothing comes in while a rollback is under way, and it says so itself: `closing` is set under the
 lock before it begins. `doubtful` bars as well: a rollback that failed may have been written all the
-same, until what it left is known to be gone.
+same, until what it left is known to be gone; and so does `mending`, while an opening has something
+to put on record behind everything that is here.
 
 Concurrency: the group's intake thread, under `lock`; a rollback takes the lock as well.
 """
@@ -49,6 +50,7 @@ class Intake:
         self.lock = threading.RLock()
         self.closing = False
         self.doubtful = False
+        self.mending = False
         self._name = name
         self._inbox = inbox
         self._points = points
@@ -84,13 +86,13 @@ class Intake:
     def current(self) -> StreamInbox | None:
         """The stream that may be resumed."""
         stream = self._inbox.newest
-        if stream is None or self.closing or self._is_rolling_back():
+        if stream is None or self.closing or self.mending or self._is_rolling_back():
             return None
         return stream if stream.name.ordinal > self.front.state.closed_ordinal else None
 
     @property
     def is_barred(self) -> bool:
-        return self.closing or self.doubtful or self._is_rolling_back()
+        return self.closing or self.doubtful or self.mending or self._is_rolling_back()
 
     def reset(self, state: GroupState, points: list[Point]) -> None:
         """A rollback made another state, and points, none of which a source sent."""
@@ -225,6 +227,5 @@ class Intake:
 
     def _check_open(self) -> None:
         if self.is_barred:
-            raise OwnedError(
-                f"group {self._name!r} is being rolled back", hint="try again when that is done"
-            )
+            what = "being mended after its opening" if self.mending else "being rolled back"
+            raise OwnedError(f"group {self._name!r} is {what}", hint="try again when that is done")

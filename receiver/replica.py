@@ -23,6 +23,8 @@ from replicator.base.errors import DamageError, UsageError
 from replicator.base.storage import File, Storage, write_durably
 
 _STATE_NAME = "state.json"
+_SUFFIX = ".raw"
+_ASIDE = "set-aside"
 
 
 class Replica:
@@ -32,26 +34,37 @@ class Replica:
         self._storage = storage
         self._directory = directory
         self._files: dict[str, File] = {}
+        self._inodes: dict[str, int] = {}
         self._lock = threading.Lock()
         self._said: int | None = None  # the point it is consistent at; 0: it is not
 
     def path(self, name: str) -> Path:
-        return self._directory / f"{name}.raw"
+        return self._directory / f"{name}{_SUFFIX}"
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
     def prepare(self) -> None:
         self._storage.make_directory(self._directory)
 
-    def check(self, name: str, size_bytes: int) -> None:
-        """The image must be there, with this size. Raises DamageError."""
-        path = self.path(name)
-        if not self._storage.exists(path):
-            raise DamageError(
-                f"{path}: the replica of disk {name!r} is missing",
-                hint="put it back, or set the whole group aside and let it sync anew",
-            )
-        found = self.file(name).size()
-        if found != size_bytes:
-            raise DamageError(f"{path}: has {found} bytes, its history says {size_bytes}")
+    def size_of(self, name: str) -> int | None:
+        """Of the image that lies there; None where there is none."""
+        return self.file(name).size() if self._storage.exists(self.path(name)) else None
+
+    def inode(self, name: str) -> int:
+        """Of the image that is open; 0 where there is none."""
+        if name not in self._inodes and self.size_of(name) is None:
+            return 0
+        return self._inodes[name]
+
+    def images(self) -> list[str]:
+        """Names of the disks whose images lie there, known to the group or not."""
+        return [
+            name.removesuffix(_SUFFIX)
+            for name in self._storage.names(self._directory)
+            if name.endswith(_SUFFIX)
+        ]
 
     def create(self, name: str, size_bytes: int) -> bool:
         """Makes a sparse image, durable. One that is there already is taken as it is, if its size
@@ -66,7 +79,35 @@ class Replica:
                 )
             self._storage.sync_directory(self._directory)  # its name may be in the cache alone
             return False
-        fresh = path.with_name(path.name + ".new")  # a size is not written at once
+        self._make(name, size_bytes)
+        self._storage.replace(self._fresh(name), path)
+        self._storage.sync_directory(self._directory)
+        return True
+
+    def stand_in(self, name: str, size_bytes: int) -> None:
+        """Zeroes stand in for an image that is missing, or cannot be used, until `put_in_place`.
+        Nothing that lies there is touched. Raises OSError."""
+        self._forget(name)
+        self._make(name, size_bytes)
+        with self._lock:
+            fresh = self._fresh(name)
+            self._files[name] = self._storage.open(fresh, writable=True)
+            self._inodes[name] = self._storage.inode(fresh)
+
+    def put_in_place(self, name: str) -> None:
+        """Zeroes become the image, durably. One that lies there is kept under another name."""
+        path = self.path(name)
+        if self._storage.exists(path):
+            self._storage.replace(path, self._free_name(path))
+        self._storage.replace(self._fresh(name), path)
+        self._storage.sync_directory(self._directory)
+
+    def _fresh(self, name: str) -> Path:
+        path = self.path(name)
+        return path.with_name(path.name + ".new")  # a size is not written at once
+
+    def _make(self, name: str, size_bytes: int) -> None:
+        fresh = self._fresh(name)
         if self._storage.exists(fresh):
             self._storage.unlink(fresh)
         file = self._storage.create(fresh)
@@ -75,9 +116,12 @@ class Replica:
             file.datasync()
         finally:
             file.close()
-        self._storage.replace(fresh, path)
-        self._storage.sync_directory(self._directory)
-        return True
+
+    def _free_name(self, path: Path) -> Path:
+        number = 1
+        while self._storage.exists(path.with_name(f"{path.name}.{_ASIDE}-{number}")):
+            number += 1
+        return path.with_name(f"{path.name}.{_ASIDE}-{number}")
 
     def file(self, name: str) -> File:
         """The image, writable; open for as long as the replica is."""
@@ -85,6 +129,7 @@ class Replica:
             file = self._files.get(name)
             if file is None:
                 file = self._files[name] = self._storage.open(self.path(name), writable=True)
+                self._inodes[name] = self._storage.inode(self.path(name))
             return file
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -131,5 +176,6 @@ class Replica:
     def _forget(self, name: str) -> None:
         with self._lock:
             file = self._files.pop(name, None)
+            self._inodes.pop(name, None)
         if file is not None:
             file.close()

@@ -82,6 +82,8 @@ class Scrub:
         self._telling = telling
         self._utc_ns = utc_ns
         self._saved_at = 0
+        self.is_due = False
+        """A whole one is to be made before images are believed, and has not ended."""
         self._findings = Findings(history, applier, telling)
         self._of_replica = ReplicaCheck(sums, replica, healer, self._findings)
         self._of_history = HistoryCheck(
@@ -107,6 +109,11 @@ class Scrub:
     def open(self) -> None:
         """What is known of earlier ones. A file that cannot be read is as good as none."""
         self._findings.state = load_state(self._storage, self._path)
+
+    def start_over(self) -> None:
+        """From the first block, whatever was under way. It counts as running from here on."""
+        self._findings.state = self.state.anew(self._utc_ns())
+        self.is_due = True
 
     # -- apply lane
 
@@ -204,6 +211,7 @@ class Scrub:
         self._findings.put_on_record(self._healer.without_readable(damage))
         self.state.end(self._utc_ns())
         self._of_images.end()
+        self.is_due = False
         self._save()
         self._telling.event(
             "scrub.done", bad=self.state.errors, left=self.state.left, bytes=self.state.done_bytes

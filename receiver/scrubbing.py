@@ -228,7 +228,7 @@ class Scrubbing:
     # The clock.
 
     async def _by_the_clock(self) -> None:
-        if not self._every_ns:
+        if not self._every_ns and not self._scrub.is_due:
             return
         started_ns = self._utc_ns()
         while True:
@@ -238,6 +238,8 @@ class Scrubbing:
                 continue
             task = self._begin(self._rate)
             await asyncio.wait([task])
+            if not self._every_ns and not self._scrub.is_due:
+                return
             if task.cancelled() or task.exception() is not None:
                 await asyncio.sleep(RETRY_SECONDS)
 

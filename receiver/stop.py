@@ -12,8 +12,9 @@ reason in the status, and the other groups do not notice.
     named               refuses. Who ordered it is told; the group goes on
 
 A group that is stopped applies nothing, refuses its agent with the reason, and is not looked at any
-more; what it had recovered goes on being served. It stays so until the receiver is started anew: a
-person has to look. The first reason counts.
+more; what it had recovered goes on being served. It stays so until the receiver is started anew,
+or `history accept` mends what it had stopped for at its opening: a person has to look. The first
+reason counts.
 
 What the groups share (catalog, audit) may fail too: that stops orders, and no group.
 """
@@ -54,6 +55,11 @@ class Stop:
             self.reason = anew(said)
             self.told()
         return anew(said)
+
+    def lift(self) -> None:
+        """An operator's order has mended what it was."""
+        self.reason = None
+        _log.warning("group.goes_on", group=self._group)
 
     def check(self) -> None:
         """Raises what has stopped the group."""

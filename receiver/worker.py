@@ -55,6 +55,7 @@ from replicator.base.errors import (
     NoSpaceError,
     ReplicatorError,
     UnreachableError,
+    UsageError,
 )
 from replicator.base.trouble import anew, is_bug, words_of
 from replicator.base.units import format_size
@@ -147,6 +148,21 @@ class GroupWorker:
             self.is_recovered = True
         self.changed.told()
 
+    async def accept(self, report: Report) -> str:
+        """Goes on without what the opening has stopped for; what that was. Raises UsageError where
+        it did not stop for that."""
+        if self.is_recovered or self.stopped is None:
+            raise UsageError(f"group {self.name!r} has not stopped at its opening")
+        gone = self.stopped.message
+        progress = _progress(report, f"comparing {self.name} with what is on record")
+        with _mishaps():
+            await self._apply.run(self._replica.opening.accept, progress)
+        self.is_recovered = True
+        self.stop.lift()
+        self.start()
+        self.changed.told()
+        return gone
+
     def start(self) -> None:
         if self.is_recovered and self.stop.reason is None:
             self._pump.start()
@@ -225,6 +241,11 @@ class GroupWorker:
         if self._replica.condition == "rolling-back":
             raise UnreachableError(
                 f"a rollback of group {self.name!r} that was interrupted is being finished",
+                hint="it takes agents again when that has ended",
+            )
+        if self._replica.opening.is_mending:
+            raise UnreachableError(
+                f"group {self.name!r} is being mended after its opening",
                 hint="it takes agents again when that has ended",
             )
 

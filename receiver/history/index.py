@@ -98,6 +98,7 @@ class HistoryIndex:
     def open(self) -> None:
         """Takes up the files that fit the segments, and removes the rest. Raises OSError."""
         self._storage.make_directory(self._folder)
+        self._identities = {}
         spans = {span_of(segment) for segment in self._segments()}
         starts, ends = {span.first for span in spans}, {span.end for span in spans}
         found: dict[Span, IndexFile] = {}

@@ -55,6 +55,15 @@ class Place:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class BatchEnd:
+    """The newest batch: its number, where it ended when it was written, the chain there."""
+
+    number: int = 0
+    position: int = 0
+    chain: int = 0
+
+
 class HistoryLog:
     """See the head of this file."""
 
@@ -96,6 +105,9 @@ class HistoryLog:
         self.texts: dict[str, str] = {}
         self.unapplied: Batch | None = None
         self.next_batch = 1
+        self.last_end = BatchEnd()
+        """Of the newest batch that is published."""
+        self._appended = BatchEnd()
         self._opened = Opened()
         self._garbage: list[Path] = []
         self._applied_at = -1  # where the last "applied" lies, while it is not durable
@@ -105,7 +117,9 @@ class HistoryLog:
 
     def open(self) -> tuple[GroupState, GroupState, Tail | None]:
         """(the state in front of the last batch, the one behind it, what has to be believed
-        before `accept_tail`). Raises DamageError, VersionError."""
+        before `accept_tail`). May be called again. Raises DamageError, VersionError."""
+        self.close()
+        self.unapplied, self.next_batch = None, 1
         self._storage.make_directory(self.folder)
         name = history_name(self._group)
         files = list_segments(self._storage, [self._directory], name)
@@ -116,9 +130,26 @@ class HistoryLog:
         self.texts = opened.texts
         self._opened = opened
         before, state = self._last_states(opened)
-        if opened.tail is None:
-            self.accept_tail()
+        self.reader.set_places([(each.first, each.path) for each in opened.segments])
+        self.last_end = self._end_of_last(opened)
         return before, state, opened.tail
+
+    def _end_of_last(self, opened: Opened) -> BatchEnd:
+        if opened.batches:
+            last = opened.batches[-1]
+            return BatchEnd(last.number, last.end, self.reader.chain_behind(last))
+        first = opened.segments[-1].first if opened.segments else 0
+        return BatchEnd(self.next_batch - 1, first)
+
+    @property
+    def opened_end(self) -> int:
+        """Behind the last whole unit that the newest opening found."""
+        return self._opened.segments[-1].end if self._opened.segments else 0
+
+    @property
+    def opened_segments(self) -> list[Segment]:
+        """All that it found, the newest among them."""
+        return self._opened.segments
 
     def accept_tail(self) -> None:
         """Cuts off what lies behind the last complete unit, and is ready to append."""
@@ -254,6 +285,7 @@ class HistoryLog:
         }
         encoded = self._writer.append_batch(replace(draft, texts=new))
         self._segment_texts.update(new)
+        self._appended = BatchEnd(encoded.batch.number, encoded.batch.end, encoded.chain)
         self.reader.tables.put(encoded.batch, encoded.table)
         return encoded.batch
 
@@ -291,6 +323,7 @@ class HistoryLog:
         assert self._writer.durable_end >= batch.end, "published before it is durable"
         self.unapplied = batch
         self.batches.append(batch)
+        self.last_end = self._appended
         self.next_batch = batch.number + 1
 
     def applied(self, batch: Batch) -> None:

@@ -210,6 +210,16 @@ def read_table(file: File, first: int, position: int, where: str) -> ImageTable:
     return _table(_begin(record, position, where), position + record.size, where)
 
 
+def read_chain_behind(file: File, first: int, batch: Batch, where: str) -> int:
+    """The log's chain at the end of the batch, in the segment that begins at `first`. Raises
+    DamageError."""
+    record = _read_record(file, first, batch.begin, where)
+    table = _table(_begin(record, batch.begin, where), batch.begin + record.size, where)
+    commit_at = batch.begin + record.size + table.record_bytes
+    offset = SEGMENT_HEADER_BYTES + commit_at - first
+    return RECORDS.stored_chain(file.pread(HEADER_BYTES, offset), 0)
+
+
 # -- the newest segment
 
 

@@ -25,7 +25,7 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from receiver.history import bodies
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, ImageTable
-from receiver.history.opening import read_body, read_table
+from receiver.history.opening import read_body, read_chain_behind, read_table
 from receiver.history.packing import unpack
 from receiver.history.tables import Tables
 from replicator.base.errors import DamageError
@@ -123,6 +123,11 @@ class HistoryReader:
             table = read_table(self._file(path), first, batch.begin, str(path))
             self.tables.put(batch, table)
         return table
+
+    def chain_behind(self, batch: Batch) -> int:
+        """The log's chain where the batch ends. Raises DamageError."""
+        path, first, _ = self.locate(batch.begin)
+        return read_chain_behind(self._file(path), first, batch, str(path))
 
     # -- files
 

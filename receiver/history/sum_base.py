@@ -75,7 +75,10 @@ class SumBase:
         """Runs that cannot be used at all."""
 
     def open(self) -> None:
-        """Raises OSError. Damage is kept, not raised: it costs what was known, and nothing else."""
+        """May be called again. Raises OSError. Damage is kept, not raised: it costs what was known,
+        and nothing else."""
+        self.close()
+        self.damage, self._next = [], 1
         if not self._storage.exists(self._folder):
             return
         for name in self._storage.names(self._folder):

@@ -68,6 +68,10 @@ class SumWindow:
         self.sums[places] = sums[within]
 
 
+def _nothing() -> None:
+    """Nobody has to do anything first."""
+
+
 class LatestSums:
     """See the head of this file."""
 
@@ -78,9 +82,11 @@ class LatestSums:
         newest: SumLayers,
         past: SumLayers,
         lost: Callable[[], None],
+        before_absorb: Callable[[], None] = _nothing,
     ) -> None:
         """`newest` and `past` have that base below them. `lost` is told when the base had to go for
-        want of room."""
+        want of room; `before_absorb` is called before the base takes anything in."""
+        self._before_absorb = before_absorb
         self._newest = newest
         self._history = history
         self.past = PastSums(history, past, lambda batch: self._latest([batch]))
@@ -140,6 +146,11 @@ class LatestSums:
             if low < high:
                 window.put(table.keys()[0], self._sums_of(batch))
             window.upto = batch.number
+
+    def forget(self) -> None:
+        """What is kept beside the history may be of another one. Raises OSError."""
+        self._newest.reset()
+        self.past.reset()
 
     # -- kept beside the history
 
@@ -224,6 +235,7 @@ class LatestSums:
         segments = self._history.segments
         if not segments or (not batches and self._base.end >= end):
             return
+        self._before_absorb()
         keys, sums = self._latest(batches)
         first = segments[0].first
         try:

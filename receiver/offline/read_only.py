@@ -95,6 +95,9 @@ class ReadOnlyStorage:
     def allocated_bytes(self, path: Path) -> int:
         return self._storage.allocated_bytes(path)
 
+    def inode(self, path: Path) -> int:
+        return self._storage.inode(path)
+
     def free_bytes(self, path: Path) -> int:
         return self._storage.free_bytes(path)
 

@@ -110,6 +110,11 @@ class Storage(Protocol):
         """Bytes that the file takes on its medium (holes take none)."""
         ...
 
+    def inode(self, path: Path) -> int:
+        """Which file lies at an existing path: a number that stays with the file, whatever it is
+        called, and that no other file of its filesystem has at the same time. Never 0."""
+        ...
+
     def free_bytes(self, path: Path) -> int:
         """Bytes an unprivileged writer may still use on the filesystem of an existing path."""
         ...
@@ -253,6 +258,9 @@ class SystemStorage:
 
     def allocated_bytes(self, path: Path) -> int:
         return os.stat(path).st_blocks * 512
+
+    def inode(self, path: Path) -> int:
+        return os.stat(path).st_ino
 
     def free_bytes(self, path: Path) -> int:
         figures = os.statvfs(path)

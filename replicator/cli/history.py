@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`points drop` and `history unlock`: shortening a history on purpose.
+"""`points drop`, `history unlock` and `history accept`: giving up some of a history on purpose.
 
-Neither is done by a slip: both say what they are about to do and ask, or need --yes where nobody
+None is done by a slip: both say what they are about to do and ask, or need --yes where nobody
 can be asked. What breaks a lock is asked for by the group's name when a person sits there, --yes or
 not.
 """
@@ -16,7 +16,7 @@ import click
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.units import format_duration
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.output import describe_point, note, print_json
+from replicator.cli.output import describe_point, note, print_json, progress_bar
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
@@ -102,6 +102,37 @@ def unlock(invocation: Invocation, group: str, reason: str, *, break_lock: bool)
         for seconds in (done.lock_seconds_before, done.lock_seconds)
     )
     click.echo(f"group {group}: points are locked for {now}; it was {before}")
+
+
+@history.command("accept")
+@click.argument("group")
+@click.option("--reason", metavar="TEXT", default="", help="Why; for the audit.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@takes_json
+def accept(invocation: Invocation, group: str, reason: str, *, yes: bool) -> None:
+    """Go on with GROUP without what it has stopped for, as lost (receiver).
+
+    `status` says what that is, and what would set it right. What cannot be proven to be right is
+    damaged from then on and never served, the stream is closed, and the source has to resync.
+    """
+    if not reason.strip():
+        raise UsageError("history accept needs --reason TEXT")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "history accept asks for confirmation, and there is no terminal to ask at",
+                hint="give --yes",
+            )
+        _ask_for_name(group, "goes on without what is gone, for good")
+    with progress_bar() as on_progress:
+        done = invocation.client("receiver").accept(group, reason, on_progress)
+    if invocation.is_json:
+        print_json(done)
+        return
+    click.echo(
+        f"group {group} goes on: {done.points} points can be had, {done.damaged_points} cannot;"
+        f" the next one is #{done.next_point}"
+    )
 
 
 def _confirmed(invocation: Invocation, group: str, request: DropRequest) -> DropRequest:

@@ -23,6 +23,8 @@ import msgspec
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError, from_name
 from replicator.control import endpoints
 from replicator.control.types import (
+    AcceptRequest,
+    AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -209,6 +211,12 @@ class ControlClient:
     def unlock(self, group: str, reason: str) -> UnlockResult:
         request = UnlockRequest(break_lock=True, reason=reason)
         return self._order("POST", _target(endpoints.UNLOCK, group=group), UnlockResult, request)
+
+    def accept(
+        self, group: str, reason: str, on_progress: OnProgress = ignore_progress
+    ) -> AcceptResult:
+        target, request = _target(endpoints.ACCEPT, group=group), AcceptRequest(reason=reason)
+        return self._order("POST", target, AcceptResult, request, on_progress)
 
     def _order(
         self,

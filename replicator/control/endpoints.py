@@ -17,6 +17,7 @@ from replicator.base.names import is_name
 from replicator.base.units import parse_duration_ns
 from replicator.control.service import AgentControl, ReceiverControl, Report
 from replicator.control.types import (
+    AcceptRequest,
     Chosen,
     DropRequest,
     MarkRequest,
@@ -195,9 +196,14 @@ async def _unlock(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.unlock(call.group(), call.request(UnlockRequest))
 
 
+async def _accept(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.accept(call.group(), call.request(AcceptRequest), call.report)
+
+
 STATUS = "/v1/status"
 POINTS = "/v1/groups/{group}/points"
 DROP_POINTS = "/v1/groups/{group}/points/drop"
+ACCEPT = "/v1/groups/{group}/history/accept"
 UNLOCK = "/v1/groups/{group}/history/unlock"
 MARK = "/v1/groups/{group}/mark"
 WRITES = "/v1/groups/{group}/writes"
@@ -230,5 +236,6 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("POST", SCRUB, _scrub, "scrub", is_long=True),
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
     Endpoint("POST", DROP_POINTS, _drop_points, "points drop", is_finished_anyway=True),
+    Endpoint("POST", ACCEPT, _accept, "history accept", is_long=True, is_finished_anyway=True),
     Endpoint("POST", UNLOCK, _unlock, "history unlock", is_finished_anyway=True),
 )

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.control.types import (
+    AcceptRequest,
+    AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -117,3 +119,7 @@ class ReceiverControl(Protocol):
         ...
 
     async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult: ...
+
+    async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
+        """Refused where the group has not stopped for what lies beside what."""
+        ...

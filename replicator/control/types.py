@@ -255,6 +255,18 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     damaged_points: int | None = None
 
 
+class AcceptResult(Message, frozen=True, kw_only=True):
+    """What `history accept` went on without (`gone`), and with: `points` can be had whole,
+    `damaged_points` cannot; the next one is number `next_point`."""
+
+    group: str
+    gone: str
+    points: int
+    damaged_points: int
+    next_point: int
+    generation: int
+
+
 class Status(Message, frozen=True, kw_only=True):
     role: Role
     name: str
@@ -397,4 +409,10 @@ class UnlockRequest(Request, frozen=True, kw_only=True):
     """Take the lock down to what the configuration says. `break_lock` must be true."""
 
     break_lock: bool
+    reason: str
+
+
+class AcceptRequest(Request, frozen=True, kw_only=True):
+    """Go on without what a group has stopped for. `reason` says why it does not come back."""
+
     reason: str

@@ -98,3 +98,27 @@ def test_an_unlock_needs_both_words(site: Site, missing: tuple[str, ...]) -> Non
     done = run(*site.socket, "history", "unlock", "web", *missing)
     assert (done.returncode, site.orders) == (2, [])
     assert "--break-lock and --reason TEXT" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "code"), [("web\n", 0), ("y\n", 1)])
+def test_who_accepts_a_loss_types_the_name_of_the_group(site: Site, typed: str, code: int) -> None:
+    order = ("history", "accept", "web", "--reason", "the disk is gone")
+    found, text = on_terminal(typed, *site.socket, *order)
+    assert found == code
+    assert (("accept", "web", "the disk is gone") in site.orders) is (code == 0)
+    assert ("12 points can be had, 3 cannot; the next one is #42" in text) is (code == 0)
+
+
+def test_an_acceptance_in_a_script_needs_yes_and_a_reason(site: Site) -> None:
+    order = ("history", "accept", "web")
+    assert run(*site.socket, *order, "--yes").returncode == 2
+    assert run(*site.socket, *order, "--reason", "x").returncode == 2
+    assert site.orders == []
+    assert document(run(*site.socket, *order, "--reason", "x", "--yes", "--json")) == {
+        "group": "web",
+        "gone": "a history",
+        "points": 12,
+        "damaged_points": 3,
+        "next_point": 42,
+        "generation": 2,
+    }

@@ -32,6 +32,8 @@ from replicator.control.server import (
 )
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptRequest,
+    AcceptResult,
     AuditFault,
     AuditRecord,
     AuditVerdict,
@@ -322,6 +324,14 @@ class CannedReceiver:
         known(group)
         self.orders.append(("unlock", group, request.reason))
         return UnlockResult(group=group, lock_seconds_before=604_800, lock_seconds=3600)
+
+    async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
+        known(group)
+        report(Progress(done=1, total=2, what="comparing"))
+        self.orders.append(("accept", group, request.reason))
+        return AcceptResult(
+            group=group, gone="a history", points=12, damaged_points=3, next_point=42, generation=2
+        )
 
 
 class FailingReceiver(CannedReceiver):

@@ -53,10 +53,11 @@ def export(world: World, group_dir: Path, source: Path = GROUP_DIRECTORY) -> Non
     """Everything that the world's disk holds of its group, but for sockets."""
     group_dir.mkdir(parents=True, exist_ok=True)
     for name in world.storage.names(source):
-        if "." not in name:  # a directory: all files here have a suffix
+        try:
+            file = world.storage.open(source / name)
+        except IsADirectoryError:
             export(world, group_dir / name, source / name)
             continue
-        file = world.storage.open(source / name)
         (group_dir / name).write_bytes(file.pread(file.size(), 0))
         file.close()
 

@@ -7,12 +7,13 @@ import errno
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from uuid import uuid4
 
 import pytest
 
 from journal.segment import HEADER_BYTES
 from receiver.history.opening import TailImage
-from replicator.base.errors import DamageError, VersionError
+from replicator.base.errors import DamageError, OwnedError, VersionError
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
@@ -251,7 +252,8 @@ def test_rot_that_comes_while_running_is_found_before_it_is_applied() -> None:
     assert world.raw("a")[:512] in (raw[:512], b"2" * 512, b"3" * 512)
 
 
-def test_an_inbox_that_ends_too_early_is_damage() -> None:
+def test_an_inbox_that_ends_too_early_ends_its_stream() -> None:
+    """What was acknowledged behind it is lost, and said; the points that are applied stay."""
     world = World()
     world.begin_stream(from_zero=True)
     world.settle()
@@ -266,8 +268,18 @@ def test_an_inbox_that_ends_too_early_is_damage() -> None:
     file = world.storage.open(first, writable=True)
     file.truncate(file.size() - 100)
     file.close()
-    with pytest.raises(DamageError, match="what was acknowledged is missing"):
-        restart(world)
+    restart(world)
+    (told,) = [event for event in world.events if event.name == "group.mended"]
+    assert "acknowledged" in str(told.fields["why"])
+    with pytest.raises(OwnedError, match="being mended"):
+        world.group.open_stream(uuid4(), 2, 1 << 20, 0)
+    world.apply_all()
+    facts = world.group.facts()
+    assert (facts.stream, facts.closed_ordinal) == (None, 1)
+    restart(world)
+    assert not world.group.opening.is_mending, "it is on record"
+    world.dead_ordinal = 1
+    world.check()
 
 
 def test_without_its_inbox_a_stream_is_over_and_the_points_stay(world: World) -> None:
@@ -276,6 +288,7 @@ def test_without_its_inbox_a_stream_is_over_and_the_points_stay(world: World) ->
     for path in segments(world, "inbox"):
         world.storage.unlink(path)
     restart(world)
+    world.apply_all()
     facts = world.group.facts()
     assert facts.stream is None
     assert facts.closed_ordinal == 1
@@ -297,7 +310,7 @@ def test_a_batch_that_was_begun_needs_its_inbox(world: World) -> None:
     world.storage.kill()
     for path in segments(world, "inbox"):
         world.storage.unlink(path)
-    with pytest.raises(DamageError, match="the inbox of stream 1 is gone"):
+    with pytest.raises(DamageError, match="a batch was begun and is not applied"):
         restart(world)
 
 

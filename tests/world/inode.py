@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -36,6 +37,9 @@ class Volume:
         return self.capacity_bytes // PAGE_BYTES - self.used_pages
 
 
+_numbers = count(1)
+
+
 class Inode:
     """A file, whatever it is called. `pages` is what a reader sees; `unsynced` holds, for each
     page written since the last sync, its versions before now, the synced one first; `medium` what
@@ -46,6 +50,7 @@ class Inode:
         "handles",
         "links",
         "medium",
+        "number",
         "pages",
         "size",
         "sizes",
@@ -55,6 +60,7 @@ class Inode:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        self.number = next(_numbers)
         self.pages: dict[int, bytearray] = {}
         self.size = 0
         self.sizes = [0]  # since the last sync, the synced one first

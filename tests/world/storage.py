@@ -326,6 +326,12 @@ class SimStorage:
             raise _error(errno.ENOENT, path)
         return len(node.pages) * PAGE_BYTES if isinstance(node, Inode) else PAGE_BYTES
 
+    def inode(self, path: Path) -> int:
+        node = self._find(path)
+        if not isinstance(node, Inode):
+            raise _error(errno.ENOENT, path)
+        return node.number
+
     def free_bytes(self, path: Path) -> int:
         node = self._find(path)
         if node is None:

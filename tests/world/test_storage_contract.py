@@ -119,6 +119,17 @@ def test_what_is_not_there_or_there_already_says_so(place: Place) -> None:
     assert storage.exists(here / "d")
 
 
+def test_an_inode_stays_with_its_file(place: Place) -> None:
+    storage, here = place.storage, place.directory
+    storage.create(here / "one").close()
+    storage.create(here / "two").close()
+    one, two = storage.inode(here / "one"), storage.inode(here / "two")
+    assert 0 < one != two > 0
+    storage.replace(here / "one", here / "two")
+    assert storage.inode(here / "two") == one
+    assert errno_of(lambda: storage.inode(here / "one")) == errno.ENOENT
+
+
 def test_directories_are_made_with_their_parents_and_removed_when_empty(place: Place) -> None:
     storage, here = place.storage, place.directory
     storage.make_directory(here / "x" / "y" / "z")

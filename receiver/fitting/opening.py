@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a group: its parts are read, judged side by side, and only then used.
+
+    1  read      history, inbox, single writes, sums: each by itself, as a crash left it
+    2  judge     do they belong together (receiver.fitting.verdict)? A stop ends here: nothing was
+                 applied or forgotten, so what is put back finds everything as it was
+    3  number    the front walks what is in the inbox, and points get their numbers
+    4  judge     have catalog or audit seen more than that?
+    5  compare   what the replica wrote behind the batch that `disks/applied` vouches for
+    6  mend      what has to go on record before an agent is taken again: in `settle`, once
+                 everything in the inbox is applied
+
+`accept` is the operator's word that what is missing does not come back. All of the replica is
+compared then with the sums on record, and what is not proven is damage; a missing image becomes
+zeroes; the inbox is given up; the generation rises, so no source syncs over it by itself.
+
+Failure. A crash before 6 is durable comes to the same again. In `accept` the damage is on record
+before an image of zeroes takes its place, and the statement in `disks/applied` comes last.
+
+Concurrency: the group's apply thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from receiver import damage as rules
+from receiver.apply import Applier
+from receiver.catalog import GroupCatalog
+from receiver.fine_log import FineLog
+from receiver.fitting import compare, looking
+from receiver.fitting.applied import AppliedSlots
+from receiver.fitting.evidence import Applied, Evidence, ImageState, InboxState, Line, Seen
+from receiver.fitting.mending import Mending
+from receiver.fitting.verdict import Action, Finding, Verdict, judge
+from receiver.fitting.voucher import Voucher
+from receiver.healing import Healer
+from receiver.history.log import HistoryLog
+from receiver.history.opening import Tail
+from receiver.history.sum_base import SumBase
+from receiver.history.sums import LatestSums
+from receiver.inbox import Inbox
+from receiver.intake import Intake
+from receiver.keeping import segment_facts
+from receiver.points import PointList
+from receiver.recovery import check_tail
+from receiver.replica import Replica
+from receiver.scrub import Scrub
+from receiver.sync_state import GroupState
+from receiver.telling import Telling
+from replicator.base.errors import DamageError, UsageError
+from replicator.base.storage import Storage
+
+Progress = Callable[[int, int], None]
+_REPLICA_IS_RIGHT = (
+    "image missing",
+    "image of another size",
+    "inbox gap",
+    "inbox headless",
+    "begun batch gone",
+)
+"""Stops that say nothing against those images that are there."""
+
+
+def ignore_progress(_done: int, _total: int) -> None:
+    """Nobody waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a group consists of."""
+
+    storage: Storage
+    directory: Path
+    history: HistoryLog
+    replica: Replica
+    inbox: Inbox
+    fine: FineLog
+    sum_base: SumBase
+    left_sums: SumBase
+    sums: LatestSums
+    points: PointList
+    applier: Applier
+    intake: Intake
+    healer: Healer
+    scrub: Scrub
+    telling: Telling
+    catalog: GroupCatalog
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Each part by itself. `before` and `state` are the group in front of the history's last batch
+    and behind it."""
+
+    before: GroupState
+    state: GroupState
+    tail: Tail | None
+    applied: Applied | None
+    evidence: Evidence
+
+
+class Opening:
+    """See the head of this file. `run` or `accept` first; `settle` whenever nothing is left to be
+    applied."""
+
+    def __init__(
+        self, parts: Parts, slots: AppliedSlots, voucher: Voucher, seen: Callable[[], Seen]
+    ) -> None:
+        """`seen`: what the audit has seen of the group."""
+        self._parts = parts
+        self._slots = slots
+        self._voucher = voucher
+        self._audit_seen = seen
+        self._mending: Mending | None = None
+        self._sizes: dict[str, int] = {}  # by the history
+        self.stopped = Verdict(())
+        """Why the last opening stopped; empty if it did not."""
+
+    @property
+    def is_mending(self) -> bool:
+        """Something has to go on record before an agent may feed the group. Any thread."""
+        return self._mending is not None
+
+    @property
+    def unverified(self) -> frozenset[str]:
+        """Disks whose images may not be the ones we wrote, until a scrub has ended. Any thread."""
+        return self._voucher.unverified
+
+    def run(self) -> None:
+        """Raises DamageError, VersionError, OSError."""
+        read = self._read()
+        self._stop_for(judge(read.evidence))
+        self._use(read)
+        self._say_oldest_lost()
+        evidence = self._seen_more(read)
+        verdict = judge(evidence)
+        self._stop_for(verdict)
+        mending = self._mend(verdict)
+        self._doubt(read, verdict)
+        if self._compare(read):
+            mending.reasons.append("its replica held older content than its history says")
+        self._begin_mending(mending)
+
+    # -- reading
+
+    def _read(self) -> _Read:
+        parts = self._parts
+        self.stopped = Verdict(())
+        parts.replica.close()
+        parts.replica.prepare()
+        parts.sum_base.open()
+        parts.left_sums.give_up()  # of a scrub by an earlier version
+        parts.scrub.open()
+        foreign = looking.foreign_folder(
+            parts.storage, parts.directory, parts.telling.group, parts.history
+        )
+        before, state, tail = parts.history.open()
+        parts.sums.open()
+        self._sizes = {disk.name: disk.size_bytes for disk in state.disks.values()}
+        parts.fine.open()
+        parts.inbox.open()
+        for report in parts.inbox.cut_reports:
+            parts.telling.event("inbox.cut", what=report)
+        applied = self._slots.open()
+        evidence = Evidence(
+            looking.line_of(applied, parts.history),
+            looking.image_states(parts.replica, state, applied),
+            self._inbox_state(state),
+            is_empty=looking.is_nothing_there(
+                parts.history, parts.replica, parts.inbox, parts.fine
+            ),
+            was_vouched=self._slots.is_unreadable or self._audit_seen().by_this_version,
+            sums_beyond=parts.sum_base.upto > parts.history.last_end.number
+            or parts.sum_base.end > parts.history.opened_end,
+            fine_beyond=looking.fine_reaches_beyond(parts.fine, state),
+            foreign=foreign,
+            tail=self._tail_problem(before, tail),
+        )
+        return _Read(before, state, tail, applied, evidence)
+
+    def _tail_problem(self, before: GroupState, tail: Tail | None) -> str:
+        sizes = {disk.name: disk.size_bytes for disk in before.disks.values()}
+        if tail is None or any(self._parts.replica.size_of(each) != sizes[each] for each in sizes):
+            return ""
+        try:
+            check_tail(self._parts.replica, before, tail)
+        except DamageError as error:
+            return error.message
+        return ""
+
+    def _inbox_state(self, state: GroupState) -> InboxState:
+        """A begun batch without frames is no matter if the replica holds all of it."""
+        parts = self._parts
+        found = looking.inbox_state(parts.inbox, state, parts.history.unapplied)
+        if found is not InboxState.BATCH_GONE or not self._is_whole_in_replica(state):
+            return found
+        return InboxState.MISSING
+
+    def _is_whole_in_replica(self, state: GroupState) -> bool:
+        parts = self._parts
+        batch = parts.history.unapplied
+        assert batch is not None
+        disks = list(state.disks.values())
+        if any(parts.replica.size_of(disk.name) != disk.size_bytes for disk in disks):
+            return False
+        found = compare.written_by(parts.history, batch)
+        return not compare.wrong_of(found, parts.replica, disks).any()
+
+    # -- using
+
+    def _use(self, read: _Read) -> None:
+        """Everything read becomes the group's present, and points get their numbers."""
+        parts, state = self._parts, read.state
+        parts.intake.closing = parts.intake.doubtful = parts.intake.mending = False
+        parts.history.accept_tail()
+        if read.tail is not None:
+            parts.telling.event("history.cut", where=read.tail.where, why=read.tail.label)
+        parts.applier.start(read.before, state)
+        if state.rollback is not None and state.rollback.writes:
+            parts.fine.keep_ns = None
+        self._leave_inbox(read)
+        parts.points.reset(parts.history.points())
+        parts.intake.start(state)
+        newest = parts.points.newest
+        if newest is not None:
+            sequence = newest.sequence
+            parts.telling.index(lambda: parts.points.hold(sequence, parts.catalog.held(sequence)))
+
+    def _leave_inbox(self, read: _Read) -> None:
+        """What it holds beyond need, because a crash came before it was removed, goes."""
+        parts, state = self._parts, read.state
+        parts.inbox.remove_closed(max(state.closed_ordinal, 0))
+        unapplied = parts.history.unapplied
+        redo = unapplied is not None and unapplied.kind == "log"
+        if read.evidence.inbox in (InboxState.MISSING, InboxState.OLDER):
+            parts.inbox.remove_closed(state.ordinal)
+            parts.applier.take_as_applied()
+        else:
+            oldest = unapplied.ordinal if redo and unapplied is not None else state.ordinal
+            parts.inbox.remove_closed(oldest - 1)
+
+    def _say_oldest_lost(self) -> None:
+        """Retention takes the oldest segments, once their sums are in the base. Where they are not
+        there the segments were lost; which points with them, only the catalog can say."""
+        parts = self._parts
+        segments = parts.history.segments
+        if not segments or parts.sum_base.reaches(segments[0].first):
+            return
+        there = parts.points.all
+        oldest = there[0].sequence if there else parts.intake.front.state.next_point
+        lost: list[int] = []
+        parts.telling.index(lambda: lost.extend(parts.catalog.below(oldest)))
+        if lost:
+            parts.telling.event(
+                "history.oldest_lost", points=f"#{lost[0]} to #{lost[-1]}", count=len(lost)
+            )
+
+    # -- judging
+
+    def _seen_more(self, read: _Read) -> Evidence:
+        parts, evidence = self._parts, read.evidence
+        front = parts.intake.front.state
+        seen = self._seen()
+        beyond = (
+            seen.point >= front.next_point
+            or seen.generation > front.generation
+            or seen.position > parts.history.opened_end
+        )
+        newer, applied = False, read.applied
+        if evidence.line is Line.HELD:
+            is_silent = applied is not None and applied.number == parts.history.last_end.number
+        else:
+            is_silent = not evidence.is_empty
+        if is_silent:
+            newer = compare.holds_newer(
+                parts.history, parts.sums, parts.replica, parts.inbox, read.state
+            )
+        return replace(evidence, seen_beyond=beyond, holds_newer=newer)
+
+    def _seen(self) -> Seen:
+        parts, found = self._parts, [self._audit_seen()]
+        parts.telling.index(lambda: found.append(parts.catalog.seen()))
+        return found[0] if len(found) == 1 else found[0].with_more(found[1])
+
+    def _stop_for(self, verdict: Verdict) -> None:
+        """Raises DamageError where it says so."""
+        if not verdict.stops:
+            return
+        self.stopped = verdict
+        group = self._parts.telling.group
+        told = "; ".join(self._told(each) for each in verdict.stops)
+        ways = list(dict.fromkeys(each.put_back for each in verdict.stops))
+        hint = "; ".join(ways)
+        if all(each.acceptable for each in verdict.stops):
+            hint += (
+                f"; if it is lost, `replicator history accept {group} --reason TEXT` goes on with"
+                " what can be proven"
+            )
+        raise DamageError(f"group {group!r}: {told}", hint=hint)
+
+    def _told(self, finding: Finding) -> str:
+        parts, name = self._parts, finding.what
+        if not name:
+            return finding.prose
+        if finding.label == "tail was whole":
+            return name
+        if not finding.label.startswith("image"):
+            return f"{parts.directory / name} {finding.prose}"
+        path = parts.replica.path(name)
+        if finding.label == "image of another size":
+            found = parts.replica.size_of(name)
+            return f"{path}: has {found} bytes, {finding.prose} {self._sizes[name]}"
+        return f"{path}: the replica of disk {name!r} {finding.prose}"
+
+    # -- going on
+
+    def _mend(self, verdict: Verdict) -> Mending:
+        mending, seen = Mending(), self._seen()
+        vouched = self._slots.durable
+        mending.next_point = max(seen.point + 1, vouched.next_point if vouched is not None else 0)
+        mending.generation = max(seen.generation, vouched.generation if vouched is not None else 0)
+        for finding in verdict.of(Action.MEND):
+            mending.reasons.append(finding.prose)
+        return mending
+
+    def _doubt(self, read: _Read, verdict: Verdict) -> None:
+        """Which images are read back before they are believed."""
+        disks = read.state.disks
+        if verdict.has("vouched for anew"):
+            unverified = set(disks)
+        else:
+            states = read.evidence.images
+            unverified = {name for name in disks if states[name] is ImageState.EXCHANGED}
+        self._voucher.start(unverified)
+        if unverified:
+            self._parts.scrub.start_over()
+            self._parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
+
+    def _compare(self, read: _Read) -> bool:
+        """Whether something is left that is not what the history says."""
+        parts = self._parts
+        state = parts.applier.applied
+        disks = list(state.disks.values())
+        if parts.history.unapplied is not None:
+            compare.undo_torn(parts.history.unapplied, parts.history, parts.replica, disks)
+        if read.applied is None or read.applied.number >= parts.history.last_end.number:
+            return False
+        number = compare.written_behind(read.applied, parts.history)
+        found = None
+        if parts.sum_base.upto <= read.applied.number:
+            found = compare.suspects(parts.history, number)
+        if found is None:
+            self._damaged(rules.added(state.damage, compare.whole_disks(disks, number + 1)))
+            self._voucher.start({disk.name for disk in disks})
+            parts.scrub.start_over()
+            return True
+        wrong = compare.wrong_of(found, parts.replica, disks)
+        if parts.history.unapplied is not None:
+            again = parts.history.table(parts.history.unapplied).keys()[0]
+            wrong &= ~np.isin(found.keys, again)
+        keys, sums, writers = found.keys[wrong], found.sums[wrong], found.writers[wrong]
+        if not len(keys):
+            return False
+        before = state.damage
+        self._damaged(rules.added(before, compare.damage_of(keys, writers)))
+        healed = np.zeros(len(keys), dtype=np.bool_)
+        for disk in disks:
+            mine = compare.is_of(disk, keys)
+            healed[mine] = parts.healer.heal_replica(disk, keys[mine], sums[mine])
+        self._damaged(rules.healed(parts.applier.applied.damage, keys[healed], replaced=0))
+        parts.telling.event(
+            "replica.older", blocks=len(keys), healed=int(healed.sum()), behind=number
+        )
+        if parts.applier.applied.damage == before:
+            self._voucher.recorded()
+        return not healed.all()
+
+    def _damaged(self, damage: rules.Damage) -> None:
+        """In memory; the next batch puts it on record, and a crash before that finds it again."""
+        self._voucher.hold_back()
+        for state in (self._parts.applier.applied, self._parts.applier.newest_state):
+            state.damage = damage
+
+    # -- mending
+
+    def _begin_mending(self, mending: Mending) -> None:
+        parts = self._parts
+        if mending.reasons:
+            self._mending = mending
+            parts.intake.mending = True
+            parts.telling.event("group.mended", why="; ".join(mending.reasons))
+        else:
+            self._mending = None
+            parts.telling.index(self.rebuild_catalog)
+
+    def settle(self) -> bool:
+        """There is nothing left to be applied. Whether something was put on record. Raises
+        OSError."""
+        parts = self._parts
+        self.take_stock()
+        if self._mending is not None:
+            state = self._mending.put_on_record(parts.applier, parts.intake, parts.inbox)
+            parts.intake.mending = False
+            self._mending = None
+            parts.telling.event("group.goes_on", next_point=state.next_point)
+            parts.telling.index(self.rebuild_catalog)
+            return True
+        self._voucher.rest(parts.applier.applied)
+        return False
+
+    def take_stock(self) -> None:
+        """A scrub that was begun for images that are not the ones we wrote may have ended."""
+        if self._voucher.unverified and not self._parts.scrub.is_due:
+            self._voucher.verified()
+            self._parts.telling.event("replica.verified")
+
+    def rebuild_catalog(self) -> None:
+        parts = self._parts
+        parts.catalog.rebuild(
+            parts.points.all,
+            segment_facts(parts.history),
+            parts.intake.front.state.generation,
+        )
+
+    # -- accepting
+
+    def accept(self, progress: Progress = ignore_progress) -> None:
+        """Goes on without what an opening stopped for. Raises UsageError where it did not stop, or
+        where that cannot be gone on without; DamageError, OSError."""
+        read = self._read()
+        stops = judge(read.evidence).stops
+        if not stops:
+            self._use(read)
+            stops = judge(self._seen_more(read)).stops
+            read = self._read()
+        self._check_acceptable(stops)
+        parts = self._parts
+        stand_ins = self._stand_in(read)
+        parts.history.accept_tail()
+        parts.applier.start(read.before, read.state)
+        announced = self._announced(read)
+        parts.points.reset(parts.history.points())
+        parts.applier.take_as_applied()
+        parts.intake.front.reset(parts.applier.applied.copy())
+        if read.evidence.sums_beyond:
+            parts.sum_base.give_up()
+        parts.sums.forget()
+        mending = self._mend(judge(read.evidence))
+        mending.next_point = max(mending.next_point, announced)
+        mending.generation = max(mending.generation, parts.applier.applied.generation) + 1
+        self._voucher.start(())
+        damage = self._unproven(read, stops, progress)
+        self._damaged(rules.added(parts.applier.applied.damage, damage))
+        mending.put_on_record(parts.applier, parts.intake, parts.inbox)
+        for name in stand_ins:
+            parts.replica.put_in_place(name)
+        self._voucher.state(parts.applier.applied)
+        parts.telling.event(
+            "history.accepted", why="; ".join(each.prose for each in stops), damaged=len(damage)
+        )
+        self.stopped = Verdict(())
+        self._begin_mending(Mending())
+
+    def _announced(self, read: _Read) -> int:
+        """The next number behind the points in the inbox, which is given up."""
+        intake = self._parts.intake
+        self._parts.inbox.remove_closed(read.state.closed_ordinal)
+        if read.evidence.inbox is InboxState.FITS:
+            intake.start(read.state)
+            return intake.front.state.next_point
+        return read.state.next_point
+
+    def _unproven(self, read: _Read, stops: list[Finding], progress: Progress) -> rules.Damage:
+        """What of the replica is not proven to be what the history says."""
+        parts, applied = self._parts, read.applied
+        every = list(parts.applier.applied.disks.values())
+        disks = every
+        damage: rules.Damage = ()
+        if all(each.label in _REPLICA_IS_RIGHT for each in stops) and applied is not None:
+            number = compare.written_behind(applied, parts.history)
+            found = compare.suspects(parts.history, number)
+            if found is not None and parts.sum_base.upto <= applied.number:
+                wrong = compare.wrong_of(found, parts.replica, every)
+                damage = tuple(compare.damage_of(found.keys[wrong], found.writers[wrong]))
+                missing = {each.what for each in stops}
+                disks = [disk for disk in every if disk.name in missing]
+        return rules.added(damage, compare.entire(parts.sums, parts.replica, disks, progress))
+
+    def _check_acceptable(self, stops: list[Finding]) -> None:
+        group = self._parts.telling.group
+        if not stops:
+            raise UsageError(
+                f"group {group!r} is not stopped for what lies beside what: there is nothing to"
+                " accept"
+            )
+        for each in stops:
+            if not each.acceptable:
+                raise UsageError(f"group {group!r}: {self._told(each)}", hint=each.put_back)
+
+    def _stand_in(self, read: _Read) -> list[str]:
+        """Zeroes for the images that are missing or of another size."""
+        states = read.evidence.images
+        names = [
+            name
+            for name in sorted(states)
+            if states[name] in (ImageState.MISSING, ImageState.OTHER_SIZE)
+        ]
+        for name in names:
+            self._parts.replica.stand_in(name, read.state.disks[name].size_bytes)
+        return names
