@@ -103,7 +103,7 @@ class Close:
     """`final_cut`: the domains are down and said goodbye, so the end is a point."""
 
     reason: str
-    final_cut: bool
+    final_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

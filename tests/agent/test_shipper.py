@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.resume import Fenced, Paused, Plan
+from agent.shipper import FREE_STEP_BYTES
 from journal.record import RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import StreamName, list_segments, list_streams
@@ -121,6 +122,82 @@ def test_the_spool_is_freed_below_what_is_durable_and_no_further(tmp_path: Path)
     left = list_segments(world.storage, world.directories, name)
     assert len(left) <= 2 < len(before)
     assert left[0].first_lsn <= world.source.next_lsn
+
+
+def test_what_was_sent_and_is_not_durable_stays_in_the_spool(tmp_path: Path) -> None:
+    """However much of it is durable: the rest may have to be sent again."""
+    world = make(tmp_path)
+    world.source.begin_from_zero()
+    world.source.cut()
+    world.pump()
+    for number in range(40):
+        world.source.write(0, 0, bytes([number]) * BLOCK)
+    world.source.cut("sent")
+    while world.produce():
+        pass  # nothing of it is received
+    for _ in range(8):  # more than a segment, and than FREE_STEP_BYTES
+        world.deliver_up()
+    while world.deliver_down():
+        pass
+    world.produce()  # frees
+    durable = world.shipper.progress.durable_lsn
+    assert durable is not None
+    assert FREE_STEP_BYTES < durable < world.source.next_lsn - FREE_STEP_BYTES
+    assert world.source.stream is not None
+    left = list_segments(world.storage, world.directories, StreamName(1, world.source.stream))
+    assert left[0].first_lsn <= durable
+    world.restart_agent()
+    world.pump()
+    assert world.receiver.points[-1].label == "sent"
+    world.check_points()
+
+
+def test_what_is_in_flight_of_the_stream_before_does_not_fill_the_next_ones_window(
+    tmp_path: Path,
+) -> None:
+    """Its ACKs are not awaited any more: they speak of LSNs of another stream."""
+    world = make(tmp_path)
+    world.source.begin_from_zero()
+    world.pump()
+    for number in range(12):
+        world.source.write(0, 0, bytes([number]) * BLOCK)
+    world.source.cut("the rest")
+    while world.produce():
+        pass
+    assert world.shipper.progress.in_flight_bytes > 0
+    world.source.open_stream()
+    world.source.sync_begin(0)
+    while world.produce():
+        pass  # the OPEN of the next stream is behind the rest of this one
+    acks = world.receiver_takes_all()
+    opened = [message for message in acks if isinstance(message, Opened)]
+    assert len(opened) == 1
+    world.shipper.receive(opened[0])
+    assert world.shipper.progress.in_flight_bytes == 0
+
+
+def test_a_stream_above_the_splitters_last_word_is_not_left_as_dead(tmp_path: Path) -> None:
+    """The word may be older than the stream: it goes on when the next one comes."""
+    world = make(tmp_path)
+    world.source.begin_from_zero()
+    older = world.source.status()
+    world.source.open_stream()
+    for disk in (0, 1):
+        world.source.sync_begin(disk, from_zero=True)
+        world.source.sync_end(disk)
+    world.source.cut("early")
+    world.pump()
+    assert world.receiver.points[-1].label == "early"
+    world.splitter_up = False
+    world.pump()  # it is read to where it verifies, as of a dead one
+    world.shipper.publish(older)
+    assert world.shipper.produce() == []
+    world.splitter_up = True
+    world.source.cut("late")
+    world.pump()
+    assert [open_.ordinal for open_ in world.receiver.opens] == [1, 2]
+    assert world.shipper.renew is None
+    assert world.receiver.points[-1].label == "late"
 
 
 def test_an_idle_group_holds(tmp_path: Path) -> None:

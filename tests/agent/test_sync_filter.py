@@ -262,6 +262,26 @@ def test_a_zero_run_answers_zero_blocks_and_nothing_else() -> None:
     assert sync.judge(0, b"\0" * (BLOCK_BYTES - 1) + b"x")[0].kind is PieceKind.SHIP  # type: ignore[index]
 
 
+def test_zeroes_that_are_older_than_the_session_are_not_believed() -> None:
+    """Records in between may have written there, and passed no filter."""
+    sync = SyncFilter(size=2 * BLOCK_BYTES, sync_lsn=0, base_lsn=100)
+    sync.set_key(b"k" * 32)
+    sync.offer_zeroes(0, 99, 1)
+    sync.offer_zeroes(1, 100, 1)
+    judged = sync.judge(0, bytes(2 * BLOCK_BYTES))
+    assert judged == [
+        Piece(PieceKind.SHIP, 0, BLOCK_BYTES),
+        Piece(PieceKind.SAME, BLOCK_BYTES, BLOCK_BYTES),
+    ]
+
+
+def test_zeroes_of_a_whole_chunk_that_are_too_old_are_not_believed() -> None:
+    sync = SyncFilter(size=CHUNK_BLOCKS * BLOCK_BYTES, sync_lsn=0, base_lsn=100)
+    sync.set_key(b"k" * 32)
+    sync.offer_zeroes(0, 99, CHUNK_BLOCKS)
+    assert sync.judge(0, bytes(BLOCK_BYTES)) == [Piece(PieceKind.SHIP, 0, BLOCK_BYTES)]
+
+
 def test_digests_come_only_as_far_as_they_were_asked_for() -> None:
     size = 10 * LOOKAHEAD_BLOCKS * BLOCK_BYTES
     sync = SyncFilter(size=size, sync_lsn=0, base_lsn=0)

@@ -80,6 +80,13 @@ class World:
         self.down.extend(self.receiver.receive(self.up.popleft()))
         return True
 
+    def receiver_takes_all(self) -> list[Message]:
+        """What it answers, which is not delivered."""
+        while self.deliver_up():
+            pass
+        answers, self.down = list(self.down), deque()
+        return answers
+
     def deliver_down(self) -> bool:
         if not self.down:
             return False

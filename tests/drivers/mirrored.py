@@ -20,7 +20,7 @@ What the model knows of QEMU (docs/splitter.md, tests/qemu, tests/libvirt have t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
@@ -48,6 +48,7 @@ from journal.bodies import Cut
 from journal.record import RecordType
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.nbd.exports import EndKind
+from tests.drivers.test_libvirt_plan import fact
 from tests.splitter.rig import Client, Rig, body_of, flush, instance, write
 
 SECTOR: Final = 512
@@ -128,6 +129,10 @@ class Machine:
                 if job.alive:
                     self._send(job, "flush")
         self.paused = True
+
+    def pauses_for_a_moment(self) -> None:
+        self.pauses()
+        self.resumes()
 
     def resumes(self) -> None:
         self.paused = False
@@ -230,21 +235,22 @@ class Protected:
         for name in self.names:
             mirror = self.machine.mirror(name)
             found.append(
-                DiskFacts(
+                replace(
+                    fact(f"web-{name}"),
                     name=name,
-                    domain="web",
-                    target=name,
-                    running=True,
                     size=SIZE,
                     instance=UUID(instance(name)),
                     mirror=mirror,
                     ours=mirror is not None,
-                )  # fmt: skip
+                )
             )
         return tuple(found)
 
     def decides(self) -> Step:
-        return next_step(self.status(), self.facts(), self.told)
+        status = self.status()
+        if status.state == "suspended":
+            return Close("the guest goes on")  # what is said of a source that has not ended
+        return next_step(status, self.facts(), self.told)
 
     def does(self, step: Step) -> None:
         """What was decided on what was seen before; things may have happened since."""
@@ -267,8 +273,8 @@ class Protected:
                     self._tell(ready=frozenset({(disk.name, connection)}))
                 case EndCopy(disk):
                     self.machine.end_copy(disk.name)
-                case Close(reason, final_cut):
-                    group.close_stream(reason, final_cut=final_cut)
+                case Close(reason):
+                    group.close_stream(reason)
                 case Wait() | Rest():
                     pass
         except StateError:

@@ -334,6 +334,18 @@ def test_a_copy_of_another_sync_is_ended_though_its_disk_is_in_a_sync() -> None:
     assert not [step for step in steps if isinstance(step, StartCopy | ConfirmReady)]
 
 
+def test_ready_of_an_earlier_copy_confirms_nothing() -> None:
+    """Not even where the disk's own sync has flushed: whose READY it is stands in its export."""
+    world, told = copying()
+    export = world.declared["web-vda"].export
+    world.set_disk("web-vda", "flushed", connected=1, export=export, flushed_by=7)
+    world.set_mirror("web-vda", mirror("g/web-vda/99", ready=True))
+    steps = list(next_steps(world.status(), world.facts(), told))
+    assert not [step for step in steps if isinstance(step, ConfirmReady)]
+    world.set_mirror("web-vda", mirror(export, ready=True))
+    assert next_step(world.status(), world.facts(), told) == ConfirmReady(world.disks["web-vda"], 7)
+
+
 def test_a_complete_disk_with_a_copy_of_another_sync_is_a_loss() -> None:
     world = two_disks()
     converge(world)

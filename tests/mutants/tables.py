@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from tests.mutants import agent, journal, protocols, receiver, splitter
+from tests.mutants import agent, journal, protocols, receiver, splitter, syncs
 from tests.mutants.mutant import Mutant
 
 ALL: tuple[Mutant, ...] = (
     *journal.MUTANTS,
     *protocols.MUTANTS,
     *splitter.MUTANTS,
+    *syncs.MUTANTS,
     *agent.MUTANTS,
     *receiver.MUTANTS,
 )

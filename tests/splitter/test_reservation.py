@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from random import Random
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from agent.splitter.reservation import (
 from journal.spool import StreamName
 from replicator.base.errors import DamageError
 from tests.splitter.rig import DISK, MEMORY, STATE
+from tests.world.faults import Failure
 from tests.world.storage import SimStorage, Stopped, Volume
 
 SPOOL = [MEMORY / "g", DISK / "g"]
@@ -92,6 +94,26 @@ def test_no_number_is_given_twice_over_any_crash() -> None:
             else:
                 storage.kill()
         assert len(ordinals) == len(set(ordinals)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("call", ["new_stream", "extend"])
+@pytest.mark.parametrize("fails", ["pwritev", "datasync", "replace", "sync_directory"])
+def test_nothing_is_used_that_is_not_durable_yet(call: str, fails: str) -> None:
+    """Neither by a stream that runs while it is reserved, nor after that failed."""
+    storage = disk()
+    mine = reservation(storage)
+    given = mine.new_stream()
+    limit = mine.limit_lsn
+    seen: list[int] = []
+    storage.plan(Failure(frozenset({fails}), 1, errno.EIO, under=STATE))
+    with pytest.raises(OSError, match="Input/output"):
+        getattr(mine, call)()
+    seen.append(mine.limit_lsn)
+    assert seen == [limit]
+    storage.heal()
+    again = mine.new_stream()
+    assert again.ordinal > given.ordinal
+    assert again.first_lsn >= limit
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,20 @@ class TestInAGroup:
         mirror.flush()
         rig.confirm("a")
         assert rig.woken[-1] == rig.clock.monotonic + CONTINUATION_NS
+
+    def test_what_the_connection_before_has_shown_counts_for_nothing(self) -> None:
+        """It had flushed, and READY was confirmed for it; a continuation was awaited."""
+        rig, mirror = self.syncing()
+        mirror.send(zero(0, LONGEST))
+        mirror.flush()
+        rig.confirm("a")
+        again = rig.connect("a")  # QEMU has reconnected, and sends again
+        again.send(zero(0, 4096))
+        rig.tick(2 * CONTINUATION_NS)
+        assert rig.group.roster.find("a").state is DiskState.SYNCING
+        assert "SYNC_END" not in rig.types()
+        again.flush()
+        rig.tick(2 * CONTINUATION_NS)
+        assert "SYNC_END" not in rig.types(), "READY is the word on the one before"
+        rig.confirm("a")
+        assert rig.group.roster.find("a").state is DiskState.COMPLETE
