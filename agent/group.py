@@ -84,7 +84,11 @@ class GroupAgent:
             directory / config.name for directory in (spool.spool_memory_dir, spool.spool_disk_dir)
         ]
         self.shipper = Shipper(around.storage, directories, config.name, around.memory)
-        self._orders = GroupOrders(around.splitter, config.name, lambda: self.shipper.above_ordinal)
+        self._orders = GroupOrders(
+            around.splitter,
+            config.name,
+            lambda: (self.shipper.above_ordinal, self.shipper.above_time_ns),
+        )
         self._driver: Driver = host.driver(config, self._orders, self._wake_driver)
         self.quiescence = Quiescence(config, self._driver.freezer, around.memory, around.clock)
         self.schedule = (
@@ -424,8 +428,8 @@ def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
 
 
 def _marked_point(made: Quiesced, label: str | None, point: Point | None) -> types.MarkedPoint:
-    """What is said of a mark, with or without the receiver's number."""
-    time = rfc3339(made.marked.time_ns)
+    """What is said of a mark: with number and time of the receiver's point, or without."""
+    time = rfc3339(made.marked.time_ns if point is None else point.time_ns)
     return types.MarkedPoint(
         sequence=None if point is None else point.sequence,
         time=time,

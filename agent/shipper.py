@@ -121,6 +121,11 @@ class Shipper:
         return self._ordinal
 
     @property
+    def above_time_ns(self) -> int:
+        """The stamps of a new stream must lie behind this: the receiver holds a point of then."""
+        return self._held_until_ns
+
+    @property
     def progress(self) -> Progress:
         return Progress(
             self._connected,

@@ -197,15 +197,24 @@ def _why(error: Exception, path: Path) -> str:
 class GroupOrders:
     """A driver's orders for its own group (agent.drivers.driver.Orders), and the agent's mark."""
 
-    def __init__(self, link: SplitterLink, group: str, above_ordinal: Callable[[], int]) -> None:
+    def __init__(
+        self, link: SplitterLink, group: str, above: Callable[[], tuple[int, int]]
+    ) -> None:
+        """`above`: the ordinal and the time that a new stream has to lie behind."""
         self._link = link
         self._group = group
-        self._above_ordinal = above_ordinal
+        self._above = above
 
     async def open_stream(self, reason: str) -> StreamOpened:
-        above = self._above_ordinal()
+        ordinal, time_ns = self._above()
         answer = await self._link.ask(
-            lambda n: OpenStream(id=n, group=self._group, above_ordinal=above, reason=reason)
+            lambda n: OpenStream(
+                id=n,
+                group=self._group,
+                above_ordinal=ordinal,
+                reason=reason,
+                above_time_ns=time_ns,
+            )
         )
         assert isinstance(answer, StreamOpened)
         return answer
@@ -235,8 +244,10 @@ class GroupOrders:
         )
 
     async def resync(self) -> None:
-        above = self._above_ordinal()
-        await self._link.ask(lambda n: Resync(id=n, group=self._group, above_ordinal=above))
+        ordinal, time_ns = self._above()
+        await self._link.ask(
+            lambda n: Resync(id=n, group=self._group, above_ordinal=ordinal, above_time_ns=time_ns)
+        )
 
     async def close_stream(
         self,

@@ -38,7 +38,9 @@ class Member(msgspec.Struct, frozen=True):
 
 class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
     """A consistent cut of the whole group. Only if all members are complete may the receiver
-    make a point of it. `clock_step_ns` notes a step of the wall clock since the cut before.
+    make a point of it. `clock_step_ns` notes a step of the wall clock since the cut before;
+    `monotonic_ns` is what the machine's other clock showed, which has no steps and means something
+    in one boot alone; 0: not told (by a splitter of version 0.1.0).
     `expire_ns`: how long its point is to survive thinning, from its making; 0: nothing is stated.
 
     Fields at their default are left out: most cuts are of members and kind alone."""
@@ -48,6 +50,7 @@ class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
     label: Label | None = None
     clock_step_ns: int = 0
     expire_ns: Duration = 0
+    monotonic_ns: Duration = 0
 
 
 class SyncBegin(msgspec.Struct, frozen=True):

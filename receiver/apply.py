@@ -399,8 +399,11 @@ class Applier:
             held = Held(last.sequence, last.until_ns)
         number = self._history.next_batch
         if point is not None:
-            self._received_ns = max(self._received_ns, self._utc_ns())
-            point = replace(point, received_ns=self._received_ns)
+            now_ns = self._utc_ns()
+            self._received_ns = max(self._received_ns, now_ns)
+            announced = self._points.find(point.sequence)
+            made_ns = now_ns if not point.lsn else 0 if announced is None else announced.made_ns
+            point = replace(point, received_ns=self._received_ns, made_ns=made_ns)
         return Draft(number, kind, start_lsn, images, sums, body, point, held)
 
     def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:

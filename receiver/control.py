@@ -26,6 +26,7 @@ from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
 from receiver.lookout import Lookout
+from receiver.pointspec import begun, reaches, stamp_of
 from receiver.restore import RestoreOrder
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -110,14 +111,13 @@ class ReceiverService:
         worker = self._worker(group)
         found = worker.points()
         moment = self._chooser.moment
-        since_ns = None if since is None else (await moment(worker, since, zone)).time_ns
-        until_ns = None if until is None else (await moment(worker, until, zone)).end_ns
+        first = None if since is None else await moment(worker, since, zone)
+        last = None if until is None else await moment(worker, until, zone)
         damage = worker.replica.damaged_points()
         return [
             point_of(point, describe(damage.get(point.sequence, ()), point))
             for point in found
-            if (since_ns is None or point.until_ns >= since_ns)
-            and (until_ns is None or point.time_ns <= until_ns)
+            if (first is None or reaches(point, first)) and (last is None or begun(point, last))
         ]
 
     async def writes(
@@ -125,7 +125,8 @@ class ReceiverService:
     ) -> list[Write]:
         worker = self._worker(group)
         moment = await self._chooser.moment(worker, around, zone)
-        found = await worker.writes_around(moment.time_ns, window_ns, limit)
+        stamp_ns = stamp_of(moment, worker.points())
+        found = await worker.writes_around(stamp_ns, window_ns, limit)
         return [write_of(each) for each in found]
 
     async def views(self) -> list[View]:

@@ -33,6 +33,8 @@ def point_of(point: CorePoint, damage: str = "") -> Point:
         label=None if point.label is None else label_text(point.label),
         damaged=bool(damage),
         damage=damage,
+        made=rfc3339(point.made_ns) if point.made_ns else None,
+        clock_step_seconds=point.clock_step_ns / NS_PER_S if point.clock_step_ns else None,
     )
 
 

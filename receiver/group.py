@@ -238,6 +238,7 @@ class GroupReplica:
             self._telling,
             lambda: self._applier.is_rolling_back,
         )
+        self.source_clock = self._intake.source_clock
         self.opening = Opening(
             Parts(
                 storage,

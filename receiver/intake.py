@@ -27,9 +27,11 @@ from receiver.front import Front, News
 from receiver.history.log import as_mishap
 from receiver.inbox import Inbox, StreamInbox
 from receiver.points import PointList
+from receiver.source_clock import SourceClock
 from receiver.sync_state import GroupState
 from receiver.telling import Telling
 from receiver.values import Durable, Point, StreamOpened
+from replicator.base.clock import NS_PER_S
 from replicator.base.errors import FencedError, OwnedError, UsageError
 from replicator.wire.frames import Frame, FrameOpener
 
@@ -57,6 +59,7 @@ class Intake:
         self._catalog = catalog
         self._telling = telling
         self._is_rolling_back = is_rolling_back
+        self.source_clock = SourceClock()
         self._opener = FrameOpener()
 
     def start(self, state: GroupState) -> None:
@@ -77,11 +80,20 @@ class Intake:
                 opened = self._inbox.read(ordinal, frame)
                 for unit in units_of(opened, front.state.lsn):
                     front.walk(unit.records, unit.end_lsn)
-        news = front.settle()
+        self.front = front
+        news = self._settled()
         self._points.add(news.points)
         for sequence, until_ns in news.held.items():
             self._points.hold(sequence, until_ns)
-        self.front = front
+
+    def _settled(self) -> News:
+        """What became durable, each point with when it was made."""
+        news, before = self.front.settle(), self._points.newest
+        for at, point in enumerate(news.points):
+            news.points[at] = before = self.source_clock.dated(
+                self.front.state.stream, point, before
+            )
+        return news
 
     def current(self) -> StreamInbox | None:
         """The stream that may be resumed."""
@@ -183,7 +195,7 @@ class Intake:
             except OSError as error:
                 self._after_loss(stream)
                 raise as_mishap(error, "the inbox", self._name) from error
-            news = self.front.settle()
+            news = self._settled()
             self._publish(news)
             durable_lsn = stream.durable_lsn if stream is not None else 0
             return Durable(durable_lsn, news.points, news.syncs)
@@ -199,6 +211,13 @@ class Intake:
             self._telling.event(
                 "label.changed", asked=asked, label=point.label, point=point.sequence
             )
+        for point in news.points:
+            if point.clock_step_ns:
+                self._telling.event(
+                    "source_clock.stepped",
+                    point=point.sequence,
+                    seconds=point.clock_step_ns / NS_PER_S,
+                )
         for sequence, until_ns in held.items():
             self._points.hold(sequence, until_ns)
         if news.points:

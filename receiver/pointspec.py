@@ -7,6 +7,10 @@ point's printed time, which is rounded down to the microsecond, means that point
 how far the point is from what was asked: the time from the end of its span (an idle group's point
 holds on) to the asked time.
 
+`now` and `10m ago` are said from where the receiver is, and mean its time: they go by when a point
+was made (`Point.made_ns`), where that is known, and not by its stamp, which is the source's word,
+and wrong for as long as the clock there is. Every other time means the stamp that is printed.
+
 `#12+3w` is the third write behind point #12, over all disks, in the log's order; `#12+0w` is the
 point. A time within a second means the last *write* at or before it, where writes are kept: to
 find that one is for who can read them (receiver.fine_walk). Writes are printed with nine digits,
@@ -74,6 +78,8 @@ def resolve(spec: PointSpec, points: Sequence[Point]) -> Chosen:
             if point.sequence == spec.sequence:
                 return Chosen(point, spec.text, writes=spec.writes)
         raise NotFoundError(f"there is no point #{spec.sequence}", hint=_span(points))
+    if spec.moment is not None and spec.moment.is_relative:
+        return _made_before(spec.text, spec.moment.time_ns, points)
     if spec.moment is not None:
         return _before(spec.text, spec.moment, points)
     if spec.word == LATEST_APPLICATION:
@@ -113,6 +119,45 @@ def _before(text: str, moment: Moment, points: Sequence[Point]) -> Chosen:
     is_of_a_write = moment.is_fine and (distance_ns or moment.end_ns == time_ns)
     fine_ns = time_ns if is_of_a_write else None
     return Chosen(point, text, distance_ns, fine_ns=fine_ns, local=moment.local)
+
+
+def made_ns(point: Point) -> int:
+    """By our clock, or by the source's stamp where nobody knows better."""
+    return point.made_ns or point.time_ns
+
+
+def made_until_ns(point: Point) -> int:
+    """The end of its span, likewise."""
+    return made_ns(point) + point.until_ns - point.time_ns
+
+
+def reaches(point: Point, moment: Moment) -> bool:
+    """Whether it stands for that time or a later one."""
+    end_ns = made_until_ns(point) if moment.is_relative else point.until_ns
+    return end_ns >= moment.time_ns
+
+
+def begun(point: Point, moment: Moment) -> bool:
+    """Whether it was there at that time."""
+    return (made_ns(point) if moment.is_relative else point.time_ns) <= moment.end_ns
+
+
+def stamp_of(moment: Moment, points: Sequence[Point]) -> int:
+    """What the source's clock showed then, as far as its points tell."""
+    if not moment.is_relative:
+        return moment.time_ns
+    before = next((point for point in reversed(points) if begun(point, moment)), None)
+    return moment.time_ns + (0 if before is None else before.ahead_ns)
+
+
+def _made_before(text: str, time_ns: int, points: Sequence[Point]) -> Chosen:
+    for point in reversed(points):
+        if made_ns(point) <= time_ns:
+            return Chosen(point, text, max(time_ns - made_until_ns(point), 0))
+    raise NoPointError(
+        f"there is no point at or before {rfc3339(time_ns)} ({text}), by this machine's clock",
+        hint=_span(points),
+    )
 
 
 def _span(points: Sequence[Point]) -> str:

@@ -10,7 +10,9 @@ nearest to the truth; one that waited behind a megabyte of frames does no harm.
 
 A monotonic clock means something within one boot of one machine. A pair names the stream that is
 captured there now, and what is said here is said of that stream's stamps alone: those of a stream
-that an earlier boot captured are never measured by this boot's clock.
+that an earlier boot captured are never measured by this boot's clock. Where no pair tells (the
+receiver was started anew, and applies what it had), a point goes by the one before it in its
+stream.
 
 Concurrency: the event loop's thread writes; anybody may ask.
 """
@@ -18,8 +20,10 @@ Concurrency: the event loop's thread writes; anybody may ask.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
+
+from receiver.values import Point
 
 PAIRS_MAX = 120
 """Ten minutes of them: long enough for one that came through at once, too short for two quartzes
@@ -63,3 +67,13 @@ class SourceClock:
         """Our time at which that stream's source stamped so; None where nobody can say."""
         apart_ns = self._apart_ns.get(stream)
         return None if apart_ns is None or not monotonic_ns else max(monotonic_ns + apart_ns, 0)
+
+    def dated(self, stream: UUID, point: Point, before: Point | None) -> Point:
+        """The point with when it was made, as far as anybody knows. `before`: the one before it."""
+        if point.made_ns or not point.monotonic_ns:
+            return point
+        made_ns = self.when(stream, point.monotonic_ns)
+        if made_ns is None and before is not None and before.ordinal == point.ordinal:
+            since_ns = point.monotonic_ns - before.monotonic_ns
+            made_ns = before.made_ns + since_ns if before.made_ns and before.monotonic_ns else None
+        return point if made_ns is None else replace(point, made_ns=max(made_ns, 0))

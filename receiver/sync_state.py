@@ -275,6 +275,7 @@ class GroupState:
                 members=tuple(members),
                 domains=dict(self.domains),
                 expire_ns=body.expire_ns,
+                monotonic_ns=body.monotonic_ns,
             )
         )
         return Outcome(point=point, relabelled=body.label or "" if label != body.label else "")

@@ -33,7 +33,10 @@ class Point:
 
     `received_ns` is when it was applied here, by the receiver's clock: what retention ages by; 0
     while it is not applied, or was by a version that did not note it. `expire_ns` is how long a
-    labelled or application-consistent point is to survive thinning from then on; 0: for ever."""
+    labelled or application-consistent point is to survive thinning from then on; 0: for ever.
+
+    `time_ns` is the source's wall clock, which may have been set. `monotonic_ns` is what its other
+    clock showed, `made_ns` when that was by ours (receiver.source_clock); 0: nobody knows."""
 
     sequence: int
     time_ns: int
@@ -48,6 +51,13 @@ class Point:
     domains: Mapping[str, str] = field(default_factory=dict)
     received_ns: int = 0
     expire_ns: int = 0
+    monotonic_ns: int = 0
+    made_ns: int = 0
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far its time is ahead of when it was made; 0 where that is not known."""
+        return self.time_ns - self.made_ns if self.made_ns else 0
 
     def __str__(self) -> str:
         return f"#{self.sequence}" + (f" {label_text(self.label)!r}" if self.label else "")

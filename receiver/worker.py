@@ -45,7 +45,7 @@ from receiver.restore import Restored, RestoreOrder, restore_view
 from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
-from receiver.source_clock import Pair, SourceClock
+from receiver.source_clock import Pair
 from receiver.stop import Stop
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from replicator import __version__
@@ -108,7 +108,7 @@ class GroupWorker:
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
         self.changed = Change()
-        self.source_clock = SourceClock()
+        self.source_clock = replica.source_clock
         self._clock = clock or SystemClock()
         self._replica = replica
         self._receiver = receiver

@@ -12,7 +12,8 @@ Whether a cut *may* be made is the group's to decide, in the step in which this 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from agent.splitter.stream import StreamLog
 from journal.bodies import Cut, CutKind, Member, encode_body
@@ -20,17 +21,34 @@ from journal.record import NO_DISK, RecordType
 from replicator.base.clock import Clock, PointClock
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A moment: the time that a point of it bears, and the machine's monotonic clock."""
+
+    time_ns: int
+    monotonic_ns: int
+
+
 class Cutter:
     """The cuts of one group over all its streams. `uncut`: something was recorded since the last
     cut. `last_cut_time_ns` is that of the last one that is in the log."""
 
-    def __init__(self, clock: Clock, interval_ns: int, sequence: Iterator[int]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        interval_ns: int,
+        sequence: Iterator[int],
+        stepped: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`stepped(nanoseconds)`: the wall clock was set."""
         self.uncut = False
         self.last_cut_time_ns = 0
         self.held_until_ns = 0
         self.next_due_ns = clock.monotonic_ns() + interval_ns
         self._interval_ns = interval_ns
+        self._monotonic_ns = clock.monotonic_ns
         self._clock = PointClock(clock)
+        self._stepped = stepped
         self._sequence = sequence
         self._step_ns = 0
         self._cut_lsn: int | None = None  # end of the last cut of this stream
@@ -61,18 +79,19 @@ class Cutter:
         label: str | None,
         *,
         expire_ns: int = 0,
-        time_ns: int | None = None,
+        at: Stamp | None = None,
     ) -> tuple[int, int]:
-        """Encodes a cut; (end of its record, time). It counts once `made` is called. `time_ns`:
-        what `stamp` gave for its moment, with no cut and no hold since; None: now."""
-        if time_ns is None:
-            time_ns = self.stamp()
+        """Encodes a cut; (end of its record, time). It counts once `made` is called. `at`: what
+        `stamp` gave for its moment, with no cut and no hold since; None: now."""
+        at = at or self.stamp()
+        time_ns = at.time_ns
         body = Cut(
             kind=kind,
             members=members,
             label=label,
             clock_step_ns=self._step_ns,
             expire_ns=expire_ns,
+            monotonic_ns=at.monotonic_ns,
         )
         self._step_ns = 0
         payload = encode_body(body)
@@ -87,14 +106,20 @@ class Cutter:
     def hold(self, stream: StreamLog) -> None:
         """Says that the last cut stands for now too, if it is the end of the log."""
         if not self.uncut and stream.end_lsn == self._cut_lsn:
-            self.held_until_ns = self.stamp()
+            self.held_until_ns = self.stamp().time_ns
 
     def passing_ns(self) -> int:
         """The time of now, for what is written between two cuts."""
         return self._clock.passing_ns()
 
-    def stamp(self) -> int:
+    def behind(self, stamp_ns: int) -> None:
+        """See PointClock."""
+        self._clock.behind(stamp_ns)
+
+    def stamp(self) -> Stamp:
         """The time of now, as points have it."""
         time_ns, step_ns = self._clock.stamp()
-        self._step_ns += step_ns
-        return time_ns
+        if step_ns:
+            self._step_ns += step_ns
+            self._stepped(step_ns)
+        return Stamp(time_ns, self._monotonic_ns())

@@ -24,17 +24,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from agent.splitter.cutter import Stamp
+
 SPREAD_NS: Final = 5_000_000_000
 
 
 @dataclass(slots=True)
 class Ending:
-    """`first_ns`, `last_ns`: the first and the last sign, monotonic. `time_ns`: the first one as a
+    """`first_ns`, `last_ns`: the first and the last sign, monotonic. `at`: the first one as a
     point's time, taken when it was seen."""
 
     first_ns: int
     last_ns: int
-    time_ns: int
+    at: Stamp
 
     def refusal(self, *, all_said_goodbye: bool) -> str:
         """Why this may not be taken for "replica = source"; empty if it may. That the domains are

@@ -116,6 +116,7 @@ class GroupLog:
             failed=self.lose,
         )
         self.cutter = self.writer.cutter
+        self.cutter.behind(reservation.last_stamp_ns)
         self.reason = ""
         self.requests = 0
         self.bytes = 0
@@ -192,7 +193,7 @@ class GroupLog:
 
     def _record(self, log: StreamLog, disk: Disk, link: Link, batch: Sequence[Request]) -> str:
         """Encodes what is to be recorded, up to what ends continuity; the reason of that, or ""."""
-        time_ns = self.cutter.passing_ns()
+        time_ns = 0  # one for the batch, taken with its first record
         add, sequence, index = log.add, self._sequence, disk.index
         standing = disk.links[link]
         for request in batch:
@@ -209,6 +210,7 @@ class GroupLog:
             if self.ending is not None and disk.state is DiskState.COMPLETE:
                 return f"disk {disk.name} was written after a mirror of the group had ended"
             offset, length = request.offset, request.length
+            time_ns = time_ns or self.cutter.passing_ns()
             if command == _WRITE:
                 payload = request.payload
                 add(_WRITE_RECORD, index, offset, length, next(sequence), time_ns, payload)
@@ -394,8 +396,8 @@ class GroupLog:
             self.lose(f"{reason}; no final cut: {refusal}")
             return
         if final_cut:
-            time_ns = None if self.ending is None else self.ending.time_ns
-            self.writer.cut(self.roster.listed(), "crash", None, time_ns=time_ns)
+            at = None if self.ending is None else self.ending.at
+            self.writer.cut(self.roster.listed(), "crash", None, at=at)
             if self._lost:
                 return
         self._end_stream()

@@ -109,6 +109,7 @@ class Orders:
                 asyncio.get_running_loop(),
                 partial(group.reservation.new_stream, request.above_ordinal),
             )
+            group.cutter.behind(request.above_time_ns)
             group.start_stream(reserved, request.reason)
         stream = group.writer.stream
         assert stream is not None
@@ -129,6 +130,7 @@ class Orders:
                     asyncio.get_running_loop(),
                     partial(group.reservation.new_stream, request.above_ordinal),
                 )
+            group.cutter.behind(request.above_time_ns)
             group.resync(request.above_ordinal, reserved)
         return Done()
 

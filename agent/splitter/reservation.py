@@ -9,6 +9,7 @@ Invariants
   *before* the first byte of it was written. So after a crash that took the tmpfs with the log's
   end away, a new stream still begins beyond everything that anybody may have read or acknowledged.
 * Record sequences of one start of the splitter lie in a range of their own, above all before.
+* Of stamps it is known what the spool says (last_stamp.py): they go on from there.
 
 Concurrency: `new_stream` and `extend` sync a file and so may take long; they are called in threads,
 and a lock keeps them apart. `limit_lsn` changes only after the file is durable, and may be read
@@ -28,6 +29,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from agent.splitter.last_stamp import last_stamp_ns
 from journal.segment import HEADER_BYTES
 from journal.spool import list_segments, list_streams
 from replicator.base.errors import DamageError
@@ -63,6 +65,7 @@ class Reservation:
         self._spool = spool
         self._lock = threading.Lock()
         self._state = _load(storage, self._path)
+        self.last_stamp_ns = last_stamp_ns(storage, spool)
 
     @property
     def limit_lsn(self) -> int:

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from agent.splitter.cutter import Cutter
+from agent.splitter.cutter import Cutter, Stamp
 from agent.splitter.reservation import LSN_STEP, NewStream, Reservation
 from agent.splitter.stream import Lane, Settled, StreamFailedError, StreamLog
 from agent.splitter.tiers import SpoolTiers
 from journal.bodies import CutKind, Member
 from journal.record import RecordType
 from journal.spool import StreamName
-from replicator.base.clock import Clock
+from replicator.base.clock import NS_PER_S, Clock
 from replicator.base.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ class GroupWriter:
     ) -> None:
         self.stream: StreamLog | None = None
         self.log: StreamLog | None = None
-        self.cutter = Cutter(around.clock, checkpoint_interval_ns, around.sequence)
+        self.cutter = Cutter(
+            around.clock, checkpoint_interval_ns, around.sequence, self._clock_stepped
+        )
         self._group = group
         self.max_stall_ns = max_stall_ns
         self._around = around
@@ -147,14 +149,12 @@ class GroupWriter:
         made: Callable[[MadeCut | None], None] | None = None,
         *,
         expire_ns: int = 0,
-        time_ns: int | None = None,
+        at: Stamp | None = None,
     ) -> None:
         """`made` is called when the cut is in the log, with None if it was lost on the way.
-        `time_ns`: see Cutter.cut."""
+        `at`: see Cutter.cut."""
         assert self.log is not None
-        lsn, time_ns = self.cutter.cut(
-            self.log, members, kind, label, expire_ns=expire_ns, time_ns=time_ns
-        )
+        lsn, time_ns = self.cutter.cut(self.log, members, kind, label, expire_ns=expire_ns, at=at)
 
         def settled(kept: bool) -> None:
             if kept:
@@ -169,6 +169,13 @@ class GroupWriter:
     def oldest_ns(self) -> int | None:
         """When the oldest batch that is queued was submitted."""
         return None if self.log is None else self.log.oldest_ns
+
+    def _clock_stepped(self, step_ns: int) -> None:
+        seconds = round(step_ns / NS_PER_S, 3)
+        _log.warning(
+            "the wall clock was set; points say so, and their times go on without a step back",
+            extra={"group": self._group, "seconds": seconds},
+        )
 
     def _extended(self, error: Exception | None) -> None:
         self._extending = False

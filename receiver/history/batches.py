@@ -84,6 +84,8 @@ def point_of(body: PointBody) -> Point:
         domains=body.domains,
         received_ns=body.received_ns,
         expire_ns=body.expire_ns,
+        monotonic_ns=body.monotonic_ns,
+        made_ns=body.made_ns,
     )
 
 
@@ -104,4 +106,6 @@ def point_body(point: Point) -> PointBody:
         dict(point.domains),
         point.received_ns,
         point.expire_ns,
+        point.monotonic_ns,
+        point.made_ns,
     )

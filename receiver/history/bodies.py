@@ -59,6 +59,8 @@ class PointBody(msgspec.Struct, frozen=True):
     domains: dict[str, str]
     received_ns: Count = 0
     expire_ns: Count = 0
+    monotonic_ns: Count = 0
+    made_ns: Count = 0
 
 
 class DiskBody(msgspec.Struct, frozen=True):

@@ -66,37 +66,45 @@ class PointClock:
     NOTED_STEP_NS = NS_PER_S // 2
 
     def __init__(self, clock: Clock, *, last_stamp_ns: int = 0) -> None:
+        """`last_stamp_ns`: as `behind`."""
         self._clock = clock
-        self._last_stamp_ns = last_stamp_ns
-        self._newest_ns = last_stamp_ns
         self._last_utc_ns = clock.utc_ns()
         self._last_monotonic_ns = clock.monotonic_ns()
+        self._last_stamp_ns = self._newest_ns = last_stamp_ns
+        self._stamped_monotonic_ns = self._last_monotonic_ns
+
+    def behind(self, stamp_ns: int) -> None:
+        """Somebody holds a stamp of an earlier life: every one from here on is behind it."""
+        if stamp_ns > self._newest_ns:
+            self._last_stamp_ns = self._newest_ns = stamp_ns
+            self._stamped_monotonic_ns = self._clock.monotonic_ns()
 
     def stamp(self) -> tuple[int, int]:
         """(time_ns, clock_step_ns). Times rise by at least 1 µs from stamp to stamp, and are never
         less than a wall clock that runs forward shows, by less than 1 µs more."""
         utc_ns, monotonic_ns = self._clock.utc_ns(), self._clock.monotonic_ns()
-        elapsed_ns = monotonic_ns - self._last_monotonic_ns
-        step_ns = utc_ns - self._last_utc_ns - elapsed_ns
-        slewed_ns = self._slewed_ns(elapsed_ns) // 1000 * 1000
+        step_ns = utc_ns - self._last_utc_ns - (monotonic_ns - self._last_monotonic_ns)
+        slewed_ns = self._slewed_ns(monotonic_ns) // 1000 * 1000
         time_ns = max(_whole_us(max(utc_ns, self._newest_ns + 1)), slewed_ns)
         self._last_utc_ns, self._last_monotonic_ns = utc_ns, monotonic_ns
         self._last_stamp_ns = self._newest_ns = time_ns
+        self._stamped_monotonic_ns = monotonic_ns
         return time_ns, step_ns if abs(step_ns) >= self.NOTED_STEP_NS else 0
 
     def passing_ns(self) -> int:
         """Not less than the one before, and more than the last stamp."""
         utc_ns = self._clock.utc_ns()
         if utc_ns <= self._newest_ns:
-            elapsed_ns = self._clock.monotonic_ns() - self._last_monotonic_ns
             floor_ns = max(self._newest_ns, self._last_stamp_ns + 1)
-            utc_ns = max(utc_ns, floor_ns, self._slewed_ns(elapsed_ns))
+            utc_ns = max(utc_ns, floor_ns, self._slewed_ns(self._clock.monotonic_ns()))
         self._newest_ns = utc_ns
         return utc_ns
 
-    def _slewed_ns(self, elapsed_ns: int) -> int:
+    def _slewed_ns(self, monotonic_ns: int) -> int:
         """How far time has come at half the pace since the last stamp, if there was one."""
-        return self._last_stamp_ns + elapsed_ns // 2 if self._last_stamp_ns else 0
+        if not self._last_stamp_ns:
+            return 0
+        return self._last_stamp_ns + (monotonic_ns - self._stamped_monotonic_ns) // 2
 
 
 def _whole_us(time_ns: int) -> int:

@@ -24,6 +24,7 @@ from replicator.cli.output import (
     NONE,
     age_of,
     describe_choice,
+    describe_clock,
     describe_point,
     note,
     print_choice,
@@ -367,7 +368,8 @@ def _print_groups(found: Status, now: datetime) -> None:
 
 
 def _kind(point: Point) -> str:
-    return f"{point.kind}, damaged" if point.damaged else point.kind
+    words = (point.kind, "damaged" if point.damaged else "", describe_clock(point))
+    return ", ".join(filter(None, words))
 
 
 def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:

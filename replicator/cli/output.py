@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from replicator.control.types import Choice, Point, Progress
 
 NONE = "-"  # a cell with nothing in it
+CLOCKS_APART = timedelta(seconds=2)
 
 
 def print_json(value: object) -> None:
@@ -83,7 +84,22 @@ def describe_choice(choice: Choice) -> str:
 def describe_point(point: Point) -> str:
     number = NONE if point.sequence is None else f"#{point.sequence}"
     label = f", {point.label!r}" if point.label is not None else ""
-    return f"point {number} of {point.time} ({point.kind}{label})"
+    text = f"point {number} of {point.time} ({point.kind}{label})"
+    if point.made is not None and describe_clock(point):
+        text += f", made at {point.made} by the receiver's clock"
+    return text
+
+
+def describe_clock(point: Point) -> str:
+    """`clock 1 d 0 h ahead`, where its time is not the receiver's; or a step that was seen."""
+    if point.made is not None:
+        apart = datetime.fromisoformat(point.time) - datetime.fromisoformat(point.made)
+        if abs(apart) > CLOCKS_APART:
+            length = format_duration(round(abs(apart.total_seconds()) * 1e9))
+            return f"clock {length} {'ahead' if apart > timedelta() else 'behind'}"
+    if point.clock_step_seconds:
+        return f"clock set by {format_duration(round(point.clock_step_seconds * 1e9))}"
+    return ""
 
 
 def age_of(time: str, now: datetime) -> str:

@@ -111,13 +111,15 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     since: ClassVar[int] = 0
 
 
-class OpenStream(Request, frozen=True, kw_only=True, tag="open_stream"):
-    """Begin a new stream, of a higher ordinal than `above_ordinal` and than all known here."""
+class OpenStream(Request, frozen=True, kw_only=True, tag="open_stream", omit_defaults=True):
+    """Begin a new stream, of a higher ordinal than `above_ordinal` and than all known here. Stamps
+    are to be later than `above_time_ns`, which the receiver holds."""
 
     answer: ClassVar[type[Answer]] = StreamOpened
     group: str
     above_ordinal: int
     reason: str
+    above_time_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class DeclareDisk(Request, frozen=True, kw_only=True, tag="declare_disk"):
@@ -172,12 +174,13 @@ class Mark(Request, frozen=True, kw_only=True, tag="mark", omit_defaults=True):
     not_after_ns: int | None = None
 
 
-class Resync(Request, frozen=True, kw_only=True, tag="resync"):
+class Resync(Request, frozen=True, kw_only=True, tag="resync", omit_defaults=True):
     """Arm a lost external group again: what comes until the next FLUSH is the sync. If a stream
-    is opened for it, its ordinal is above `above_ordinal`."""
+    is opened for it, its ordinal is above `above_ordinal`, its stamps behind `above_time_ns`."""
 
     group: str
     above_ordinal: int = 0
+    above_time_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream", omit_defaults=True):

@@ -49,6 +49,11 @@ class Point(Message, frozen=True, kw_only=True):
     damaged: bool = False
     damage: str = ""
     """Why it cannot be served: which blocks of it are lost."""
+    made: str | None = None
+    """When it was made by the receiver's clock, where that is known: `time` is the source's word,
+    whose clock may have been set. `now` and `… ago` go by this."""
+    clock_step_seconds: float | None = None
+    """How far the source's clock was set since the point before; null: it was not."""
 
 
 class MarkedPoint(Point, frozen=True, kw_only=True):

@@ -119,7 +119,7 @@ async def test_it_waits_for_a_splitter_and_finds_the_next_one(linked: Linked) ->
     assert await linked.next() is None
     assert "no splitter is running" in linked.link.problem
     with pytest.raises(UnreachableError, match="no splitter"):
-        await GroupOrders(linked.link, "g", lambda: 0).mark("x")
+        await GroupOrders(linked.link, "g", lambda: (0, 0)).mark("x")
     await linked.splitter.start()
     while (status := await linked.next()) is None:
         pass
@@ -138,7 +138,7 @@ async def test_orders_carry_the_group_and_bring_back_answers_or_errors(linked: L
     await linked.splitter.start()
     while await linked.next() is None:
         pass
-    orders = GroupOrders(linked.link, "g", lambda: 7)
+    orders = GroupOrders(linked.link, "g", lambda: (7, 9))
     assert (await orders.open_stream("why")).ordinal == 8
     assert await orders.declare_disk("d", 512, "i") == 3
     await orders.resync()
@@ -149,6 +149,7 @@ async def test_orders_carry_the_group_and_bring_back_answers_or_errors(linked: L
     opened = linked.splitter.asked[2]
     assert isinstance(opened, OpenStream)
     assert (opened.group, opened.above_ordinal, opened.reason) == ("g", 7, "why")
+    assert opened.above_time_ns == 9
 
 
 async def test_an_order_fails_with_the_splitter(linked: Linked) -> None:
@@ -156,7 +157,7 @@ async def test_an_order_fails_with_the_splitter(linked: Linked) -> None:
     while await linked.next() is None:
         pass
     linked.splitter.silent = True
-    marking = asyncio.create_task(GroupOrders(linked.link, "g", lambda: 0).mark("x"))
+    marking = asyncio.create_task(GroupOrders(linked.link, "g", lambda: (0, 0)).mark("x"))
     await linked.splitter.was_marked.wait()
     await linked.splitter.stop()
     with pytest.raises(UnreachableError):
@@ -180,7 +181,7 @@ async def test_nothing_is_current_between_an_answer_and_the_next_status(linked: 
     while await linked.next() is None:
         pass
     seen = [linked.link.current]
-    await GroupOrders(linked.link, "g", lambda: 0).declare_disk("d", 512, "i")
+    await GroupOrders(linked.link, "g", lambda: (0, 0)).declare_disk("d", 512, "i")
     seen.append(linked.link.current)
     linked.splitter.say_status()
     await linked.next()
@@ -201,7 +202,7 @@ async def test_a_splitter_that_is_too_old_gets_no_order_that_it_does_not_know(
         pass
     assert linked.link.missing == list(NEWS.values())
     with pytest.raises(UnreachableError, match="too old") as refused:
-        await GroupOrders(linked.link, "g", lambda: 0).open_stream("why")
+        await GroupOrders(linked.link, "g", lambda: (0, 0)).open_stream("why")
     assert "costs each of its groups a sync" in refused.value.hint
     assert not [one for one in linked.splitter.asked if isinstance(one, OpenStream)]
     await linked.splitter.stop()
@@ -211,4 +212,4 @@ async def test_a_splitter_that_is_too_old_gets_no_order_that_it_does_not_know(
     while await linked.next() is None:
         pass
     assert linked.link.missing == []
-    assert (await GroupOrders(linked.link, "g", lambda: 0).open_stream("why")).ordinal == 8
+    assert (await GroupOrders(linked.link, "g", lambda: (0, 0)).open_stream("why")).ordinal == 8

@@ -102,6 +102,19 @@ def test_a_restart_goes_on_from_the_last_stamp_that_was_given() -> None:
     assert points.stamp() == (last + NS_PER_S // 2, 0)
 
 
+def test_what_somebody_holds_is_never_reached_again() -> None:
+    clock = SteppedClock()
+    points = PointClock(clock)
+    points.stamp()
+    points.behind(clock.utc + HOUR_NS)
+    assert points.passing_ns() == clock.utc + HOUR_NS + 1
+    clock.run(NS_PER_S)
+    assert points.stamp() == (clock.utc - NS_PER_S + HOUR_NS + NS_PER_S // 2, 0)
+    points.behind(clock.utc)  # long past: nothing to go by
+    clock.run(2 * HOUR_NS)
+    assert points.stamp()[0] == clock.utc
+
+
 moves = st.lists(
     st.tuples(
         st.one_of(st.just(0), st.integers(0, 10 * HOUR_NS)),

@@ -32,6 +32,8 @@ POINT_1 = {
     "label": None,
     "damaged": False,
     "damage": "",
+    "made": None,
+    "clock_step_seconds": None,
 }
 POINT_2 = {
     "sequence": 2,
@@ -41,6 +43,8 @@ POINT_2 = {
     "label": "before upgrade",
     "damaged": False,
     "damage": "",
+    "made": None,
+    "clock_step_seconds": None,
 }
 
 

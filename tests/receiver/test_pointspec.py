@@ -13,11 +13,13 @@ from receiver.describe import point_of, write_of
 from receiver.fine_history import PointWrite
 from receiver.fine_walk import FineWrite
 from receiver.points import PointList, apart
-from receiver.pointspec import Chosen, describe, find
+from receiver.pointspec import Chosen, begun, describe, find, reaches, stamp_of
 from receiver.sync_state import GroupState
 from receiver.values import Point
 from replicator.base.clock import PointClock, rfc3339_exact
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
+from replicator.base.moments import Moment
+from replicator.base.pointtext import parse
 
 S = 1_000_000_000
 NOON = 1_772_366_400 * S  # 2026-03-01T12:00:00Z
@@ -143,6 +145,58 @@ def test_local_times_are_said_in_their_zone() -> None:
     assert chosen.point.sequence == 4
     assert chosen.local == "2026-03-01 13:00:08+01:00"
     assert choose("latest").local is None
+
+
+# -- a source whose clock was set
+
+DAY = 86_400 * S
+SET_AHEAD = [
+    Point(1, NOON, NOON + 4 * S, "crash", made_ns=NOON),
+    Point(2, NOON + DAY + 5 * S, NOON + DAY + 5 * S, "crash", made_ns=NOON + 5 * S),
+    Point(3, NOON + DAY + 6 * S, NOON + DAY + 8 * S, "crash", made_ns=NOON + 7 * S),
+    Point(4, NOON + DAY + 9 * S, NOON + DAY + 9 * S, "crash"),  # nobody knows
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "sequence", "distance_ns"),
+    [
+        ("now", 3, 11 * S),
+        ("11s ago", 3, 0),
+        ("13.5s ago", 2, 1 * S + S // 2),
+        ("16s ago", 1, 0),
+        ("15.5s ago", 1, S // 2),
+        ("latest", 4, None),
+        ("2026-03-01T12:00:20Z", 1, 16 * S),
+        ("2026-03-02T12:00:08Z", 3, 0),
+    ],
+)
+def test_now_and_ago_mean_our_time_and_every_other_time_the_stamp(
+    text: str, sequence: int, distance_ns: int | None
+) -> None:
+    chosen = find(text, NOON + 20 * S, "UTC", SET_AHEAD)
+    assert (chosen.point.sequence, chosen.distance_ns) == (sequence, distance_ns)
+
+
+def test_bounds_and_looks_around_by_our_time() -> None:
+    def moment(text: str) -> Moment:
+        found = parse(text, NOON + 20 * S, "UTC").moment
+        assert found is not None
+        return found
+
+    def listed(since: str, until: str) -> list[int]:
+        first, last = moment(since), moment(until)
+        return [p.sequence for p in SET_AHEAD if reaches(p, first) and begun(p, last)]
+
+    assert listed("16s ago", "14s ago") == [1, 2]
+    assert listed("10s ago", "now") == []
+    assert listed("2026-03-02T12:00:05Z", "2026-03-02T12:00:06Z") == [2, 3]
+    assert stamp_of(moment("12s ago"), SET_AHEAD) == NOON + 8 * S + DAY - S
+    assert stamp_of(moment("16s ago"), SET_AHEAD) == NOON + 4 * S
+    assert stamp_of(moment("30s ago"), SET_AHEAD) == NOON - 10 * S
+    assert stamp_of(moment("2026-03-02T12:00:05Z"), SET_AHEAD) == NOON + DAY + 5 * S
+    with pytest.raises(NoPointError, match="by this machine's clock"):
+        find("30s ago", NOON + 20 * S, None, SET_AHEAD)
 
 
 # -- what is printed of a point names it

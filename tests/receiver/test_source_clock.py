@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.source_clock import PAIRS_MAX, STREAMS_MAX, Pair, SourceClock
+from receiver.values import Point
 
 S = 1_000_000_000
 BOOT_NS = 1_772_366_400 * S  # when, by the receiver, the source's monotonic clock was 0
@@ -56,6 +57,23 @@ def test_memory_is_bounded() -> None:
     assert len(clock.pairs) == PAIRS_MAX
     known = [number for number in range(PAIRS_MAX + 50) if clock.when(UUID(int=number), S)]
     assert known == list(range(PAIRS_MAX + 50 - STREAMS_MAX, PAIRS_MAX + 50))
+
+
+def made(number: int, monotonic_ns: int, made_ns: int = 0, ordinal: int = 1) -> Point:
+    return Point(number, 7, 7, "crash", ordinal=ordinal, monotonic_ns=monotonic_ns, made_ns=made_ns)
+
+
+def test_a_point_is_dated_by_its_stream_or_by_the_point_before_it() -> None:
+    clock = SourceClock()
+    first = made(1, 5 * S, BOOT_NS)
+    assert clock.dated(STREAM, made(2, 8 * S), first).made_ns == BOOT_NS + 3 * S
+    assert clock.dated(STREAM, made(2, 8 * S, ordinal=2), first).made_ns == 0, "another boot, maybe"
+    assert clock.dated(STREAM, made(2, 8 * S), made(1, 5 * S)).made_ns == 0
+    assert clock.dated(STREAM, made(2, 8 * S), made(1, 0, BOOT_NS)).made_ns == 0
+    assert clock.dated(STREAM, made(2, 0), first).made_ns == 0, "an older splitter says nothing"
+    assert clock.dated(STREAM, made(2, 8 * S, 9), first).made_ns == 9, "known since it came"
+    clock.heard(pair(6 * S))
+    assert clock.dated(STREAM, made(2, 8 * S), first).made_ns == BOOT_NS + 8 * S
 
 
 @pytest.mark.parametrize("drift_ppm", [-50, 50])

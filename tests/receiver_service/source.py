@@ -95,13 +95,22 @@ class Source:
         """Says that the replica has these blocks already."""
         self._append(RecordType.SAME, self.names.index(name), offset, length, b"")
 
-    def cut(self, label: str | None = None) -> CutMade:
+    def cut(
+        self,
+        label: str | None = None,
+        *,
+        time_ns: int | None = None,
+        step_ns: int = 0,
+        monotonic_ns: int = 0,
+    ) -> CutMade:
+        """A second after the one before, unless `time_ns` says when."""
         members = [
             Member(index, name, self.instances[name], self.sizes[name], self.complete[name])
             for index, name in enumerate(self.names)
         ]
-        self._time_ns += TICK_NS
-        self._body(RecordType.CUT, NO_DISK, Cut("crash", members, label))
+        self._time_ns = self._time_ns + TICK_NS if time_ns is None else time_ns
+        body = Cut("crash", members, label, step_ns, monotonic_ns=monotonic_ns)
+        self._body(RecordType.CUT, NO_DISK, body)
         disks = {name: bytes(content) for name, content in self.contents.items()}
         made = CutMade(self.end_lsn, self._time_ns, label, disks)
         self.cuts.append(made)

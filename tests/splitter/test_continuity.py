@@ -18,6 +18,7 @@ from agent.splitter.continuity import (
     effect_of,
     signal_of_end,
 )
+from agent.splitter.cutter import Stamp
 from agent.splitter.ending import SPREAD_NS, Ending
 from agent.splitter.exports import SplitterExports
 from journal.record import RecordType
@@ -246,7 +247,7 @@ class TestSuspended:
         assert len(rig.cuts()) == cuts
 
     def test_the_rule_names_its_reason(self) -> None:
-        ending = Ending(first_ns=7, last_ns=7 + SPREAD_NS, time_ns=0)
+        ending = Ending(first_ns=7, last_ns=7 + SPREAD_NS, at=Stamp(0, 7))
         assert "goodbye" in ending.refusal(all_said_goodbye=False)
         assert not ending.refusal(all_said_goodbye=True)
         ending.last_ns += 1

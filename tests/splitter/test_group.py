@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from agent.splitter.reservation import LSN_STEP
 from agent.splitter.writer import MadeCut
 from journal.bodies import Cut, DomainXml, SyncBegin
 from journal.record import RecordType
+from journal.spool import list_streams, remove_stream
 from replicator.base.errors import NoPointError, NotFoundError, OwnedError, UsageError
 from replicator.nbd.exports import EndKind
 from tests.splitter.rig import (
@@ -61,7 +63,7 @@ def test_records_are_those_of_the_requests_in_the_order_of_receipt() -> None:
         ("WRITE", 0, 0, 512, 9, b"2"),
         ("WRITE", 1, 1024, 1024, 10, b"3"),
         ("WRITE", 0, 512, 512, 11, b"4"),
-        ("CUT", 0xFFFF, 0, 0, 12, b"\x82"),  # a map of two: defaults are left out
+        ("CUT", 0xFFFF, 0, 0, 12, b"\x83"),  # a map of three: defaults are left out
     ]
     assert {r.known_durable for r in rig.log()} == {0}, "the splitter syncs nothing"
 
@@ -133,6 +135,53 @@ class TestCuts:
         assert first < held < second
         assert rig.cuts()[-1].clock_step_ns == -86_400 * SECOND
         assert rig.cuts()[-2].clock_step_ns == 0
+
+    def test_a_cut_carries_the_clock_that_nobody_sets(self) -> None:
+        rig = external("a")
+        for step_ns in (0, 86_400 * SECOND, -86_400 * SECOND):
+            rig.clock.utc += step_ns
+            rig.connect("a").write(0, DATA)
+            rig.tick()
+            assert rig.cuts()[-1].monotonic_ns == rig.clock.monotonic
+
+    def test_that_the_clock_was_set_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        rig = external("a")
+        rig.clock.utc += 86_400 * SECOND
+        for _ in range(3):
+            rig.connect("a").write(0, DATA)
+            rig.tick()
+        (record,) = (each for each in caplog.records if "clock was set" in each.message)
+        assert (record.group, record.seconds) == ("g", 86_400.0)  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("is_told", [False, True])
+    def test_a_splitter_that_is_started_anew_goes_on_behind_the_stamps_before(
+        self, *, is_told: bool
+    ) -> None:
+        """Though the clock was set back while nobody ran: by what its own spool says, or, where
+        that is freed, by what the agent knows of the receiver."""
+        rig = external("a")
+        rig.connect("a").write(0, DATA)
+        rig.tick()
+        last_ns = rig.log()[-1].time_ns
+        if is_told:
+            for directory in rig.tiers.directories("g"):
+                for stream in list_streams(rig.storage, [directory]):
+                    remove_stream(rig.storage, [directory], stream)
+        rig.clock.utc -= 86_400 * SECOND
+        again = external("a", rig=Rig("external", storage=rig.storage, clock=rig.clock))
+        if is_told:
+            again.group.cutter.behind(last_ns)
+        again.group.resync()
+        client = again.connect("a")
+        client.write(0, DATA)
+        client.flush()
+        for _ in range(3):
+            client.write(0, DATA)
+            again.tick()
+        stamps = [r.time_ns for r in again.log() if r.type == RecordType.CUT]
+        assert last_ns < stamps[0]
+        for earlier_ns, later_ns in pairwise(stamps):
+            assert later_ns - earlier_ns == SECOND // 2, "at half the pace, never all at once"
 
     def test_no_cut_while_a_member_is_not_complete(self) -> None:
         rig = Rig("libvirt")

@@ -23,7 +23,10 @@ from agent.shipper import Shipper
 from agent.splitter.status import group_status
 from receiver.catalog import MemoryCatalog
 from receiver.group import GroupReplica, Limits
+from receiver.pointspec import find
+from receiver.source_clock import Pair
 from receiver.values import Point
+from replicator.base.clock import rfc3339
 from replicator.base.units import KIB, MIB
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.frames import Frame
@@ -44,11 +47,25 @@ SMALL = Limits(
 Images = dict[str, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class TrueClock:
+    """The DR site's: nobody sets it."""
+
+    source: ManualClock
+
+    def utc_ns(self) -> int:
+        return 1_800_000_000 * 10**9 + self.source.monotonic
+
+    def monotonic_ns(self) -> int:
+        return 17 + self.source.monotonic
+
+
 @dataclass
 class Chain:
     """The whole chain, and what must be true of it."""
 
     clock: ManualClock = field(default_factory=ManualClock)
+    cut_at: dict[tuple[int, int], int] = field(default_factory=dict)
     up: deque[Message] = field(default_factory=deque)
     down: deque[Message] = field(default_factory=deque)
     disks: dict[str, bytearray] = field(
@@ -60,6 +77,7 @@ class Chain:
     writes: int = 0
 
     def __post_init__(self) -> None:
+        self.dr_clock = TrueClock(self.clock)
         self.source = SimStorage(Volume(MEMORY, volatile=True), Volume(DISK), Volume(STATE))
         self.dr = SimStorage(Volume(DR))
         self._start_splitter()
@@ -86,7 +104,7 @@ class Chain:
 
     def _start_receiver(self) -> None:
         self.replica = GroupReplica(
-            self.dr, self.clock, DR / "g", "g", MemoryCatalog(), limits=SMALL
+            self.dr, self.dr_clock, DR / "g", "g", MemoryCatalog(), limits=SMALL
         )
         self.replica.recover()
 
@@ -140,6 +158,7 @@ class Chain:
         self.shipper.accept_generation()
         if self.rig.state() != "lost":
             self.rig.group.close_stream("a resync was ordered")
+        self.rig.group.cutter.behind(self.shipper.above_time_ns)
         self.rig.group.resync(self.shipper.above_ordinal)
         for name, content in self.disks.items():
             self.clients[name].send(write(0, bytes(content)))
@@ -153,7 +172,7 @@ class Chain:
         """A cut at the end of the log is one of the disks as they are now."""
         stream = self.rig.group.writer.stream
         if stream is not None and self.rig.state() == "ready":
-            self.at_cut.setdefault((stream.name.ordinal, stream.end_lsn), self.images())
+            self.cut_at.setdefault((stream.name.ordinal, stream.end_lsn), self.dr_clock.utc_ns())
             self.at_cut[stream.name.ordinal, stream.end_lsn] = self.images()
 
     # -- the way -----------------------------------------------------------------------------------
@@ -163,7 +182,19 @@ class Chain:
         self.replica.sync_inbox()
         self.shipper.publish(self.status())
         self.connected = isinstance(self.shipper.welcome(self._welcome()), Plan)
+        self.tell_clocks()
         return self.connected
+
+    def tell_clocks(self) -> None:
+        """What a PING says."""
+        stream = self.rig.group.writer.stream
+        pair = Pair(
+            self.clock.utc_ns(),
+            self.clock.monotonic_ns(),
+            self.dr_clock.utc_ns(),
+            None if stream is None else stream.name.stream,
+        )
+        self.replica.source_clock.heard(pair)
 
     @property
     def is_paused(self) -> bool:
@@ -268,12 +299,22 @@ class Chain:
             view.close()
 
     def check(self) -> None:
-        """Every applied point, byte for byte; numbers and times rise."""
+        """Every applied point, byte for byte; numbers and times rise, and name their points; when
+        they were made is known or not said, whatever the source's clock did."""
         points = self.replica.points()
         numbers = [point.sequence for point in points]
         assert numbers == sorted(set(numbers))
         times = [point.time_ns for point in points]
         assert times == sorted(times), "point times went back"
+        assert len({rfc3339(time_ns) for time_ns in times}) == len(times)
+        now_ns = self.dr_clock.utc_ns()
+        for point in points:
+            for text in (rfc3339(point.time_ns), rfc3339(point.until_ns)):
+                assert find(text, now_ns, None, points).point == point
+            if point.made_ns and point.lsn:
+                assert point.made_ns == self.cut_at[point.ordinal, point.lsn]
+        if points and points[-1].made_ns:
+            assert find("now", now_ns, None, points).point == points[-1]
         for point in points:
             if self.replica.is_point_applied(point.sequence):
                 assert self.view_images(point) == self.expected(point), f"point {point}"
