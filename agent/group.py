@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One group in the agent: its driver, its shipper, its link to the receiver, its state.
 
-Two tasks: the driver's loop (look, one safe step, look again) and the receiver link. The splitter's
+Two tasks: the driver's loop (agent.driving) and the receiver link. The splitter's
 statuses come in by `publish`. Nothing here is remembered over a restart but what agent.memory
 holds: the state is observed anew.
 
@@ -21,7 +21,9 @@ from pathlib import Path
 
 import structlog
 
+from agent.backoff import Backoff
 from agent.drivers.driver import Driver, Host, Look
+from agent.driving import FAILED_LIMIT_SECONDS, LOOK_SECONDS, Driving
 from agent.group_state import MOVES, Facts, State, observe
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
@@ -50,7 +52,6 @@ from replicator.wire.messages import Hello, OfferedDisk, Point, Welcome
 
 log = structlog.get_logger("replicator.agent.group")
 
-LOOK_SECONDS = 1.0
 RESYNC_SECONDS = 15.0
 # With more than this share of the spool taken, a sync ships rather than waits for digests.
 IMPATIENT_SHARE = 0.5
@@ -89,16 +90,16 @@ class GroupAgent:
             config.name,
             lambda: (self.shipper.above_ordinal, self.shipper.above_time_ns),
         )
-        self._driver: Driver = host.driver(config, self._orders, self._wake_driver)
+        self._driving = Driving(config.name, self._step)
+        self._driver: Driver = host.driver(config, self._orders, self._driving.wake)
         self.quiescence = Quiescence(config, self._driver.freezer, around.memory, around.clock)
         self.schedule = (
             None
             if config.mark_every_ns is None
             else Schedule(config.name, config.mark_every_ns, around.clock, self._mark_by_schedule)
         )
-        self._look_due = asyncio.Event()
         self._one_order = asyncio.Lock()
-        self._driver_problem = ""
+        self._giving_up = Backoff(LOOK_SECONDS, FAILED_LIMIT_SECONDS)
         self._marks = Marks()
         self._given_up = ""  # the stream that was closed because it cannot be shipped
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,7 +126,7 @@ class GroupAgent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.link.run())
-                tasks.create_task(self._drive())
+                tasks.create_task(self._driving.run())
                 tasks.create_task(self.quiescence.recover())
                 if self.schedule is not None:
                     tasks.create_task(self.schedule.run())
@@ -140,32 +141,14 @@ class GroupAgent:
         self.status = status
         self.link.publish(status)
         self._observe()
-        self._wake_driver()
+        self._driving.wake()
 
-    async def _drive(self) -> None:
-        while True:
-            self._look_due.clear()
-            try:
-                busy = await self._step()
-                self._driver_problem = ""
-            except ReplicatorError as error:
-                if (problem := str(error)) != self._driver_problem:
-                    log.warning("driver", group=self.name, reason=problem)
-                self._driver_problem = problem
-                busy = False
-                await asyncio.sleep(LOOK_SECONDS)
-            if not busy:
-                await _wait(self._look_due, LOOK_SECONDS)
-
-    async def _step(self) -> bool:
+    async def _step(self) -> bool | None:
         async with self._one_order:
             look = self._look()
             if look is None or self.link.refused or not self._around.splitter.current:
-                return False  # the next status wakes us
+                return None  # the next status wakes us
             return await self._driver.step(look)
-
-    def _wake_driver(self) -> None:
-        self._look_due.set()
 
     def _look(self) -> Look | None:
         if self.status is None:
@@ -220,6 +203,8 @@ class GroupAgent:
         status = self.status
         if status is None or status.stream != renew.stream or self._given_up == renew.stream:
             return
+        if self._giving_up.left(asyncio.get_running_loop().time()):
+            return  # it could not be closed; the receiver's word comes again
         self._given_up = renew.stream
         if status.state not in ("closed", "lost"):
             log.warning("given up", group=self.name, stream=renew.stream, reason=renew.reason)
@@ -232,7 +217,10 @@ class GroupAgent:
                 await self._orders.give_up(renew.stream, renew.reason)
         except ReplicatorError as error:
             self._given_up = ""
+            self._giving_up.failed(str(error), asyncio.get_running_loop().time())
             log.warning("stream not closed", group=self.name, reason=str(error))
+        else:
+            self._giving_up.succeeded()
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -317,7 +305,7 @@ class GroupAgent:
             assert look is not None
             await self._driver.resync(look)
         self.link.refused = ""
-        self._wake_driver()
+        self._driving.wake(anew=True)
         try:
             async with asyncio.timeout(RESYNC_SECONDS):
                 while not self._sync_has_begun(ordinal):
@@ -342,7 +330,7 @@ class GroupAgent:
 
     @property
     def problem(self) -> str:
-        return self._driver_problem or self._driver.problem
+        return self._driving.problem or self._driver.problem
 
     def _reason(self) -> str:
         status = self.status
@@ -450,11 +438,3 @@ def _taken(label: str, group: str) -> UsageError:
     return UsageError(
         f"group {group!r} has a point labelled {label!r} already", hint="choose another label"
     )
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -37,7 +37,8 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class DomainDisk:
-    """A disk of a domain. `source` names what it reads and writes: a path, a volume, a URL."""
+    """A disk of a domain. `source` names what it reads and writes: a path, a volume, a URL.
+    `alias` is QEMU's name for the device; a domain that does not run has none."""
 
     target: str
     device: str
@@ -48,6 +49,7 @@ class DomainDisk:
     shareable: bool
     transient: bool
     mirror: Mirror | None
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def _guest_agent(root: ET.Element) -> AgentState:
 def _disk(element: ET.Element) -> DomainDisk:
     target, source = element.find("target"), element.find("source")
     assert target is not None
+    alias = element.find("alias")
     return DomainDisk(
         target=target.get("dev", ""),
         device=element.get("device", "disk"),
@@ -109,6 +112,7 @@ def _disk(element: ET.Element) -> DomainDisk:
         shareable=element.find("shareable") is not None,
         transient=element.find("transient") is not None,
         mirror=_mirror(element.find("mirror")),
+        alias="" if alias is None else alias.get("name", ""),
     )
 
 

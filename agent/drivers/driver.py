@@ -13,7 +13,7 @@ decides: whether the receiver takes the stream (if not, it closes it, and the dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,6 +106,13 @@ class Freezer(Protocol):
         ...
 
 
+class Wake(Protocol):
+    """Says that a look is due; called on the event loop. `anew`: something happened at the source
+    by itself, so what failed there may succeed now and need not wait any longer."""
+
+    def __call__(self, *, anew: bool = False) -> None: ...
+
+
 class Driver(Protocol):
     """One group's source. All methods are called on the event loop, `step` and `resync` never at
     the same time."""
@@ -129,7 +136,7 @@ class Driver(Protocol):
         """Looks, and does at most one thing. True: something was done, look again at once.
 
         Not called while there is no splitter. A ReplicatorError out of it is shown as the group's
-        problem, and the step is tried again after a second.
+        problem, and the step is tried again, each time later (agent.backoff).
         """
         ...
 
@@ -141,8 +148,8 @@ class Driver(Protocol):
 class Host(Protocol):
     """What all drivers of one kind share (a connection to libvirtd); one per process."""
 
-    def driver(self, group: GroupConfig, orders: Orders, wake: Callable[[], None]) -> Driver:
-        """Called before `run`. `wake` may be called on the event loop whenever a look is due."""
+    def driver(self, group: GroupConfig, orders: Orders, wake: Wake) -> Driver:
+        """Called before `run`."""
         ...
 
     async def run(self) -> None:

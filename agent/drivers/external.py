@@ -9,10 +9,9 @@ such a source has sent everything again, so after a loss the group waits for a p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from uuid import UUID, uuid5
 
-from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders
+from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders, Wake
 from replicator.config.agent import GroupConfig
 
 # Identity of external disks: the config is all that names them. The splitter uses the same.
@@ -57,7 +56,7 @@ class ExternalDriver:
 class ExternalHost:
     """External groups share nothing."""
 
-    def driver(self, group: GroupConfig, orders: Orders, wake: Callable[[], None]) -> Driver:
+    def driver(self, group: GroupConfig, orders: Orders, wake: Wake) -> Driver:
         return ExternalDriver(group, orders)
 
     async def run(self) -> None:

@@ -6,7 +6,7 @@ Rules, each from a measured behaviour of libvirt:
   domain job). So calls run in threads and are given up on after a limit; the thread stays
   occupied until libvirt answers, and the small pool bounds how many can be stuck.
 * Events are lost while libvirtd restarts. So `opened` is called after every (re)connect, and the
-  driver re-reads all state there; an event is only ever a reason to look, never a fact.
+  driver re-reads all state there. What an event tells is in libvirt_events.py.
 * Only one event implementation exists per process (libvirtaio on the running loop).
 
 Concurrency: all methods belong to the loop's thread. Callbacks run on the loop.
@@ -15,18 +15,21 @@ Concurrency: all methods belong to the loop's thread. Callbacks run on the loop.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import libvirt
+import libvirt_qemu
 import libvirtaio
 
 from agent.drivers.domain_xml import Domain, DomainDisk, copy_destination, parse_domain
+from agent.drivers.libvirt_events import CopyNews, Event, IoAction, IoError, Lifecycle, Turn
 from replicator.base.errors import NotFoundError, ReplicatorError, UnreachableError
 
 log = logging.getLogger("replicator.agent.libvirt")
@@ -49,12 +52,26 @@ COPY_FLAGS = (
     | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
 )
 
-_EVENTS = (
-    libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-    libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
-    libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR,
+# A domain that was saved or migrated goes on elsewhere, and of one whose QEMU has vanished nothing
+# is known: these have not stopped in the sense of Turn.
+_STOPS = (
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED,
 )
-_EVENT_NAMES = dict(zip(_EVENTS, ("lifecycle", "block-job", "io-error"), strict=True))
+_IO_ACTIONS: Final[dict[int, IoAction]] = {
+    libvirt.VIR_DOMAIN_EVENT_IO_ERROR_NONE: "none",
+    libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE: "pause",
+    libvirt.VIR_DOMAIN_EVENT_IO_ERROR_REPORT: "report",
+}
+# Of a disk, those after which the source may hold what the guest was told it does not, or lack what
+# it was told it has. A failed read changes nothing.
+_FAILURES = (
+    "failed_wr_operations",
+    "failed_flush_operations",
+    "failed_unmap_operations",
+    "failed_zone_append_operations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +86,22 @@ class LiveDomain:
 class LibvirtConnection:
     """Keeps one libvirt connection alive.
 
-    `opened()` is called after every (re)connect, `changed(domain name, event)` whenever libvirt
-    says that something happened to a domain; both on the loop, both only reasons to look.
+    `opened()` is called after every (re)connect: from here on all events come, until `closed()`.
+    `changed(domain name, event)` tells of each. All on the loop.
     """
 
     def __init__(
-        self, uri: str, *, opened: Callable[[], None], changed: Callable[[str, str], None]
+        self,
+        uri: str,
+        *,
+        opened: Callable[[], None],
+        changed: Callable[[str, Event], None],
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         self._uri = uri
         self._opened = opened
         self._changed = changed
+        self._closed = closed
         self._connection: libvirt.virConnect | None = None
         self._threads = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="libvirt")
         self._lost = asyncio.Event()
@@ -104,6 +127,7 @@ class LibvirtConnection:
                 self.problem = ""
                 self._opened()
                 await self._lost.wait()
+                self._closed()
                 self.problem = "the connection to libvirtd was lost"
                 log.warning("connection to libvirtd lost")
                 await self._close()
@@ -125,13 +149,18 @@ class LibvirtConnection:
     def _subscribe(self, connection: libvirt.virConnect) -> None:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
-        for event in _EVENTS:
-            connection.domainEventRegisterAny(None, event, self._event, _EVENT_NAMES[event])
+        for event, translate in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, _copy_news),
+            (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, _io_error),
+        ):
+            connection.domainEventRegisterAny(None, event, self._event, translate)
 
     def _event(
         self, _connection: libvirt.virConnect, domain: libvirt.virDomain, *rest: Any
     ) -> None:
-        self._changed(domain.name(), str(rest[-1]))
+        *told, translate = rest
+        self._changed(domain.name(), translate(*told))
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -177,6 +206,27 @@ class LibvirtConnection:
 
         live, definition, active = await self._on_domain(name, read)
         return LiveDomain(parse_domain(live), definition, active)
+
+    async def find_domain(self, name: str) -> LiveDomain | None:
+        """As `domain`; None if libvirt knows no such domain: a transient one is gone when it is
+        off."""
+        try:
+            return await self.domain(name)
+        except NotFoundError:
+            return None
+
+    async def source_errors(self, name: str) -> dict[str, int]:
+        """Of a running domain: how many writes and flushes of the guest have failed since QEMU
+        runs, by QEMU's name of the device. libvirt has no call for it, and marks a domain whose
+        QEMU was asked directly as tainted; the question changes nothing there."""
+        order = json.dumps({"execute": "query-blockstats"})
+        answer = await self._on_domain(
+            name, lambda domain: libvirt_qemu.qemuMonitorCommand(domain, order, 0)
+        )
+        return {
+            str(device.get("qdev", "")): sum(int(device["stats"].get(key, 0)) for key in _FAILURES)
+            for device in json.loads(answer).get("return", [])
+        }
 
     async def disk_bytes(self, name: str, target: str) -> int:
         """Virtual size, rounded up to the 512 bytes that a mirror wants."""
@@ -239,6 +289,24 @@ class LibvirtConnection:
         Must not be called while a write of that domain is unanswered: libvirt drains first.
         """
         await self._on_domain(domain, lambda handle: handle.blockJobAbort(target, 0))
+
+
+def _lifecycle(event: int, detail: int) -> Event:
+    if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+        return Lifecycle(Turn.STARTED)
+    if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail in _STOPS:
+        return Lifecycle(Turn.STOPPED)
+    if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
+        return Lifecycle(Turn.PAUSED)
+    return Lifecycle(Turn.OTHER)
+
+
+def _copy_news(target: str, _kind: int, status: int) -> Event:
+    return CopyNews(target, failed=status == libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED)
+
+
+def _io_error(path: str | None, alias: str | None, action: int) -> Event:
+    return IoError(path or "", alias or "", _IO_ACTIONS.get(action, "report"))
 
 
 def _quiet(_context: object, _error: object) -> None:

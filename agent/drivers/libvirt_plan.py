@@ -27,9 +27,8 @@ Rules
   libvirt allows one job a disk. A job that is not ours is somebody's: the group waits and says so.
 * READY is confirmed to the splitter only as read back from the live XML after the FLUSH that the
   splitter told of, and for the connection of that FLUSH: events of earlier jobs arrive late.
-* A domain that is shut off after a clean goodbye of all its disks (the splitter says `suspended`)
-  leaves the replica equal to the source: the stream ends with a cut. In every other case it ends
-  as lost.
+* Of a source that has come to its end, or may have, nothing is asked here: libvirt_end decides
+  that first, and this plan only sees groups whose domains run, with a stream that is live or gone.
 * Splitter and libvirt disagreeing about a disk's size or instance means another disk came back
   under the name: a new stream declares it anew.
 """
@@ -54,11 +53,12 @@ class DiskFacts:
     name: str
     domain: str
     target: str
-    running: bool
     size: int
     instance: UUID
     mirror: Mirror | None
     ours: bool
+    source_errors: int | None = None
+    """Failed writes and flushes of the guest since QEMU runs; None if QEMU cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,11 @@ class EndCopy:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`final_cut`: the domains are down and said goodbye, so the end is a point."""
+    """`final_cut`, `unwatched`: see agent.splitter.ending; neither: continuity is lost."""
 
     reason: str
     final_cut: bool = False
+    unwatched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,27 +157,14 @@ def next_steps(
 ) -> Iterator[Step]:
     """Steps that are safe now, each by itself, the most urgent first; at least one. Who puts one
     off may take the next."""
-    down = sorted({disk.domain for disk in disks if not disk.running})
-    if down:
-        yield _without_domains(group, down)
-    elif group.state in _LIVE:
+    if group.state in _LIVE:
         yield from _in_stream(group, disks, told)
     else:
         yield _without_stream(group, disks)
 
 
-def _without_domains(group: SplitterGroupStatus, down: list[str]) -> Step:
-    names = ", ".join(down)
-    if group.state == "suspended":
-        return Close(f"shut off: {names}", final_cut=True)
-    if group.state in _LIVE:
-        return Close(f"{names} ended without the goodbye of a clean shutdown", final_cut=False)
-    return Wait(f"not running: {names}")
-
-
 def _without_stream(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...]) -> Step:
-    if group.state == "suspended":
-        return Close("the mirror ended while the domain goes on", final_cut=False)
+    assert group.state != "suspended", "libvirt_end decides"
     for disk in disks:
         if disk.mirror is not None and not disk.ours:
             return Wait(f"{disk.domain} {disk.target}: another block copy is running")

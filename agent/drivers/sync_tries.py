@@ -17,6 +17,8 @@ from replicator.control.splitter import SplitterDiskStatus, SplitterGroupStatus
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 60.0
+# libvirt does not tell why; writes to the splitter fail for reasons that the splitter has told.
+FAILED = "QEMU gave the copy up, as after an error in reading the source (see the domain's log)"
 
 
 @dataclass(slots=True)
@@ -64,13 +66,21 @@ class SyncTries:
             self._ends.pop(name, None)
 
     def left(
-        self, step: BeginSync | StartCopy | EndCopy, status: SplitterDiskStatus, now: float
+        self,
+        step: BeginSync | StartCopy | EndCopy,
+        status: SplitterDiskStatus,
+        now: float,
+        *,
+        failed: bool = False,
     ) -> float:
-        """The seconds until this step may be done."""
+        """The seconds until this step may be done. `failed`: libvirt has told that the last copy
+        ended by an error."""
         name = step.disk.name
         if isinstance(step, EndCopy):
             return self._of_end(name).again("libvirt still shows it", now)
         why = status.void or "its block copy ended before it had sent anything"
+        if failed:
+            why = f"{why}; {FAILED}"
         return self._of_copy(name).again(why, now)
 
     def said(self, group: SplitterGroupStatus, now: float) -> str:

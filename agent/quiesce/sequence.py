@@ -31,6 +31,7 @@ from typing import Protocol
 
 import structlog
 
+from agent.backoff import Backoff
 from agent.drivers.driver import Freezer
 from agent.memory import AgentMemory, FrozenNote
 from agent.quiesce.figures import QuiesceFigures
@@ -53,6 +54,7 @@ log = structlog.get_logger("replicator.agent.quiesce")
 THAW_SECONDS = 10.0
 ENDED_SECONDS = 2.0
 RECOVER_AGAIN_SECONDS = 2.0
+RECOVER_LIMIT_SECONDS = 10.0  # a guest may be frozen meanwhile
 
 
 class FreezeError(ReplicatorError):
@@ -296,6 +298,7 @@ class Quiescence:
         self, domains: Sequence[str], *, post_label: str | None = None, is_post_due: bool = False
     ) -> None:
         """Returns when no guest is frozen on our account, and none will be."""
+        tries = Backoff(RECOVER_AGAIN_SECONDS, RECOVER_LIMIT_SECONDS)
         while domains and self._freezer is not None:
             command = self._freezer.watchdog(domains, int(self._config.freeze_timeout_ns))
             try:
@@ -305,7 +308,8 @@ class Quiescence:
                 await guard.thaw(THAW_SECONDS)
             except ReplicatorError as error:
                 log.warning("not thawed yet", group=self._config.name, reason=str(error))
-                await asyncio.sleep(RECOVER_AGAIN_SECONDS)
+                now = asyncio.get_running_loop().time()
+                await asyncio.sleep(tries.failed(str(error), now))
                 continue
             break
         if is_post_due:

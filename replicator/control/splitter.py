@@ -251,8 +251,8 @@ class SplitterGroupStatus(Answer, frozen=True, kw_only=True):
     """`end_lsn` bounds what may be read from the spool. `held_until_ns`: the last cut stands for
     everything up to this time, because nothing came after it.
 
-    `said_ns`: when this was so, by the machine's monotonic clock, which the agent has too; 0 from a
-    splitter that does not say it. `sign_ns`: of a suspended group, when the first sign of its
+    `said_ns`: when this was so, by the machine's monotonic clock, which the agent has too.
+    `sign_ns`: of a suspended group, when the first sign of its
     source's end was seen, by the same clock; else 0."""
 
     name: str

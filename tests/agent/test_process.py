@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from agent.group import LOOK_SECONDS
+from agent.driving import LOOK_SECONDS
 from replicator.base.errors import (
     NoPointError,
     NotFoundError,
@@ -326,9 +326,9 @@ async def test_a_domain_that_does_not_exist_is_named_as_the_reason_and_logged_on
     )
     await site.start_splitter()
     await site.start_agent()
-    await site.until(lambda group: "Domain not found" in group.reason)
+    await site.until(lambda group: "libvirt knows no domain nosuch" in group.reason)
     await asyncio.sleep(2 * LOOK_SECONDS)
-    assert site.logs().count("Domain not found") == 1
+    assert site.logs().count("libvirt knows no domain nosuch") == 1
 
 
 async def test_metrics_carry_the_splitters_figures(

@@ -39,7 +39,7 @@ INSTANCE = UUID(int=7)
 
 def fact(name: str) -> DiskFacts:
     domain, target = name.split("-")
-    return DiskFacts(name, domain, target, True, 1 << 20, INSTANCE, mirror=None, ours=False)
+    return DiskFacts(name, domain, target, 1 << 20, INSTANCE, mirror=None, ours=False)
 
 
 def mirror(export: str, *, ready: bool) -> Mirror:
@@ -242,33 +242,6 @@ def test_a_foreign_block_job_is_waited_for_and_never_ended() -> None:
 
 def converge_without_copies(world: World) -> list[Step]:
     return [next_step(world.status(), world.facts(), Told())]
-
-
-def test_a_clean_shutdown_ends_with_a_cut_and_an_unclean_one_as_lost() -> None:
-    for state, final_cut in (("suspended", True), ("ready", False), ("syncing", False)):
-        world = two_disks()
-        converge(world)
-        world.state = state  # type: ignore[assignment]
-        for name in list(world.disks):
-            world.set_mirror(name, None)
-            world.disks[name] = replace(world.disks[name], running=False)
-        steps = converge(world)
-        assert isinstance(steps[0], Close)
-        assert steps[0].final_cut is final_cut
-        assert isinstance(steps[1], Wait)
-        assert "web" in steps[1].reason
-
-
-def test_a_goodbye_while_the_domain_runs_is_a_loss() -> None:
-    world = two_disks()
-    converge(world)
-    world.state = "suspended"
-    for name in list(world.disks):
-        world.set_mirror(name, None)
-    first, *rest = converge(world)
-    assert isinstance(first, Close)
-    assert not first.final_cut
-    assert OpenStream in {type(step) for step in rest}
 
 
 def test_another_disk_under_the_same_name_is_declared_in_a_new_stream() -> None:

@@ -25,6 +25,7 @@ from replicator.demo.domain import GuestDisk, domain_xml
 from replicator.demo.guest.image import build_guest, default_kernel_directory, find_guest_agent
 from replicator.demo.libvirtd import PrivateLibvirtd
 from replicator.demo.site import Group, Site
+from tests.libvirt.house import until_agent_connected
 
 SECOND = 1_000_000_000
 BOOT_SECONDS = 60.0
@@ -99,20 +100,9 @@ async def guest(stack: ExitStack) -> AsyncIterator[Guest]:
     await console.wait_for("GUEST-READY", BOOT_SECONDS)
     await console.wait_confirmed(3, BOOT_SECONDS)
     guest = Guest(home, account, libvirtd, console)
-    async with asyncio.timeout(BOOT_SECONDS):
-        await _until_connected(libvirtd.uri)
+    await until_agent_connected(libvirtd)
     yield guest
     await console.close()
-
-
-async def _until_connected(uri: str) -> None:
-    """libvirt's state of the channel; its event would need an event loop of libvirt's."""
-    command = ["virsh", "--quiet", "--connect", uri, "dumpxml", "web"]
-    while True:
-        xml = await asyncio.to_thread(subprocess.check_output, command, text=True)
-        if "name='org.qemu.guest_agent.0' state='connected'" in xml:
-            return
-        await asyncio.sleep(0.1)
 
 
 async def frozen_by_agent(guest: Guest, *, timeout_ns: int) -> subprocess.Popen[str]:

@@ -11,6 +11,7 @@
 #            rubbish   overwrites all records on both disks with random bytes, says
 #                      "RUBBISH DONE", and goes on damaging them at the same pace
 #            stop      stops writing: "STOPPED n"        start     goes on: "STARTED n"
+#            big n     writes 256 KiB to disk B in one request: "BIG n DONE" or "BIG n FAILED"
 #            poweroff  unmounts and powers off
 # verify   Replays the journals, checks both filesystems and each record, says one line
 #          "VERIFY key=value ..." (its reader is verdict.py) and powers off.
@@ -61,6 +62,9 @@ start_guest_agent() { # where the guest has both the program and the channel
     for port in /sys/class/virtio-ports/*; do
         [ "$(cat "$port/name" 2>/dev/null)" = org.qemu.guest_agent.0 ] || continue
         [ -x /sbin/qemu-ga ] || fail "no /sbin/qemu-ga for the guest agent's channel"
+        # What the agent runs when it is to shut the guest down.
+        printf '#!/bin/sh\nsync\nexec poweroff -f\n' >/sbin/shutdown
+        chmod 755 /sbin/shutdown
         /sbin/qemu-ga --method virtio-serial --path "/dev/${port##*/}" \
             --statedir /run --pidfile /run/qemu-ga.pid &
     done
@@ -145,6 +149,17 @@ overwrite_one() {
     done
 }
 
+write_big() { # NUMBER: a repeat of the same order is answered and not done again
+    if [ "$1" != "$big" ]; then
+        big=$1
+        # A write of data that fails leaves the filesystem writable.
+        big_said="BIG $1 FAILED"
+        dd if=/dev/urandom of=/b/big bs=256k count=1 oflag=direct conv=notrunc 2>/dev/null &&
+            big_said="BIG $1 DONE"
+    fi
+    say "$big_said"
+}
+
 obey() { # COMMAND
     case $1 in
     rubbish)
@@ -160,6 +175,7 @@ obey() { # COMMAND
         paused=
         say "STARTED $number"
         ;;
+    big\ *) write_big "${1#big }" ;;
     poweroff)
         umount /a /b
         power_off
@@ -183,6 +199,7 @@ write_for_ever() {
     start_guest_agent
     activity=write_record
     paused=
+    big=
     say "GUEST-READY $number"
     due=${EPOCHREALTIME/./}
     while :; do
