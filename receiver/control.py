@@ -20,11 +20,13 @@ from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
 from receiver.choosing import Chooser
 from receiver.damage import describe
+from receiver.data_dir import groups_dir
 from receiver.describe import group_status, point_of, restore_result, write_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
+from receiver.keep_out import refuse_inside
 from receiver.lookout import Lookout
 from receiver.pointspec import begun, reaches, stamp_of
 from receiver.restore import RestoreOrder
@@ -76,8 +78,11 @@ class ReceiverService:
         agents: Mapping[str, Sequence[str]],
         credentials: Credentials,
         lookout: Lookout,
+        *,
+        data_dir: Path,
     ) -> None:
-        """`agents`: who may feed each group."""
+        """`agents`: who may feed each group. Nothing is restored into `data_dir`."""
+        self._data_dir = data_dir
         self._lookout = lookout
         self._agents = agents
         self._credentials = credentials
@@ -193,6 +198,8 @@ class ReceiverService:
         self, group: str, request: RestoreRequest, report: Report
     ) -> Chosen[RestoreResult]:
         worker = self._worker(group)
+        own = groups_dir(self._data_dir) / group
+        await worker.aside.run(refuse_inside, Path(request.to), self._data_dir, own)
         chosen = await self._chooser.choose(worker, request.at, request.zone)
         order = RestoreOrder(
             group, chosen.writes, request.format, resume=request.resume, verify=request.verify

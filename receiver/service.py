@@ -212,7 +212,9 @@ async def started(
             *(config, workers, views, listener, storage, clock, recorder), credentials, lookout
         )
         service = ReceiverService(
-            *(config.receiver.name, workers, views, recorder, clock, agents), credentials, lookout
+            *(config.receiver.name, workers, views, recorder, clock, agents),
+            *(credentials, lookout),
+            data_dir=data_dir,
         )
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit

@@ -12,6 +12,7 @@ import click
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import NONE, note, print_json, print_table, progress_bar
+from replicator.cli.paths import path_type
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def audit() -> None:
     "--dir",
     "data_dir",
     metavar="DATA_DIR",
-    type=click.Path(path_type=Path),
+    type=path_type,
     help="Of this data_dir, with no daemon.",
 )
 @takes_json
@@ -55,7 +56,7 @@ def audit_list(
 
 
 @audit.command("verify")
-@click.argument("data_dir", required=False, type=click.Path(path_type=Path))
+@click.argument("data_dir", required=False, type=path_type)
 @click.option("--expect-head", metavar="DIGEST", help="A digest that an entry must have.")
 @takes_json
 def audit_verify(invocation: Invocation, data_dir: Path | None, expect_head: str | None) -> None:

@@ -13,14 +13,13 @@ from replicator.base.errors import DamageError, UsageError
 from replicator.base.units import format_size
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import note, print_json, progress_bar
+from replicator.cli.paths import folder_type, path_type
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from receiver.offline.audit_check import AuditReport
     from receiver.offline.verify import SegmentReport
     from receiver.offline.whole import HistoryReport
-
-path_type = click.Path(path_type=Path)
 
 
 @click.group()
@@ -104,7 +103,7 @@ def journal_verify(
     "to",
     metavar="DIR",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=folder_type,
     help="Folder for the images; it is created.",
 )
 @click.option("--disk", "disks", metavar="DISK", multiple=True, help="Only this one; repeatable.")
@@ -116,6 +115,7 @@ def journal_extract(
 
     Needs no daemon, and refuses while a receiver runs on DIR (11).
     """
+    from receiver.keep_out import refuse_inside
     from receiver.offline.extract import extract
     from receiver.offline.lock import no_receiver
     from receiver.offline.places import the_history
@@ -127,6 +127,7 @@ def journal_extract(
 
     storage = SystemStorage()
     place = the_history(storage, folder)
+    refuse_inside(to, place.data_dir or place.directory, place.group_dir / "disks")
     with no_receiver(place.data_dir), progress_bar() as on_progress:
         index = read_index(storage, place)
         for remark in remarks(storage, place, index):

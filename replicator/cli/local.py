@@ -10,11 +10,11 @@ import click
 
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import note, print_json
+from replicator.cli.paths import path_type
 
 if TYPE_CHECKING:
     from replicator.base.pki import Issued
 
-path_type = click.Path(path_type=Path)
 folder_option = click.option(
     "--dir",
     "folder",

@@ -32,6 +32,7 @@ from replicator.cli.output import (
     print_table,
     progress_bar,
 )
+from replicator.cli.paths import folder_type
 from replicator.cli.window import describe_history
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def _describe_plan(group: str, plan: RollbackPlan) -> str:
     "to",
     metavar="DIR",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=folder_type,
     help="Folder for the images, on the receiver's machine; it is created.",
 )
 @click.option(

@@ -393,6 +393,20 @@ def test_the_receivers_orders_are_refused_by_the_agent(
             "error: Missing option '--at'\nhint: see replicator view open --help\n",
         ),
         (
+            ("restore", "web", "--at", "latest", "--to", ""),
+            (
+                "error: Invalid value for '--to': an empty text names no path\n"
+                "hint: see replicator restore --help\n"
+            ),
+        ),
+        (
+            ("journal", "extract", ".", "--at", "latest", "--to", ""),
+            (
+                "error: Invalid value for '--to': an empty text names no path\n"
+                "hint: see replicator journal extract --help\n"
+            ),
+        ),
+        (
             ("mark", "web", "--label", "latest"),
             (
                 "error: 'latest' cannot be a label: as a POINT it is read as something else\n"

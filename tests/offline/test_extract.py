@@ -191,6 +191,16 @@ def test_a_running_receiver_is_not_disturbed(
     assert extract_command(bare, tmp_path / "out") == 0
 
 
+def test_nothing_is_extracted_where_replicas_and_histories_are_kept(
+    bare: BareHistory, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "link").symlink_to(bare.group_dir)
+    for out in (bare.group_dir / "out", tmp_path / "data", tmp_path / "link"):
+        assert extract_command(bare, out) == 2
+    assert "where replicas and histories are kept" in capsys.readouterr().err
+    assert not (bare.group_dir / "out").exists()
+
+
 def test_without_the_replica_that_is_said(bare: BareHistory, tmp_path: Path) -> None:
     (bare.group_dir / "disks" / "a.raw").unlink()
     storage = SystemStorage()

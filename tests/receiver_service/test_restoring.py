@@ -167,6 +167,24 @@ async def test_a_qemu_img_that_a_signal_ends_is_an_interruption(
     assert sorted(os.listdir(target)) == ["restore.json", "vda.qcow2.partial", "vda.raw.partial"]
 
 
+async def test_nothing_is_restored_where_replicas_and_histories_are_kept(
+    site: DrSite, receiver: Receiver
+) -> None:
+    await leave(await feed(site, story()), receiver)
+    (site.folder / "link").symlink_to(site.data_dir / "groups")
+    for target in (
+        site.data_dir,
+        site.data_dir / "groups" / "web" / "disks",
+        site.data_dir / "new" / "folder",
+        site.folder / "link" / "web",
+        site.folder / "." / "data" / ".." / "data",
+    ):
+        with pytest.raises(UsageError, match="where replicas and histories are kept"):
+            await order(site.control.restore, "web", "good", target)
+    assert not (site.data_dir / "new").exists()
+    assert not list(site.data_dir.rglob("*.partial"))
+
+
 async def test_rot_between_writing_and_reading_back_is_damage(
     site: DrSite, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
