@@ -26,6 +26,7 @@ from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
+from receiver.holes import Extents
 from receiver.keep_out import refuse_inside
 from receiver.lookout import Lookout
 from receiver.pointspec import begun, reaches, stamp_of
@@ -297,6 +298,9 @@ class _DiskOf:
         except DamageError:
             self._figures.found_damage("view")
             raise
+
+    def extents(self, offset: int, length: int) -> Extents:
+        return self._view.extents(self._disk, offset, length)
 
 
 def _fields(point: Point) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Merging batches changes nothing about this: the batch of a point keeps its numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -88,6 +88,15 @@ def refuse_range(damage: Damage, point: Point, number: int, low: int, high: int)
                 f"point {point} is damaged here: {describe([each], point)}",
                 hint="`replicator scrub` tries to heal it",
             )
+
+
+def damaged_ranges(damage: Damage, number: int, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """The keys within [low, high) that a point whose batch has that number cannot have."""
+    for each in damage:
+        start = max(block_key(each.slot, each.block), low)
+        stop = min(block_key(each.slot, each.block) + each.blocks, high)
+        if start < stop and touches(each, number):
+            yield start, stop
 
 
 def added(damage: Damage, more: Iterable[DamagedBlocks]) -> Damage:

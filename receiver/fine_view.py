@@ -7,6 +7,7 @@ Reads as a PointView does, from any thread, several at a time: the overlay never
 from __future__ import annotations
 
 from receiver.fine_overlay import FineOverlay
+from receiver.holes import Extents, laid_over
 from receiver.point_view import PointView
 from receiver.values import Point
 
@@ -53,6 +54,15 @@ class FineView:
                 bytes(piece.length) if piece.content is None else piece.content
             )
         return bytes(laid)
+
+    def extents(self, name: str, offset: int, length: int) -> Extents:
+        """See PointView."""
+        below = self._base.extents(name, offset, length)
+        end = offset + sum(size for size, _ in below)
+        pieces = self._overlay.within(name, offset, end)
+        return laid_over(
+            below, offset, [(each.offset, each.length, each.content is None) for each in pieces]
+        )
 
     def close(self) -> None:
         """See PointView."""

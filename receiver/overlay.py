@@ -27,7 +27,10 @@ import mmap
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from receiver.history.images import BLOCK_BYTES
+from receiver.holes import Extents, data_blocks, every, of_blocks, span_of
 from receiver.view_export import DiskReader
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import Buffer, File, write_all
@@ -114,6 +117,20 @@ class Overlay:
                 data = self._file.pread(end - start, start)
                 parts.append(data + bytes(end - start - len(data)))  # behind its end are zeroes
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def extents(self, offset: int, length: int) -> Extents:
+        """Which of the range are holes; see DiskReader."""
+        first, end = span_of(offset, length)
+        states = np.frombuffer(self._blocks[first:end], dtype=np.uint8)
+        is_data = np.zeros(len(states), dtype=np.bool_)
+        is_point = states == _POINT
+        if is_point.any():
+            start, stop = first * BLOCK_BYTES, min(end * BLOCK_BYTES, self._size_bytes)
+            parts = every(self._point.extents, start, stop - start)
+            data_blocks(((size, is_hole) for _, size, is_hole in parts), is_data)
+            is_data &= is_point
+        is_data |= states == _DATA
+        return of_blocks(is_data, offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Raises NoSpaceError with nothing changed; DamageError, OSError."""

@@ -24,11 +24,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from receiver.damage import Damage, refuse_range
+import numpy as np
+
+from receiver.damage import Damage, damaged_ranges, refuse_range
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.log import HistoryLog
 from receiver.history.runs import Runs, earliest, runs_of
+from receiver.holes import Extents, of_blocks, span_of
 from receiver.replica import Replica
 from receiver.values import Point, PointDisk
 from replicator.base.errors import NotFoundError, UsageError
@@ -98,11 +101,7 @@ class PointView:
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises NotFoundError, UsageError for a range beyond the disk,
         DamageError where an image or the replica cannot be trusted."""
-        disk = self._disks.get(name)
-        if disk is None:
-            raise NotFoundError(f"point {self.point} has no disk {name!r}")
-        if offset < 0 or length < 0 or offset + length > disk.size_bytes:
-            raise UsageError(f"[{offset}, +{length}) is beyond the end of disk {name!r}")
+        disk = self._member(name, offset, length)
         if not length:
             return b""
         first = offset // BLOCK_BYTES
@@ -115,6 +114,42 @@ class PointView:
         if len(content) == length:
             return content
         return content[offset - start_byte : offset - start_byte + length]
+
+    def extents(self, name: str, offset: int, length: int) -> Extents:
+        """Which of the range were holes at the point. What is damaged is none, nor what lies behind
+        the end of a replica's file: a read of it fails. Raises as `read` does."""
+        disk = self._member(name, offset, length)
+        first, end = span_of(offset, length)
+        end = min(end, -(-disk.size_bytes // BLOCK_BYTES))
+        low, high = block_key(disk.slot, first), block_key(disk.slot, end)
+        file = self._replica.file(name)
+        size = file.size()  # the replica first, as in `read`
+        data = file.data_ranges(first * BLOCK_BYTES, min(end * BLOCK_BYTES, disk.size_bytes))
+        runs = self._runs_within(low, high)
+        is_data = np.zeros(end - first, dtype=np.bool_)
+        is_data[max(size // BLOCK_BYTES - first, 0) :] = size < disk.size_bytes
+        for start, stop in data:
+            is_data[start // BLOCK_BYTES - first : -(-stop // BLOCK_BYTES) - first] = True
+        keys, rows = runs.keys()
+        is_data[(keys - np.uint64(low)).astype(np.int64)] = runs.rows["stored"][rows] > 0
+        for start, stop in damaged_ranges(self._damage(), self._number, low, high):
+            is_data[start - low : stop - low] = True
+        return of_blocks(is_data, offset, length)
+
+    def _runs_within(self, low: int, high: int) -> Runs:
+        """The earliest images behind the point of many blocks, past the windows."""
+        self._renew_stack()
+        stack = self._stack
+        runs, later = stack.runs_within(low, high), self._history.after(stack.upto)
+        return self._with(runs, later, low, high) if later else runs
+
+    def _member(self, name: str, offset: int, length: int) -> PointDisk:
+        disk = self._disks.get(name)
+        if disk is None:
+            raise NotFoundError(f"point {self.point} has no disk {name!r}")
+        if offset < 0 or length < 0 or offset + length > disk.size_bytes:
+            raise UsageError(f"[{offset}, +{length}) is beyond the end of disk {name!r}")
+        return disk
 
     # -- what was there instead
 

@@ -10,6 +10,8 @@ A writable export writes into a throw-away overlay (receiver.overlay), which all
 without caches between, so what one wrote and got answered the others read. A flush has nothing to
 do: an overlay lives no longer than the process.
 
+Which parts are holes is told as `base:allocation`: of the point, and of what the overlay holds.
+
 A request that meets damage is answered with EIO, and the log says which file and where; the
 client's others go on. Nothing that fails its checksum is ever served. A write that the overlay has
 no room for is answered with ENOSPC, and changes nothing.
@@ -27,6 +29,7 @@ from typing import Protocol
 
 import structlog
 
+from receiver.holes import Extents
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Buffer
 from replicator.base.units import MIB
@@ -35,6 +38,7 @@ from replicator.nbd.constants import Command, WireError
 from replicator.nbd.exports import ConnectionEnd, ExportInfo
 from replicator.nbd.transmission import Request
 
+_Answer = bytes | Extents | WireError
 JOB_BYTES = 1 * MIB
 """Requests of one batch share a job up to this; larger ones run side by side."""
 
@@ -46,6 +50,11 @@ class DiskReader(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; the range lies within the disk. Raises DamageError, OSError."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Extents:
+        """Which of the range are holes (receiver.holes); it lies within the disk. Raises
+        DamageError, OSError."""
         ...
 
 
@@ -88,6 +97,7 @@ class ViewExport:
             can_trim=writer is not None,
             can_write_zeroes=writer is not None,
             multi_conn=True,
+            can_block_status=True,
             min_block_bytes=1,  # a disk's size need not be a multiple of anything
             description=name,
         )
@@ -122,17 +132,19 @@ class ViewExport:
 
     def _run(self, connection: Connection, job: list[_Task]) -> None:
         """In a thread of the pool."""
-        answers: list[bytes | WireError] = []
+        answers: list[_Answer] = []
         try:
             answers.extend(self._done(task) for task in job)
         finally:
             answers.extend([WireError.EIO] * (len(job) - len(answers)))
             self._loop.call_soon_threadsafe(self._answer, connection, job, answers)
 
-    def _done(self, task: _Task) -> bytes | WireError:
-        """What was read, or how it went."""
+    def _done(self, task: _Task) -> _Answer:
+        """What was read or is there, or how it went."""
         request = task.request
         try:
+            if request.command == Command.BLOCK_STATUS:
+                return self._reader.extents(request.offset, request.length)
             if request.command == Command.READ:
                 return self._reader.read(request.offset, request.length)
             assert self._writer is not None, "the protocol refuses writes to a read-only export"
@@ -144,7 +156,7 @@ class ViewExport:
             self._tell("view.no_space", request, error)
             return WireError.ENOSPC
         except (ReplicatorError, OSError) as error:
-            is_read = request.command == Command.READ
+            is_read = request.command in (Command.READ, Command.BLOCK_STATUS)
             self._tell("view.read_failed" if is_read else "view.write_failed", request, error)
             return WireError.EIO
         return WireError.OK
@@ -158,15 +170,15 @@ class ViewExport:
             error=str(error),
         )
 
-    def _answer(
-        self, connection: Connection, job: list[_Task], answers: list[bytes | WireError]
-    ) -> None:
+    def _answer(self, connection: Connection, job: list[_Task], answers: list[_Answer]) -> None:
         self._jobs -= 1
         if not self._jobs:
             self._idle.set()
         for task, answer in zip(job, answers, strict=True):
             if isinstance(answer, WireError):
                 connection.reply(task.request, answer)
+            elif isinstance(answer, list):
+                connection.reply_status(task.request, answer)
             else:
                 connection.reply_data(task.request, answer)
 

@@ -9,6 +9,7 @@ What is in which file, in the direction of the data. Left of the bar nothing doe
     state            the states of a connection, as a table     |
     receive_buffer   the kernel's bytes land here               |  connection   one socket
     handshake        options, until an export is chosen         |  server       the listening socket
+    block_status     which of it are holes: base:allocation     |
     transmission     requests out of the buffer, replies        |
     protocol         the three above as one connection          |
     client_protocol  the other end of the wire                  |  client

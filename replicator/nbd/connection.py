@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from replicator.nbd.block_status import Extents
 from replicator.nbd.exports import ConnectionEnd, EndKind, Export, Exports
 from replicator.nbd.limits import CLOSE_GRACE_SECONDS, JOIN_BYTES, UNSENT_HIGH_BYTES
 from replicator.nbd.protocol import ServerProtocol
@@ -141,6 +142,12 @@ class Connection(asyncio.BufferedProtocol):
         """Answer a READ, in full. `data` must not change until it has been sent."""
         if self._end is None:
             self._protocol.reply_data(request, data)
+            self._answered()
+
+    def reply_status(self, request: Request, extents: Extents) -> None:
+        """Answer a BLOCK_STATUS: what its range holds, from its beginning on."""
+        if self._end is None:
+            self._protocol.reply_status(request, extents)
             self._answered()
 
     def hold(self) -> None:

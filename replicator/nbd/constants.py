@@ -108,6 +108,7 @@ class Chunk(IntEnum):
     NONE = 0
     OFFSET_DATA = 1
     OFFSET_HOLE = 2
+    BLOCK_STATUS = 5
     ERROR = (1 << 15) + 1
     ERROR_OFFSET = (1 << 15) + 2
 

@@ -6,8 +6,9 @@ event loop's thread, one at a time.
 
 The life of a connection, as an export sees it: `opened`, then any number of `submit`, then
 `closed`, each connection exactly so. Each request of a batch is answered exactly once, by the
-connection's `reply`, `reply_data` or `reply_all`, within `submit` or later and in any order,
-except for two kinds that are in the batch to be seen, not answered (`answered` is true already):
+connection's `reply`, `reply_data`, `reply_status` or `reply_all`, within `submit` or later and in
+any order, except for two kinds that are in the batch to be seen, not answered (`answered` is true
+already):
 
 * a request with `error` set was refused by the protocol (out of range, unaligned, read-only...).
   Its reply is queued, and leaves with the others of this step, after `submit` has returned;
@@ -48,7 +49,8 @@ class ExportInfo:
     """What a client is told. Fixed for the life of a connection.
 
     `size_bytes` is a multiple of `min_block_bytes`; the block sizes are powers of two, the largest
-    at most a multiple of the preferred one. Raises ValueError otherwise.
+    at most a multiple of the preferred one. Raises ValueError otherwise. `can_block_status`: it
+    knows its holes (replicator.nbd.block_status); never for the target of a mirror.
     """
 
     size_bytes: int
@@ -58,6 +60,7 @@ class ExportInfo:
     can_trim: bool = False
     can_write_zeroes: bool = False
     multi_conn: bool = False
+    can_block_status: bool = False
     min_block_bytes: int = MIN_BLOCK_BYTES
     preferred_block_bytes: int = PREFERRED_BLOCK_BYTES
     max_block_bytes: int = MAX_BLOCK_BYTES

@@ -2,9 +2,11 @@
 """The server's half of the fixed newstyle handshake, until an export is chosen. No I/O.
 
 Greeting, client flags, options; each option is answered in order. Understood: EXPORT_NAME, ABORT,
-LIST, INFO, GO, STRUCTURED_REPLY, and STARTTLS where the server speaks TLS. All others are answered
-ERR_UNSUP: meta contexts among them (base:allocation would make QEMU believe that a fresh target is
-all zero, and skip areas), and extended headers, which QEMU from 8.2 on asks for first.
+LIST, INFO, GO, STRUCTURED_REPLY, STARTTLS where the server speaks TLS, and LIST_META_CONTEXT and
+SET_META_CONTEXT where it has an export that knows its holes (replicator.nbd.block_status). All
+others are answered ERR_UNSUP: meta contexts of a mirror's target among them (base:allocation would
+make QEMU believe that a fresh target is all zero, and skip areas), and extended headers, which QEMU
+from 8.2 on asks for first.
 
 A server that speaks TLS demands it (FORCEDTLS): until then everything but STARTTLS and ABORT is
 answered ERR_TLS_REQD, and nothing is said about exports. What was agreed on before is forgotten. A
@@ -21,6 +23,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replicator.nbd.block_status import (
+    ALLOCATION_ID,
+    MalformedContextError,
+    context_reply,
+    is_chosen,
+    is_listed,
+    parse_meta_context,
+)
 from replicator.nbd.constants import (
     CLIENT_FLAGS,
     EXPORT_NAME_REPLY,
@@ -56,6 +66,8 @@ class Chosen:
     export: Export
     info: ExportInfo
     structured: bool
+    allocation: bool = False
+    """Whether the client may ask for its holes."""
 
 
 class OptionError(Exception):
@@ -81,6 +93,7 @@ class Handshake:
         self._speaks_tls = needs_tls
         self._no_zeroes = False
         self._structured = False
+        self._allocation_of: str | None = None  # the export of which the client chose it
         self._options = 0
         self._lists = 0
         self.out: list[bytes] = []
@@ -118,6 +131,7 @@ class Handshake:
         """TLS has begun."""
         self._needs_tls = False
         self._structured = False
+        self._allocation_of = None
 
     def _answer(self, option: int, data: bytes) -> Event | None:
         if self._needs_tls and option not in (Option.STARTTLS, Option.ABORT):
@@ -138,6 +152,8 @@ class Handshake:
                 self._list(data)
             case Option.STRUCTURED_REPLY:
                 self._structured_reply(data)
+            case Option.LIST_META_CONTEXT | Option.SET_META_CONTEXT if self._knows_holes():
+                self._meta_context(option, data)
             case _:
                 raise OptionError(OptionReply.ERR_UNSUP, "not supported")
         return None
@@ -174,7 +190,8 @@ class Handshake:
         self._reply(option, OptionReply.ACK)
         if option == Option.INFO:
             return None
-        self.chosen = Chosen(name, export, info, self._structured)
+        allocation = info.can_block_status and self._allocation_of == name
+        self.chosen = Chosen(name, export, info, self._structured, allocation)
         return Event.CHOSEN
 
     def _reply_info(self, option: int, kind: int, name: str, info: ExportInfo) -> None:
@@ -210,6 +227,30 @@ class Handshake:
             raise OptionError(OptionReply.ERR_INVALID, "structured replies are on already")
         self._structured = True
         self._reply(Option.STRUCTURED_REPLY, OptionReply.ACK)
+
+    def _knows_holes(self) -> bool:
+        exports = [self._exports.find(name) for name in self._exports.names()]
+        return any(export is not None and export.info.can_block_status for export in exports)
+
+    def _meta_context(self, option: int, data: bytes) -> None:
+        """What was chosen before is undone in any case."""
+        is_set = option == Option.SET_META_CONTEXT
+        if is_set:
+            self._allocation_of = None
+        if not self._structured:
+            raise OptionError(OptionReply.ERR_INVALID, "structured replies come first")
+        try:
+            name, queries = parse_meta_context(data)
+        except MalformedContextError:
+            raise OptionError(OptionReply.ERR_INVALID, "lengths do not add up") from None
+        if not self._find(name).info.can_block_status:
+            raise OptionError(OptionReply.ERR_UNSUP, "this export does not know its holes")
+        if is_chosen(queries) if is_set else is_listed(queries):
+            context = context_reply(ALLOCATION_ID if is_set else 0)
+            self._reply(option, OptionReply.META_CONTEXT, context)
+            if is_set:
+                self._allocation_of = name
+        self._reply(option, OptionReply.ACK)
 
     def _find(self, name: str) -> Export:
         export = self._exports.find(name)

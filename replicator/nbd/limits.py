@@ -48,6 +48,9 @@ MAX_DISCARD_BYTES = 64 * MIB
 """A refused WRITE up to this long is read and dropped, so that the client sees the error; a
 longer one ends the connection, as the specification allows."""
 
+MAX_STATUS_EXTENTS = 1 << 15
+"""Of one answer to BLOCK_STATUS, 256 KiB; QEMU and nbdkit stop at a like number."""
+
 MAX_OUTSTANDING_REQUESTS = 1024
 """Requests handed to an export and not yet answered, per connection; then we stop reading."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from replicator.nbd.block_status import Extents
 from replicator.nbd.constants import CLIENT_FLAGS, OPTION_HEADER, REQUEST
 from replicator.nbd.exports import Exports
 from replicator.nbd.handshake import Chosen, Handshake, greeting
@@ -144,6 +145,10 @@ class ServerProtocol:
         assert self.transmission is not None
         self.transmission.reply_data(request, data)
 
+    def reply_status(self, request: Request, extents: Extents) -> None:
+        assert self.transmission is not None
+        self.transmission.reply_status(request, extents)
+
     def data_to_send(self) -> list[Sendable]:
         """What is to be sent, in order; taken by this call."""
         data: list[Sendable] = []
@@ -201,7 +206,11 @@ class ServerProtocol:
         if event is Event.CHOSEN:
             assert self.chosen is not None
             self._buffer.grow_usual(TRANSMISSION_BUFFER_BYTES)
-            self.transmission = Transmission(self.chosen.info, structured=self.chosen.structured)
+            self.transmission = Transmission(
+                self.chosen.info,
+                structured=self.chosen.structured,
+                allocation=self.chosen.allocation,
+            )
             assert self.transmission.needed_bytes == REQUEST.size
 
     def _fail(self, error: RemoteError) -> None:

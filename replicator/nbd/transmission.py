@@ -10,7 +10,7 @@ What is refused, and how (each but the last three with an error reply):
     a write of any kind on a read-only export                               EPERM
     length 0, READ or WRITE above the largest block, unaligned              EINVAL
     past the end: WRITE, WRITE_ZEROES                                       ENOSPC
-    past the end: READ, TRIM                                                EINVAL
+    past the end: READ, TRIM, BLOCK_STATUS                                  EINVAL
     the payload of a refused WRITE is dropped as it comes, in no memory;
     a refused WRITE above MAX_DISCARD_BYTES, or a wrong magic               the connection ends
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from replicator.nbd.block_status import Extents, status_reply
 from replicator.nbd.constants import (
     CHUNK,
     CHUNK_DONE,
@@ -60,6 +61,8 @@ _DISC: Final = int(Command.DISC)
 _FUA: Final = int(CommandFlag.FUA)
 _NO_HOLE: Final = int(CommandFlag.NO_HOLE)
 _DF: Final = int(CommandFlag.DF)
+_REQ_ONE: Final = int(CommandFlag.REQ_ONE)
+_STATUS: Final = int(Command.BLOCK_STATUS)
 _HEADER: Final = REQUEST.size
 _OK: Final = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, bytes(8))[:8]
 
@@ -129,10 +132,11 @@ class Transmission:
         "saturated",
     )
 
-    def __init__(self, info: ExportInfo, *, structured: bool) -> None:
+    def __init__(self, info: ExportInfo, *, structured: bool, allocation: bool = False) -> None:
+        """`allocation`: the client has chosen to be told of holes."""
         self._info = info
         self._structured = structured
-        self._accepted_flags = _accepted_flags(info, structured=structured)
+        self._accepted_flags = _accepted_flags(info, structured=structured, allocation=allocation)
         self._write_flags = ~self._accepted_flags[Command.WRITE]
         self._write_limit = 0 if info.read_only else info.max_block_bytes
         self._alignment = info.min_block_bytes - 1
@@ -257,12 +261,13 @@ class Transmission:
     # Replies. Each request once, in any order.
 
     def reply(self, request: Request, error: int = 0) -> None:
-        """Answer anything but a READ that succeeded."""
+        """Answer anything but a READ or BLOCK_STATUS that succeeded."""
         self._settle(request)
         if error:
             self._send_error(request.cookie, error, "")
         else:
             assert request.command != _READ, "a READ that succeeds is answered with data"
+            assert request.command != _STATUS, "a BLOCK_STATUS is answered with extents"
             self.out.append(_OK + request.cookie)
 
     def reply_all(self, requests: Sequence[Request]) -> None:
@@ -289,6 +294,13 @@ class Transmission:
             self.out.append(_OK + request.cookie)
         self.out.append(data)
 
+    def reply_status(self, request: Request, extents: Extents) -> None:
+        """Answer a BLOCK_STATUS. `extents` cover the beginning of its range, or all of it."""
+        assert request.command == _STATUS, "only BLOCK_STATUS is answered with extents"
+        self._settle(request)
+        only_one = bool(request.flags & _REQ_ONE)
+        self.out.append(status_reply(request.cookie, request.length, extents, only_one=only_one))
+
     def _settle(self, request: Request) -> None:
         assert not request.answered, "a request is answered once"
         request.answered = True
@@ -307,7 +319,7 @@ class Transmission:
             self.out.append(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie))
 
 
-def _accepted_flags(info: ExportInfo, *, structured: bool) -> dict[int, int]:
+def _accepted_flags(info: ExportInfo, *, structured: bool, allocation: bool) -> dict[int, int]:
     """The commands that an export serves, each with the flags that it takes."""
     fua = _FUA if info.can_fua else 0  # valid with every command once it is offered
     accepted = {
@@ -320,4 +332,6 @@ def _accepted_flags(info: ExportInfo, *, structured: bool) -> dict[int, int]:
         accepted[Command.TRIM] = fua
     if info.can_write_zeroes:
         accepted[Command.WRITE_ZEROES] = fua | _NO_HOLE
+    if allocation and structured:
+        accepted[Command.BLOCK_STATUS] = fua | _REQ_ONE
     return accepted

@@ -25,6 +25,7 @@ import uvloop
 from rich.table import Table
 
 from receiver.apply_batch import BATCH_BYTES
+from receiver.holes import Extents
 from receiver.views import ViewDisk, Views
 from replicator.base.units import GIB, KIB, MIB, format_size
 from replicator.control.types import Point
@@ -248,6 +249,8 @@ def _read_raw(feed: Feed) -> float:
 class _Readable(Protocol):
     def read(self, name: str, offset: int, length: int) -> bytes: ...
 
+    def extents(self, name: str, offset: int, length: int) -> Extents: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _RawDisk:
@@ -256,6 +259,10 @@ class _RawDisk:
     def read(self, name: str, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
 
+    def extents(self, name: str, offset: int, length: int) -> Extents:
+        """What is measured is reading."""
+        return [(length, False)]
+
 
 @dataclass(frozen=True, slots=True)
 class _DiskOf:
@@ -263,6 +270,9 @@ class _DiskOf:
 
     def read(self, offset: int, length: int) -> bytes:
         return self.disks.read("disk", offset, length)
+
+    def extents(self, offset: int, length: int) -> Extents:
+        return self.disks.extents("disk", offset, length)
 
 
 def _copied(home: Path, disks: _Readable, span_bytes: int) -> float:

@@ -17,6 +17,7 @@ def live(seed: int, *, steps: int = 45, factory: Factory = GroupReplica) -> Worl
     rng = Random(seed)
     draw = actions.rng_draw(rng)
     world = World(seed=seed, limits=SMALL, factory=factory, fine_ns=FINE_NS[seed % 3])
+    world.has_exact_holes = True
     actions.start(world, draw)
     names = list(actions.ACTIONS)
     weights = [actions.ACTIONS[name][0] for name in names]

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.holes import Extents
 from receiver.overlay import Overlay, OverlayBudget
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import SystemStorage
+from tests.receiver.content_extents import check_extents, extents_of
 from tests.world.faults import Failure
 from tests.world.storage import SimStorage
 
@@ -33,6 +35,9 @@ class Point:
     def read(self, offset: int, length: int) -> bytes:
         assert 0 <= offset <= offset + length <= len(self.content)
         return self.content[offset : offset + length]
+
+    def extents(self, offset: int, length: int) -> Extents:
+        return extents_of(self.content, offset, length)
 
 
 def budget(max_bytes: int = PLENTY, free: int = PLENTY, reserve: int = 0) -> OverlayBudget:
@@ -71,6 +76,7 @@ def test_it_is_a_disk_that_begins_as_the_point(
         assert overlay.read(offset, length) == model[offset : offset + length]
         assert 0 <= kept.used_bytes <= 13 * 4096
     assert overlay.read(0, SIZE) == model
+    check_extents(overlay.extents, bytes(model))
     overlay.zero(0, SIZE)
     assert kept.used_bytes == 0
     overlay.close()

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
 from replicator.base.errors import DamageError, FencedError, NoPointError, OwnedError
+from tests.receiver.content_extents import check_extents
 from tests.receiver.plain import Contents, PlainReplica
 from tests.receiver.source import START_NS, Logged, Source
 from tests.world.storage import SimStorage, Stopped
@@ -109,6 +111,8 @@ class World:
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.fine_ns = fine_ns
         self.has_rotted = False
+        self.has_exact_holes = False
+        """Nobody but the receiver has written to its disks, so what is zero is a hole."""
         self.rotten: dict[tuple[str, int], bytes] = {}
         """What rotted, and was not touched by a batch since: only a scrub knows of it."""
         self._dead_before = 0
@@ -337,6 +341,7 @@ class World:
                 return number - 1
             for name, size in view.disks:
                 assert view.read(name, 0, size) == expected[name], f"#{sequence}+{number}w"
+                check_extents(partial(view.extents, name), expected[name])
             view.close()
         count = len(self.writes_behind(sequence))
         with pytest.raises(NoPointError):
@@ -656,6 +661,8 @@ class World:
             if self.rotten:
                 read, expected = self._without_rot(name, read), self._without_rot(name, expected)
             assert read == expected, (sequence, name)
+            if not self.has_rotted:
+                check_extents(partial(view.extents, name), expected, is_exact=self.has_exact_holes)
 
     def check_state_file(self) -> None:
         path = GROUP_DIRECTORY / "disks" / "state.json"

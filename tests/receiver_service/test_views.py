@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from receiver.holes import Extents
 from receiver.views import ViewDisk, Views
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.control.types import Point, View
 from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
+from tests.receiver.content_extents import extents_of
 
 POINT = Point(sequence=7, time="2026-01-01T00:00:00.000000Z", until="", kind="crash")
 
@@ -37,6 +39,9 @@ class Memory:
         if offset <= self.damaged < offset + length:
             raise DamageError(f"history/0.seg: payload fails its checksum at {self.damaged}")
         return self.content[offset : offset + length]
+
+    def extents(self, offset: int, length: int) -> Extents:
+        return extents_of(self.content, offset, length)
 
 
 class Release:
