@@ -24,7 +24,7 @@ def main() -> int:
     configure_logs()
 
     async def run(daemon: Daemon) -> None:
-        await life(load_agent(path), daemon)
+        await life(lambda: load_agent(path), daemon)
 
     return run_daemon(run, signals)
 

@@ -12,7 +12,7 @@ driver; orders of the driver never overlap (one lock).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from agent.backoff import Backoff
 from agent.drivers.driver import Driver, Host, Look
 from agent.driving import FAILED_LIMIT_SECONDS, LOOK_SECONDS, Driving
 from agent.group_state import MOVES, Facts, State, observe
+from agent.leaving import Leaving
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
 from agent.quiesce.schedule import Schedule
@@ -98,6 +99,8 @@ class GroupAgent:
             if config.mark_every_ns is None
             else Schedule(config.name, config.mark_every_ns, around.clock, self._mark_by_schedule)
         )
+        self._host = host
+        self._leaves = False
         self._one_order = asyncio.Lock()
         self._giving_up = Backoff(LOOK_SECONDS, FAILED_LIMIT_SECONDS)
         self._marks = Marks()
@@ -131,10 +134,32 @@ class GroupAgent:
                 if self.schedule is not None:
                     tasks.create_task(self.schedule.run())
         finally:
+            self._host.forget(self._driver)
             await self.quiescence.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def reload(self, around: Surroundings) -> None:
+        """Another group's configuration, or what all share, has changed."""
+        self._around = around
+
+    async def leave(self, disks: Collection[str] | None = None) -> None:
+        """The group, or these disks of it, left the configuration: they end in good order, and
+        this object is not used any more. `run` goes on until it is cancelled."""
+        self._leaves = True
+        leaving = Leaving(self.name, self._orders, self._driver, self._shipped)
+        async with self._one_order:
+            if disks is None:
+                await leaving.group([disk.disk_name for disk in self.config.disks])
+            else:
+                await leaving.disks(disks)
+
+    async def _shipped(self) -> None:
+        splitter = self._around.splitter
+        while self.status is not None and not (splitter.current and self.lag_bytes() == 0):
+            self._changed.clear()
+            await self._changed.wait()
 
     def publish(self, status: SplitterGroupStatus | None) -> None:
         """The splitter's newest word on this group; None while it cannot be heard."""
@@ -146,7 +171,8 @@ class GroupAgent:
     async def _step(self) -> bool | None:
         async with self._one_order:
             look = self._look()
-            if look is None or self.link.refused or not self._around.splitter.current:
+            is_old = not self._around.splitter.current
+            if self._leaves or look is None or self.link.refused or is_old:
                 return None  # the next status wakes us
             return await self._driver.step(look)
 

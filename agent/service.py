@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,14 +35,16 @@ from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.certificates import require_own_name
 from replicator.base.clock import SystemClock, rfc3339
-from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
+from replicator.base.daemon import Daemon, hold_lock
 from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.notify import Notifier
 from replicator.base.storage import SystemStorage
-from replicator.config.agent import AgentConfig, Driver
+from replicator.config.agent import AgentConfig, Driver, GroupConfig
+from replicator.config.changes import agent_changes
 from replicator.config.environment import require_credentials
 from replicator.control import types
 from replicator.control.describe import group_in_words
+from replicator.control.reloading import reload_result, require_removals
 from replicator.control.server import (
     AuditEntry,
     Server,
@@ -52,7 +55,6 @@ from replicator.control.service import Report
 from replicator.control.splitter import SplitterGroupStatus, SplitterStatus
 from replicator.wire.credentials import Credentials
 from replicator.wire.identity import client_context
-from replicator.wire.link import Connector
 from replicator.wire.transport import TcpConnector
 
 log = structlog.get_logger("replicator.agent")
@@ -68,17 +70,21 @@ class Agent:
     def __init__(
         self,
         config: AgentConfig,
-        connector: Connector,
+        connector: TcpConnector,
         pool: ThreadPoolExecutor,
         credentials: Credentials,
+        load: Callable[[], AgentConfig],
     ) -> None:
         self._config = config
+        self._connector = connector
         self.credentials = credentials
-        self._hosts = _hosts(config)
+        self._load = load
+        self._one_reload = asyncio.Lock()
+        self._hosts: dict[Driver, Host] = {}
         self.splitter = SplitterLink(config.splitter.control, self._publish)
         storage = SystemStorage()
         memory = self._memory = AgentMemory(storage, config.agent.state_dir)
-        around = Surroundings(
+        self._around = Surroundings(
             config=config,
             storage=storage,
             clock=SystemClock(),
@@ -88,10 +94,12 @@ class Agent:
             connector=connector,
             pool=pool,
         )
-        self.groups = {
-            group.name: GroupAgent(around, group, self._hosts[group.driver])
-            for group in config.groups
-        }
+        self.groups: dict[str, GroupAgent] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._status: SplitterStatus | None = None
+        for group in config.groups:
+            self._add(group, self._host_of(group))
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -103,13 +111,94 @@ class Agent:
                     hint="virsh domfsthaw thaws one; put the group back, or remove its note",
                 )
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             tasks.create_task(self.splitter.run())
             for host in self._hosts.values():
                 tasks.create_task(host.run())
-            for group in self.groups.values():
-                tasks.create_task(group.run())
+            for name in self.groups:
+                self._start(name)
+
+    # -- the configuration, as it changes
+
+    async def reload(self, request: types.ReloadRequest) -> types.ReloadResult:
+        """All or nothing: first the splitter, then here. What a start alone can change is said,
+        and stays. Raises ReplicatorError, OSError."""
+        async with self._one_reload:
+            config = await asyncio.to_thread(self._load)
+            found = agent_changes(self._config, config)
+            result = reload_result("agent", self._config.agent.name, found)
+            if request.dry_run:
+                return result
+            require_removals(request, found)
+            hosts = [(group, self._host_of(group)) for group in config.groups]
+            link = config.receiver
+            self.credentials.refresh((link.ca, link.certificate, link.key), at_once=True)
+            if found:
+                await self.splitter.reload()
+                await self._take_over(config, hosts)
+            log.info("reloaded", changes=[str(change) for change in found])
+            return result
+
+    async def reload_by_signal(self) -> None:
+        """Whoever sends it has seen what is gone."""
+        await self.reload(types.ReloadRequest(removes_too=True))
+
+    async def _take_over(
+        self, config: AgentConfig, hosts: Sequence[tuple[GroupConfig, Host]]
+    ) -> None:
+        before, self._config = self._config, config
+        self._around = replace(self._around, config=config)
+        self._connector.address = config.receiver.address
+        old = {group.name: group for group in before.groups}
+        wanted = {group.name for group in config.groups}
+        for name in [name for name in self.groups if name not in wanted]:
+            await self.groups[name].leave()
+            await self._stop(name)
+        for group, host in hosts:
+            if group == old.get(group.name):
+                self.groups[group.name].reload(self._around)
+                continue
+            if group.name in self.groups:
+                await self._make_way(group)
+            self._add(group, host)
+            self._start(group.name)
+        self._publish(self._status)
+
+    async def _make_way(self, config: GroupConfig) -> None:
+        """A group whose configuration is another one goes on as after a restart of the agent. The
+        splitter knows by itself which disks an external one has."""
+        group = self.groups[config.name]
+        kept = {disk.disk_name for disk in config.disks}
+        gone = [disk.disk_name for disk in group.config.disks if disk.disk_name not in kept]
+        if gone and group.config.driver == "libvirt":
+            await group.leave(gone)
+        await self._stop(config.name)
+
+    async def _stop(self, name: str) -> None:
+        del self.groups[name]
+        task = self._running.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def _start(self, name: str) -> None:
+        assert self._tasks is not None, "nothing is reloaded before it runs"
+        self._running[name] = self._tasks.create_task(self.groups[name].run())
+
+    def _add(self, config: GroupConfig, host: Host) -> None:
+        self.groups[config.name] = GroupAgent(self._around, config, host)
+
+    def _host_of(self, group: GroupConfig) -> Host:
+        """Made when the first group needs it. Raises UsageError where it cannot be."""
+        host = self._hosts.get(group.driver)
+        if host is None:
+            host = ExternalHost() if group.driver == "external" else _libvirt_host(self._config)
+            self._hosts[group.driver] = host
+            if self._tasks is not None:
+                self._tasks.create_task(host.run())
+        return host
 
     def _publish(self, status: SplitterStatus | None) -> None:
+        self._status = status
         known: dict[str, SplitterGroupStatus] = {}
         if status is not None:
             known = {group.name: group for group in status.groups}
@@ -152,8 +241,10 @@ class Agent:
         return self.groups[name]
 
 
-async def life(config: AgentConfig, daemon: Daemon) -> None:
-    """Runs the agent until `daemon.stop` is set. The lock comes before any socket."""
+async def life(load: Callable[[], AgentConfig], daemon: Daemon) -> None:
+    """Runs the agent until `daemon.stop` is set. The lock comes before any socket. `load` reads
+    the configuration; raises ConfigError."""
+    config = load()
     name = config.agent.name
     notifier = Notifier()
     _yield_the_cpu()
@@ -163,13 +254,13 @@ async def life(config: AgentConfig, daemon: Daemon) -> None:
         credentials = Credentials(partial(_context, name), link.ca, link.certificate, link.key)
         connector = TcpConnector(link.address, credentials.tls, SystemClock())
         with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="ship") as pool:
-            agent = Agent(config, connector, pool, credentials)
+            agent = Agent(config, connector, pool, credentials, load)
             servers = await _listen(config, agent)
             try:
                 notifier.ready(f"serving {len(agent.groups)} groups")
                 log.info("started", name=name, groups=len(agent.groups), version=__version__)
                 async with daemon.serving(
-                    reload=nothing_to_reload, dump=agent.told, notifier=notifier
+                    reload=agent.reload_by_signal, dump=agent.told, notifier=notifier
                 ):
                     await _until(daemon.stop, agent, notifier)
             finally:
@@ -184,17 +275,6 @@ def _context(name: str, ca: Path, certificate: Path, key: Path) -> ssl.SSLContex
     context = client_context(ca, certificate, key)
     require_own_name(certificate, name)
     return context
-
-
-def _hosts(config: AgentConfig) -> dict[Driver, Host]:
-    """One for each kind of driver that the config uses."""
-    kinds = {group.driver for group in config.groups}
-    hosts: dict[Driver, Host] = {}
-    if "external" in kinds:
-        hosts["external"] = ExternalHost()
-    if "libvirt" in kinds:
-        hosts["libvirt"] = _libvirt_host(config)
-    return hosts
 
 
 def _libvirt_host(config: AgentConfig) -> Host:

@@ -46,6 +46,9 @@ from replicator.control.splitter import (
     Marked,
     OpenStream,
     Ready,
+    Reload,
+    RemoveDisk,
+    RemoveGroup,
     Resync,
     SplitterStatus,
     StreamOpened,
@@ -106,6 +109,11 @@ class SplitterLink:
             ) from None
         finally:
             self._waiting.pop(request.id, None)
+
+    async def reload(self) -> None:
+        """It reads the same file. UnreachableError where it cannot be asked: a start of it, or its
+        own SIGHUP, takes the changes over then."""
+        await self.ask(lambda number: Reload(id=number))
 
     @property
     def missing(self) -> list[str]:
@@ -242,6 +250,13 @@ class GroupOrders:
         await self._link.ask(
             lambda n: Ready(id=n, group=self._group, disk=disk, connection=connection)
         )
+
+    async def remove_disk(self, disk: str) -> None:
+        await self._link.ask(lambda n: RemoveDisk(id=n, group=self._group, disk=disk))
+
+    async def remove_group(self) -> None:
+        """It is gone from the configuration, and everything of it is ended."""
+        await self._link.ask(lambda n: RemoveGroup(id=n, group=self._group))
 
     async def resync(self) -> None:
         ordinal, time_ns = self._above()

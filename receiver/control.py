@@ -30,6 +30,7 @@ from receiver.holes import Extents
 from receiver.keep_out import refuse_inside
 from receiver.lookout import Lookout
 from receiver.pointspec import begun, reaches, stamp_of
+from receiver.reloading import Reloading
 from receiver.restore import RestoreOrder
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -49,6 +50,8 @@ from replicator.control.types import (
     DropRequest,
     DropResult,
     Point,
+    ReloadRequest,
+    ReloadResult,
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
@@ -79,10 +82,12 @@ class ReceiverService:
         agents: Mapping[str, Sequence[str]],
         credentials: Credentials,
         lookout: Lookout,
+        reloading: Reloading,
         *,
         data_dir: Path,
     ) -> None:
         """`agents`: who may feed each group. Nothing is restored into `data_dir`."""
+        self._reloading = reloading
         self._data_dir = data_dir
         self._lookout = lookout
         self._agents = agents
@@ -93,6 +98,9 @@ class ReceiverService:
         self._recorder = recorder
         self._clock = clock
         self._chooser = Chooser(clock)
+
+    async def reload(self, request: ReloadRequest) -> ReloadResult:
+        return await self._reloading.reload(request)
 
     # Looking.
 

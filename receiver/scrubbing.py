@@ -85,6 +85,15 @@ class Scrubbing:
 
     # Life.
 
+    def reload(self, section: ScrubSection) -> None:
+        """The rate holds from the next step on, `every` from the end of the last scrub."""
+        self._rate = int(section.rate)
+        if self._every_ns != int(section.every):
+            self._every_ns = int(section.every)
+            if self._timer is not None:
+                self._timer.cancel()
+                self.start()
+
     def start(self) -> None:
         self._timer = asyncio.create_task(self._by_the_clock())
         self._timer.add_done_callback(self._told)

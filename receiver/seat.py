@@ -31,6 +31,11 @@ class Sitter(Protocol):
     @property
     def peer(self) -> str: ...
 
+    @property
+    def agent(self) -> str:
+        """The name that its certificate proves."""
+        ...
+
     async def fence(self) -> None:
         """Ends it; returns when nothing of it can reach the group any more."""
         ...

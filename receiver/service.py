@@ -20,8 +20,9 @@ import asyncio
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -37,19 +38,20 @@ from receiver.listener import Listener
 from receiver.lookout import Lookout
 from receiver.metrics import ReceiverSnapshot, registry_of
 from receiver.policy import policy_of
+from receiver.reloading import Reloading
 from receiver.values import GroupEvent
 from receiver.views import Views
 from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
-from replicator.base.daemon import Daemon, hold_lock, nothing_to_reload
+from replicator.base.daemon import Daemon, hold_lock
 from replicator.base.errors import NoSpaceError, UnreachableError
 from replicator.base.logs import configure_logs
 from replicator.base.notify import Notifier
 from replicator.base.storage import Storage, SystemStorage
 from replicator.base.trouble import words_of
 from replicator.config.environment import receiver_warnings, require_credentials
-from replicator.config.receiver import ReceiverConfig, load_receiver
+from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig, load_receiver
 from replicator.control.describe import group_in_words
 from replicator.control.server import serve_metrics, serve_receiver_control
 from replicator.wire.credentials import Credentials
@@ -82,11 +84,12 @@ async def run_receiver(config_file: Path, daemon: Daemon) -> None:
     storage, notifier = SystemStorage(), Notifier()
     storage.make_directory(section.data_dir.absolute())
     with hold_lock(section.data_dir / "lock", f"receiver {section.name}"):
-        async with started(config, credentials, storage, SystemClock(), notifier) as receiver:
+        load = partial(load_receiver, config_file)
+        async with started(config, credentials, storage, SystemClock(), notifier, load) as receiver:
             notifier.ready(receiver.status_line())
             _log.info("receiver.ready", name=section.name, port=receiver.port)
             async with daemon.serving(
-                reload=nothing_to_reload, dump=receiver.told, notifier=notifier
+                reload=receiver.reloading.by_signal, dump=receiver.told, notifier=notifier
             ):
                 await receiver.run(daemon.stop, notifier)
             notifier.stopping()
@@ -105,7 +108,7 @@ class Receiver:
 
     def __init__(
         self,
-        config: ReceiverConfig,
+        reloading: Reloading,
         workers: dict[str, GroupWorker],
         views: Views,
         listener: Listener,
@@ -116,7 +119,7 @@ class Receiver:
         lookout: Lookout,
     ) -> None:
         self.port = 0
-        self._config = config
+        self.reloading = reloading
         self.workers = workers
         self._views = views
         self._listener = listener
@@ -156,7 +159,7 @@ class Receiver:
         """For /metrics."""
         now_ns = self._clock.utc_ns()
         return ReceiverSnapshot(
-            name=self._config.receiver.name,
+            name=self.reloading.config.receiver.name,
             version=__version__,
             groups=[
                 group_snapshot(
@@ -167,8 +170,8 @@ class Receiver:
                 )
                 for name, worker in self.workers.items()
             ],
-            history_capacity_bytes=self._config.history.max_bytes,
-            free_bytes=self._storage.free_bytes(self._config.receiver.data_dir),
+            history_capacity_bytes=self.reloading.config.history.max_bytes,
+            free_bytes=self._storage.free_bytes(self.reloading.config.receiver.data_dir),
             refused=dict(self._listener.refused),
             certificate_not_after_ns=self._credentials.not_after_ns,
         )
@@ -181,9 +184,11 @@ async def started(
     storage: Storage,
     clock: Clock,
     notifier: Notifier,
+    load: Callable[[], ReceiverConfig],
 ) -> AsyncIterator[Receiver]:
     """A receiver with its groups recovered and its sockets open; all of it is closed again at the
-    end of the block, in reverse. data_dir exists, and its lock is the caller's."""
+    end of the block, in reverse. data_dir exists, and its lock is the caller's. `load` reads the
+    configuration anew, for a reload."""
     data_dir = config.receiver.data_dir.absolute()
     check_format(storage, data_dir)
     check_room(storage, data_dir)
@@ -199,21 +204,28 @@ async def started(
         )
         closing.callback(recorder.close)  # once the workers have ended
         closing.push_async_callback(lookout.close)
-        workers |= _workers_of(config, catalog, storage, clock, closing)
+        make = partial(_worker_of, catalog=catalog, storage=storage, clock=clock)
+        workers |= {group.name: make(config, group) for group in config.groups}
+        closing.push_async_callback(_close_all, workers)
         closing.push_async_callback(views.close_all)
         late = await _bring_up(workers, views, notifier)
         closing.push_async_callback(_give_up, late)
-        agents = {group.name: group.agents for group in config.groups}
+        agents: dict[str, Sequence[str]] = {group.name: group.agents for group in config.groups}
         listener = Listener(workers, agents)
+        reloading = Reloading(
+            *(config, load, workers, agents, views, credentials),
+            make=make,
+            bring_up=partial(_bring_up, views=views, notifier=notifier),
+        )
         recorder.import_from_catalog()
         await lookout.complete()
         recorder.note_heads()
         receiver = Receiver(
-            *(config, workers, views, listener, storage, clock, recorder), credentials, lookout
+            *(reloading, workers, views, listener, storage, clock, recorder), credentials, lookout
         )
         service = ReceiverService(
             *(config.receiver.name, workers, views, recorder, clock, agents),
-            *(credentials, lookout),
+            *(credentials, lookout, reloading),
             data_dir=data_dir,
         )
         control = await serve_receiver_control(
@@ -234,35 +246,31 @@ async def started(
         yield receiver
 
 
-def _workers_of(
+def _worker_of(
     config: ReceiverConfig,
+    group: ReceiverGroupConfig,
+    *,
     catalog: Catalog,
     storage: Storage,
     clock: Clock,
-    closing: AsyncExitStack,
-) -> dict[str, GroupWorker]:
-    """One for each group of the config; none of them has touched a disk."""
-    workers: dict[str, GroupWorker] = {}
-    for group in config.groups:
-        replica = GroupReplica(
-            storage,
-            clock,
-            groups_dir(config.receiver.data_dir.absolute()) / group.name,
-            group.name,
-            catalog.group(group.name),
-            notify=_event_logger(),
-            fine_ns=int(config.history_of(group).fine_history),
-        )
-        worker = GroupWorker(
-            replica,
-            receiver=config.receiver.name,
-            policy=policy_of(config.history_of(group)),
-            scrub=config.scrub,
-            clock=clock,
-        )
-        workers[group.name] = worker
-        closing.push_async_callback(worker.close)
-    return workers
+) -> GroupWorker:
+    """One that has not touched a disk."""
+    replica = GroupReplica(
+        storage,
+        clock,
+        groups_dir(config.receiver.data_dir.absolute()) / group.name,
+        group.name,
+        catalog.group(group.name),
+        notify=_event_logger(),
+        fine_ns=int(config.history_of(group).fine_history),
+    )
+    return GroupWorker(
+        replica,
+        receiver=config.receiver.name,
+        policy=policy_of(config.history_of(group)),
+        scrub=config.scrub,
+        clock=clock,
+    )
 
 
 async def _bring_up(
@@ -314,6 +322,11 @@ async def _clear_views(views: Views, worker: GroupWorker) -> None:
         return
     if left:
         _log.warning("views.odd_entries", group=worker.name, names=", ".join(left[:8]))
+
+
+async def _close_all(workers: dict[str, GroupWorker]) -> None:
+    for worker in workers.values():
+        await worker.close()
 
 
 def _begin_closing(workers: dict[str, GroupWorker]) -> None:

@@ -77,6 +77,10 @@ class Session:
     def instance(self) -> str:
         return self.hello.instance
 
+    @property
+    def agent(self) -> str:
+        return self.hello.agent
+
     async def fence(self) -> None:
         """Ends this session; returns when nothing of it can reach the group any more."""
         self._link.close(

@@ -253,6 +253,12 @@ class Views:
         for pool in self._pools.values():
             await asyncio.to_thread(pool.shutdown)
 
+    async def close_group(self, group: str) -> None:
+        """Those of one group."""
+        for view_id, view in list(self._open.items()):
+            if view.description.group == group:
+                await self.close(view_id)
+
     def clear_stale(self, group: str) -> list[str]:
         """Removes what the views of an earlier process left; the data_dir's lock is held, so none
         of them lives. What no view made stays: its names. Any thread. Raises OSError."""

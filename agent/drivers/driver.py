@@ -13,7 +13,7 @@ decides: whether the receiver takes the stream (if not, it closes it, and the dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -140,6 +140,12 @@ class Driver(Protocol):
         """
         ...
 
+    async def release(self, disks: Collection[str]) -> None:
+        """These disks are the group's no more: their mirrors end, in good order, and the source
+        goes on. The splitter records nothing of them by now. Raises ReplicatorError for what could
+        not be ended; may be called again."""
+        ...
+
     async def resync(self, look: Look) -> None:
         """A person orders a sync. Returns when it has begun, or will without further orders."""
         ...
@@ -148,8 +154,10 @@ class Driver(Protocol):
 class Host(Protocol):
     """What all drivers of one kind share (a connection to libvirtd); one per process."""
 
-    def driver(self, group: GroupConfig, orders: Orders, wake: Wake) -> Driver:
-        """Called before `run`."""
+    def driver(self, group: GroupConfig, orders: Orders, wake: Wake) -> Driver: ...
+
+    def forget(self, driver: object) -> None:
+        """Nobody uses it any more."""
         ...
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ such a source has sent everything again, so after a loss the group waits for a p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from uuid import UUID, uuid5
 
 from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders, Wake
@@ -47,6 +48,9 @@ class ExternalDriver:
     async def step(self, look: Look) -> bool:
         return False
 
+    async def release(self, disks: Collection[str]) -> None:
+        """The splitter drops whoever is connected."""
+
     async def resync(self, look: Look) -> None:
         if look.group.state in ("ready", "suspended", "syncing"):
             await self._orders.close_stream("a resync was ordered")
@@ -58,6 +62,9 @@ class ExternalHost:
 
     def driver(self, group: GroupConfig, orders: Orders, wake: Wake) -> Driver:
         return ExternalDriver(group, orders)
+
+    def forget(self, driver: object) -> None:
+        """Nothing is kept of it."""
 
     async def run(self) -> None:
         await asyncio.Event().wait()

@@ -17,11 +17,13 @@ The background copy is slowed down as the spool fills (`copy_speed`); guest writ
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 from agent.drivers import source_errors
+from agent.drivers.domain_xml import is_ours
 from agent.drivers.driver import Freezer, KnownDisk, Look, Orders, Wake
 from agent.drivers.libvirt_connection import LibvirtConnection
 from agent.drivers.libvirt_end import NEXT_WORD, end_step, is_answer
@@ -48,6 +50,7 @@ from agent.drivers.libvirt_watch import Watch
 from agent.drivers.source_errors import SourceErrors
 from agent.drivers.stream_tries import StreamTries
 from agent.drivers.sync_tries import SyncTries
+from agent.export_name import ExportName
 from replicator.base.clock import NS_PER_S, Clock, SystemClock
 from replicator.base.units import MIB
 from replicator.config.agent import GroupConfig
@@ -97,6 +100,9 @@ class LibvirtHost:
         )
         self._drivers.append(driver)
         return driver
+
+    def forget(self, driver: object) -> None:
+        self._drivers = [each for each in self._drivers if each is not driver]
 
     async def run(self) -> None:
         await self._connection.run()
@@ -190,6 +196,18 @@ class LibvirtDriver:
             return await self._pace(look, facts)
         await self._do(step, facts, look)
         return True
+
+    async def release(self, disks: Collection[str]) -> None:
+        self._facts.forget()
+        for config in self._group.disks:
+            assert config.domain is not None
+            if config.disk_name not in disks:
+                continue
+            live = await self._connection.find_domain(config.domain)
+            export = ExportName(self._group.name, config.disk_name)
+            for disk in live.facts.disks if live is not None and live.running else ():
+                if disk.target == config.target and is_ours(disk.mirror, self._socket, export):
+                    await self._connection.end_copy(config.domain, disk.target)
 
     async def resync(self, look: Look) -> None:
         self._streams.backoff.hurry()

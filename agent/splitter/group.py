@@ -292,32 +292,33 @@ class GroupLog:
         return disk
 
     def remove_disk(self, name: str) -> None:
-        """It is none of the group's any more: from here on no cut lists it, and who is connected
-        to it is dropped."""
+        """It is none of the group's any more: from here on no cut lists it. An external disk's
+        clients are dropped; a mirror is served until it ends, and recorded no more."""
         disk = self.roster.find(name)
         if disk.recorded and self.writer.log is not None:
             self.writer.add(RecordType.DETACH, disk.index, detach_body(disk))
             self.writer.append_own()
         self.roster.remove(name)
-        for link in list(disk.links):
-            link.drop()
+        if self.settings.driver == "external":
+            self._to_drop += disk.links
         self._cut_when_ready()
+        self._drop_what_is_over()
         self._changed()
 
     # Streams.
 
-    def begin(
-        self, why: str = "the splitter has just started", first: NewStream | None = None
-    ) -> None:
-        """Before anybody can connect. `why` it begins. `first`: what the first stream of an
-        external group that never had one is made of; without it, it is reserved here."""
+    def begin(self, why: str = "", first: NewStream | None = None) -> None:
+        """Before anybody can connect. `why` it begins; empty: with the splitter. `first`: what the
+        first stream of an external group that never had one is made of; else it is reserved
+        here."""
         if self.settings.driver == "libvirt":
-            self.reason = why
+            self.reason = why or "the splitter has just started"
         elif first is not None or self.reservation.known_ordinal() == 0:
-            self.start_stream(first or self.reservation.new_stream(), why, from_zero=True)
+            reserved = first or self.reservation.new_stream()
+            self.start_stream(reserved, why or "first start", from_zero=True)
         else:
             self._lost = True
-            self.reason = f"{why}; the disks need a resync"
+            self.reason = f"{why or 'the splitter was started anew'}; the disks need a resync"
 
     def resettle(self, *, checkpoint_interval_ns: int, max_stall_ns: int) -> None:
         """The configuration says otherwise from now on."""

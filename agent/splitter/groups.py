@@ -6,10 +6,11 @@ pays for what an operator does to one:
 
 * a group or an external disk that is new is served from then on;
 * intervals, `max_stall` and budgets hold from the next cut, append and segment on;
-* a group that is gone ends in order, with a last cut, if one may be made, and its stream closed: an
-  external one at once, its clients dropped; a libvirt one when its agent has ended the copies, for
-  a copy that we cut off is an error in somebody's log. Until then it is *leaving*: served as
-  before, and it stays if it comes back to the file. Its spool stays where it is.
+* a group that is gone ends in order, with a last cut, if one may be made, and its stream closed. By
+  the agent's order that is when the agent says so, having ended its copies and shipped the rest; by
+  ours alone an external one goes at once, its clients dropped, and a libvirt one when its copies
+  have ended, for a copy that we cut off is an error in somebody's log. Until then it is *leaving*:
+  served as before, and it stays if it comes back to the file. Its spool stays where it is.
 
 All or nothing: what can fail, the reservation of a new group's first stream on a disk, comes before
 anything is changed. What a start alone can change stays as it was.
@@ -35,6 +36,7 @@ from agent.splitter.status import dump_of, splitter_status
 from agent.splitter.tiers import SpoolTiers, Tier
 from agent.splitter.writer import Surroundings
 from replicator.base.clock import Clock
+from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig, SplitterSection
 from replicator.config.changes import Change, agent_changes
@@ -116,9 +118,10 @@ class Groups:
 
     # Changes.
 
-    async def reload(self, config: AgentConfig) -> list[Change]:
-        """What was changed, and what only a start can change, which was not. Raises OSError and
-        ReplicatorError with everything as it was."""
+    async def reload(self, config: AgentConfig, *, with_agent: bool = False) -> list[Change]:
+        """What was changed, and what only a start can change, which was not. `with_agent`: it
+        says which groups that are gone may go (`remove`). Raises OSError and ReplicatorError with
+        everything as it was."""
         async with self._one_reload:
             found = agent_changes(self._config, config)
             added = [group for group in config.groups if group.name not in self.logs]
@@ -128,13 +131,23 @@ class Groups:
                 self._timers[group.name].wake(0)
             self._take_over(config)
             self._leaving = set(self.logs) - {group.name for group in config.groups}
-            for name in list(self._leaving):
-                if self.logs[name].settings.driver == "external":
-                    self._let_go(name)
-            self._let_go_of_the_idle()
             self._config = config
+            if not with_agent:
+                for name in list(self._leaving):
+                    if self.logs[name].settings.driver == "external":
+                        self._let_go(name)
+                self._let_go_of_the_idle()
         self._changed()
         return found
+
+    def remove(self, name: str) -> None:
+        """Its agent has ended it. Raises NotFoundError, and UsageError for a group that is still
+        in the configuration."""
+        if name not in self.logs:
+            raise NotFoundError(f"the splitter has no group {name[:80]!r}")
+        if name not in self._leaving:
+            raise UsageError(f"group {name!r} is in the configuration of the splitter")
+        self._let_go(name)
 
     async def _reserved(self, group: GroupConfig) -> tuple[Reservation, NewStream | None]:
         """In a thread: it reads and syncs files."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from agent.splitter.group import GroupLog
 from agent.splitter.lane import aside
 from agent.splitter.writer import MadeCut
 from replicator import __version__
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
+from replicator.config.changes import Change
 from replicator.control.splitter import (
     PROTOCOL,
     Answer,
@@ -34,19 +35,36 @@ from replicator.control.splitter import (
     Marked,
     OpenStream,
     Ready,
+    Reload,
+    Reloaded,
+    RemoveDisk,
+    RemoveGroup,
     Resync,
     StreamOpened,
     Subscribe,
     SyncBegin,
 )
 
+Reloading = Callable[[], Awaitable[list[Change]]]
+
+
+class Groups(Protocol):
+    """See agent.splitter.groups.Groups. `instance` names this process."""
+
+    @property
+    def instance(self) -> str: ...
+    @property
+    def logs(self) -> Mapping[str, GroupLog]: ...
+    def remove(self, name: str) -> None: ...
+
 
 class Orders:
-    """`instance` names this process."""
+    """`reload` reads the configuration and takes it over."""
 
-    def __init__(self, groups: Mapping[str, GroupLog], instance: str) -> None:
-        self._groups = groups
-        self._instance = instance
+    def __init__(self, groups: Groups, reload: Reloading) -> None:
+        self._all = groups
+        self._groups = groups.logs
+        self._reload = reload
         self._one_reservation = asyncio.Lock()
 
     async def carry_out(self, request: AnyRequest) -> Answer:
@@ -56,7 +74,7 @@ class Orders:
             case Hello():
                 return HelloAnswer(
                     pid=os.getpid(),
-                    instance=self._instance,
+                    instance=self._all.instance,
                     version=__version__,
                     protocol=PROTOCOL,
                 )
@@ -70,12 +88,18 @@ class Orders:
                 return await self._mark(request)
             case DeclareDisk():
                 return self._declare_disk(request)
+            case Reload():
+                return Reloaded(changes=[str(change) for change in await self._reload()])
+            case RemoveGroup():
+                self._all.remove(request.group)
+                return Done()
             case _:
                 self._change(request)
                 return Done()
 
     def _change(
-        self, request: SyncBegin | Ready | AppendDomainXml | CloseStream | DropConnections
+        self,
+        request: SyncBegin | Ready | AppendDomainXml | CloseStream | RemoveDisk | DropConnections,
     ) -> None:
         group = self._group(request.group)
         match request:
@@ -90,17 +114,23 @@ class Orders:
                     group.close_stream(
                         request.reason, final_cut=request.final_cut, unwatched=request.unwatched
                     )
+            case RemoveDisk():
+                self._require_libvirt(group).remove_disk(request.disk)
             case DropConnections():
                 group.drop_connections()
             case _:
                 assert_never(request)
 
     def _declare_disk(self, request: DeclareDisk) -> DiskDeclared:
-        group = self._group(request.group)
-        if group.settings.driver == "external":
-            raise UsageError(f"the disks of group {request.group!r} are those of the config file")
+        group = self._require_libvirt(self._group(request.group))
         disk = group.declare_disk(request.disk, request.size, request.instance)
         return DiskDeclared(index=disk.index)
+
+    def _require_libvirt(self, group: GroupLog) -> GroupLog:
+        if group.settings.driver == "external":
+            name = group.settings.name
+            raise UsageError(f"the disks of group {name!r} are those of the config file")
+        return group
 
     async def _open_stream(self, request: OpenStream) -> StreamOpened:
         group = self._group(request.group)
@@ -152,7 +182,7 @@ class Orders:
     def _group(self, name: str) -> GroupLog:
         if name not in self._groups:
             raise NotFoundError(
-                f"the splitter has no group {name[:80]!r}", hint="see its config, and restart it"
+                f"the splitter has no group {name[:80]!r}", hint="see its config, and reload it"
             )
         return self._groups[name]
 

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final
 
 from agent.splitter.control import ControlServer
@@ -28,6 +29,7 @@ from replicator.base.notify import Notifier
 from replicator.base.storage import Storage
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.config.agent import AgentConfig
+from replicator.config.changes import Change
 from replicator.config.environment import spool_warnings
 from replicator.nbd.server import NbdServer, serve_unix
 
@@ -54,11 +56,17 @@ async def life(
         groups = Groups(config, storage, clock, memory_is_sticky=memory_is_sticky)
         groups.begin()
 
-        async def reload() -> None:
-            for change in await groups.reload(load()):
+        async def take_over(*, with_agent: bool) -> list[Change]:
+            found = await groups.reload(load(), with_agent=with_agent)
+            for change in found:
                 _log.info("config changed", extra={"what": str(change)})
+            return found
 
-        async with _serving(config, groups) as server:
+        async def reload() -> None:
+            await take_over(with_agent=False)
+
+        orders = Orders(groups, partial(take_over, with_agent=True))
+        async with _serving(config, groups, orders) as server:
             notifier.ready(f"serving {config.splitter.socket}")
             _log.info("serving", extra={"socket": config.splitter.socket})
             async with daemon.serving(reload=reload, dump=groups.told, notifier=notifier):
@@ -74,9 +82,9 @@ async def life(
 
 
 @asynccontextmanager
-async def _serving(config: AgentConfig, groups: Groups) -> AsyncIterator[NbdServer]:
+async def _serving(config: AgentConfig, groups: Groups, orders: Orders) -> AsyncIterator[NbdServer]:
     section = config.splitter
-    control = ControlServer(Orders(groups.logs, groups.instance), groups.publisher)
+    control = ControlServer(orders, groups.publisher)
     listener = listen_unix(section.control, mode=CONTROL_MODE)
     inode = inode_of(section.control)
     control_server = await asyncio.start_unix_server(control.serve, sock=listener)

@@ -16,7 +16,14 @@ import click
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.units import format_duration
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.output import describe_point, note, print_json, progress_bar
+from replicator.cli.output import (
+    confirm,
+    describe_point,
+    note,
+    print_json,
+    progress_bar,
+    require_terminal,
+)
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
@@ -139,19 +146,15 @@ def _confirmed(invocation: Invocation, group: str, request: DropRequest) -> Drop
     """What a person agreed to, by the numbers of the points: time goes on meanwhile."""
     from replicator.control.types import DropRequest
 
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "giving up points asks for confirmation, and there is no terminal to ask at",
-            hint="give --yes, or --dry-run to see what it would do",
-        )
+    require_terminal("giving up points")
     plan = invocation.client("receiver").drop_points(group, request)
     note(_described(group, plan))
     if not plan.points:
         return request
     if request.break_lock:
         _ask_for_name(group, "breaks the lock of these points")
-    elif not click.confirm("Give them up for good?", err=True):
-        raise ReplicatorError("not confirmed; nothing was done")
+    else:
+        confirm("Give them up for good?")
     return DropRequest(
         points=[f"#{point.sequence}" for point in plan.points],
         break_lock=request.break_lock,

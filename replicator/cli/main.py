@@ -17,7 +17,7 @@ import click
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.report import mishap, report
-from replicator.cli import audit, history, journal, local, orders, scrub, view
+from replicator.cli import audit, history, journal, local, orders, reload, scrub, view
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
@@ -47,6 +47,7 @@ for command in (
     *audit.COMMANDS,
     *journal.COMMANDS,
     *local.COMMANDS,
+    *reload.COMMANDS,
 ):
     replicator.add_command(command)
 

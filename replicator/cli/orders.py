@@ -7,7 +7,6 @@ and says what it chose.
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from replicator.base.errors import ReplicatorError, UnreachableError, UsageError
+from replicator.base.errors import UnreachableError, UsageError
 from replicator.base.pointtext import check_label
 from replicator.base.units import format_duration, format_size, parse_duration_ns
 from replicator.cli.history import Listing, drop
@@ -23,6 +22,7 @@ from replicator.cli.invocation import Invocation, default_socket, takes_json
 from replicator.cli.output import (
     NONE,
     age_of,
+    confirm,
     describe_choice,
     describe_clock,
     describe_point,
@@ -31,6 +31,7 @@ from replicator.cli.output import (
     print_json,
     print_table,
     progress_bar,
+    require_terminal,
 )
 from replicator.cli.paths import folder_type
 from replicator.cli.window import describe_history
@@ -228,16 +229,11 @@ def _show_plan(invocation: Invocation, group: str, to: str) -> None:
 def _confirmed(invocation: Invocation, group: str, to: str) -> str:
     """The point that a person agreed to, by its number: whatever comes in meanwhile, it is the
     one that was shown."""
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "a rollback asks for confirmation, and there is no terminal to ask at",
-            hint="give --yes, or --dry-run to see what it would do",
-        )
+    require_terminal("a rollback")
     plan = invocation.client("receiver").plan_rollback(group, to)
     note(f"{to!r} is {describe_choice(plan.choice)}")
     note(_describe_plan(group, plan.result))
-    if not click.confirm("Roll back?", err=True):
-        raise ReplicatorError("not confirmed; nothing was done")
+    confirm("Roll back?")
     writes = plan.choice.writes
     return f"#{plan.choice.point.sequence}" + (f"+{writes}w" if writes else "")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.units import format_duration
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+def require_terminal(order: str) -> None:
+    """Raises UsageError where nobody can be asked. `order`: `a rollback`."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"{order} asks for confirmation, and there is no terminal to ask at",
+            hint="give --yes, or --dry-run to see what it would do",
+        )
+
+
+def confirm(question: str) -> None:
+    """Raises ReplicatorError for anything but a yes."""
+    if not click.confirm(question, err=True):
+        raise ReplicatorError("not confirmed; nothing was done")
 
 
 def note(text: str) -> None:

@@ -36,6 +36,8 @@ from replicator.control.types import (
     MarkRequest,
     Point,
     Progress,
+    ReloadRequest,
+    ReloadResult,
     Request,
     RestoreRequest,
     RestoreResult,
@@ -100,6 +102,9 @@ class ControlClient:
         given = urlencode({key: text for key, text in query.items() if text is not None})
         target = _target(endpoints.WRITES, group=group) + f"?{given}"
         return self._order("GET", target, list[Write])
+
+    def reload(self, request: ReloadRequest) -> ReloadResult:
+        return self._order("POST", endpoints.RELOAD, ReloadResult, request)
 
     def views(self) -> list[View]:
         return self._order("GET", endpoints.VIEWS, list[View])

@@ -21,6 +21,7 @@ from replicator.control.types import (
     Chosen,
     DropRequest,
     MarkRequest,
+    ReloadRequest,
     Request,
     RestoreRequest,
     RollbackPlan,
@@ -93,6 +94,14 @@ class Endpoint(Generic[S]):
 async def _agent_status(agent: AgentControl, call: Call) -> object:
     call.query_only()
     return await agent.status()
+
+
+async def _agent_reload(agent: AgentControl, call: Call) -> object:
+    return await agent.reload(call.request(ReloadRequest))
+
+
+async def _receiver_reload(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.reload(call.request(ReloadRequest))
 
 
 async def _mark(agent: AgentControl, call: Call) -> object:
@@ -201,6 +210,7 @@ async def _accept(receiver: ReceiverControl, call: Call) -> object:
 
 
 STATUS = "/v1/status"
+RELOAD = "/v1/reload"
 POINTS = "/v1/groups/{group}/points"
 DROP_POINTS = "/v1/groups/{group}/points/drop"
 ACCEPT = "/v1/groups/{group}/history/accept"
@@ -218,12 +228,14 @@ AUDIT_VERIFY = "/v1/audit/verify"
 
 AGENT: tuple[Endpoint[AgentControl], ...] = (
     Endpoint("GET", STATUS, _agent_status),
+    Endpoint("POST", RELOAD, _agent_reload, "reload", is_finished_anyway=True),
     Endpoint("POST", MARK, _mark, "mark", is_long=True),
     Endpoint("POST", RESYNC, _resync, "resync", is_finished_anyway=True),
 )
 
 RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("GET", STATUS, _receiver_status),
+    Endpoint("POST", RELOAD, _receiver_reload, "reload", is_finished_anyway=True),
     Endpoint("GET", POINTS, _points),
     Endpoint("GET", WRITES, _writes),
     Endpoint("GET", VIEWS, _views),

@@ -27,6 +27,8 @@ from replicator.control.types import (
     MarkRequest,
     Point,
     Progress,
+    ReloadRequest,
+    ReloadResult,
     RestoreRequest,
     RestoreResult,
     RollbackPlan,
@@ -52,6 +54,10 @@ class AgentControl(Protocol):
         """With `wait`: returns when the point is durable at the receiver, with its number."""
         ...
 
+    async def reload(self, request: ReloadRequest) -> ReloadResult:
+        """Returns when it is taken over; refused as a whole, or carried out as a whole."""
+        ...
+
     async def resync(self, group: str) -> GroupStatus:
         """Returns when the sync has begun (libvirt) or the group takes one in (external)."""
         ...
@@ -59,6 +65,10 @@ class AgentControl(Protocol):
 
 class ReceiverControl(Protocol):
     async def status(self) -> Status: ...
+
+    async def reload(self, request: ReloadRequest) -> ReloadResult:
+        """See AgentControl."""
+        ...
 
     async def points(
         self, group: str, since: str | None, until: str | None, zone: str | None

@@ -37,9 +37,10 @@ LINE_BYTES_MAX = 1 << 20
 STATUS_INTERVAL_MIN_NS = 5_000_000  # changes closer together than this share one push
 HEARTBEAT_NS = 250_000_000  # a status comes at least this often
 
-PROTOCOL = 1
+PROTOCOL = 2
 NEWS: dict[int, str] = {
     1: "copies that are told apart by their sync; without it nothing can be protected",
+    2: "a changed configuration; without it groups come and go by a restart, or by its SIGHUP",
 }
 """What each protocol brought, in words for a status."""
 
@@ -85,6 +86,12 @@ class Marked(Answer, frozen=True, kw_only=True):
     lsn: int
     """End of the cut record."""
     time_ns: int
+
+
+class Reloaded(Answer, frozen=True, kw_only=True):
+    """`changes` in words, those that wait for a start among them."""
+
+    changes: list[str]
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -195,6 +202,31 @@ class CloseStream(Request, frozen=True, kw_only=True, tag="close_stream", omit_d
     stream: str | None = None
 
 
+class RemoveDisk(Request, frozen=True, kw_only=True, tag="remove_disk"):
+    """A libvirt disk is none of the group's any more: no cut lists it from here on. Its mirror is
+    served until it ends, and recorded no more."""
+
+    since: ClassVar[int] = 2
+    group: str
+    disk: str
+
+
+class Reload(Request, frozen=True, kw_only=True, tag="reload"):
+    """Read the configuration anew and take it over, but for the groups that are gone: each of them
+    is served until `remove_group`. Refused, nothing has changed."""
+
+    answer: ClassVar[type[Answer]] = Reloaded
+    since: ClassVar[int] = 2
+
+
+class RemoveGroup(Request, frozen=True, kw_only=True, tag="remove_group"):
+    """Of a group that is gone from the configuration: its stream ends, its clients are dropped, and
+    nothing of it is served any more. Its files stay."""
+
+    since: ClassVar[int] = 2
+    group: str
+
+
 class DropConnections(Request, frozen=True, kw_only=True, tag="drop_connections"):
     """Close the group's NBD connections; its jobs end, its guests do not notice."""
 
@@ -212,6 +244,9 @@ AnyRequest = (
     | Mark
     | Resync
     | CloseStream
+    | RemoveDisk
+    | Reload
+    | RemoveGroup
     | DropConnections
 )
 

@@ -398,6 +398,33 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
     verify: bool = True
 
 
+class ReloadRequest(Request, frozen=True, kw_only=True):
+    """Read the configuration anew and take it over. `removes_too`: also what takes a group or a
+    disk away, which is refused otherwise."""
+
+    dry_run: bool = False
+    removes_too: bool = False
+
+
+class ConfigChange(Message, frozen=True, kw_only=True):
+    """`place` as people name it; values as they may stand in the file, "" where there is none.
+    `live`: it holds from now on; else it waits for a restart of the daemon."""
+
+    place: str
+    kind: Literal["added", "removed", "changed"]
+    before: str = ""
+    after: str = ""
+    live: bool = True
+
+
+class ReloadResult(Message, frozen=True, kw_only=True):
+    """What was (dry_run: would be) taken over, and what waits for a restart."""
+
+    role: Role
+    name: str
+    changes: list[ConfigChange]
+
+
 class DropRequest(Request, frozen=True, kw_only=True):
     """Give up `points`, and those older than `older_than` (a duration). `break_lock`: also what
     is locked; then `reason` says why."""

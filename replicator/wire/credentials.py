@@ -32,6 +32,8 @@ from replicator.base.report import mishap
 DAY_SECONDS = 24 * 3600.0
 
 Make = Callable[[Path, Path, Path], ssl.SSLContext]
+Files = tuple[Path, Path, Path]
+"""CA, certificate, key."""
 Tls = Callable[[], ssl.SSLContext]
 """The context for the next connection."""
 _Look = tuple[tuple[int, int, int, int] | None, ...]
@@ -44,12 +46,12 @@ class Credentials:
 
     def __init__(self, make: Make, ca: Path, certificate: Path, key: Path) -> None:
         self._make = make
-        self._files = (ca, certificate, key)
-        self._seen = self._look()
+        self._files: Files = (ca, certificate, key)
+        self._seen: _Look = tuple(_identity(path) for path in self._files)
         self._context = make(ca, certificate, key)
         self.problem = ""
         """Why what is in use is not what the files hold; empty if it is."""
-        self.not_after = self._end()
+        self.not_after = _end(self._files)
         """When the first of certificate and CA expires."""
         self._warned_at = float("-inf")
 
@@ -57,14 +59,16 @@ class Credentials:
         """For the next connection."""
         return self._context
 
-    def refresh(self, *, at_once: bool = False) -> bool:
-        """Looks at the files, and takes over what has changed. True if something was. `at_once`: a
-        person asked for it, so what does not load is raised, and nothing has changed."""
-        seen = self._look()
-        if seen == self._seen and not self.problem:
+    def refresh(self, files: Files | None = None, *, at_once: bool = False) -> bool:
+        """Looks at the files, these from now on if there are any, and takes over what has changed.
+        True if something was. `at_once`: a person asked for it, so what does not load is raised,
+        and nothing has changed."""
+        files = files or self._files
+        seen = tuple(_identity(path) for path in files)
+        if (files, seen) == (self._files, self._seen) and not self.problem:
             return False
         try:
-            context, not_after = self._make(*self._files), self._end()
+            context, not_after = self._make(*files), _end(files)
         except (ReplicatorError, OSError) as error:
             text = str(error if isinstance(error, ReplicatorError) else mishap(error))
             if text != self.problem:
@@ -73,7 +77,8 @@ class Credentials:
             if at_once:
                 raise
             return False
-        self._seen, self._context, self.not_after, self.problem = seen, context, not_after, ""
+        self._files, self._seen = files, seen
+        self._context, self.not_after, self.problem = context, not_after, ""
         self._warned_at = float("-inf")
         _log.info("credentials.replaced", extra={"not_after": f"{not_after:%Y-%m-%dT%H:%M:%SZ}"})
         return True
@@ -103,16 +108,14 @@ class Credentials:
             self._warned_at = now_seconds
             _log.warning("credentials.warning", extra={"reason": self.warning})
 
-    def _look(self) -> _Look:
-        return tuple(_identity(path) for path in self._files)
 
-    def _end(self) -> datetime:
-        """Raises IdentityError, OSError."""
-        ca, certificate, _ = self._files
-        ends = [read_certificates(certificate).not_after]
-        with suppress(IdentityError):  # OpenSSL takes kinds of files that this reader does not
-            ends.append(read_certificates(ca).not_after)
-        return min(ends)
+def _end(files: Files) -> datetime:
+    """Raises IdentityError, OSError."""
+    ca, certificate, _ = files
+    ends = [read_certificates(certificate).not_after]
+    with suppress(IdentityError):  # OpenSSL takes kinds of files that this reader does not
+        ends.append(read_certificates(ca).not_after)
+    return min(ends)
 
 
 def _identity(path: Path) -> tuple[int, int, int, int] | None:

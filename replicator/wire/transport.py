@@ -196,12 +196,13 @@ class TcpConnector:
     """Links to the receiver at one address."""
 
     def __init__(self, address: Address, tls: Tls, clock: Clock) -> None:
-        self._address = address
+        self.address = address
+        """Of the next connection."""
         self._tls = tls
         self._clock = clock
 
     async def connect(self) -> Link:
-        name = f"receiver {self._address}"
+        name = f"receiver {self.address}"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(GREETING_SECONDS):
@@ -209,10 +210,10 @@ class TcpConnector:
                     lambda: TlsLink(
                         Role.AGENT, peer_name=name, clock=self._clock, made=lambda _: None
                     ),
-                    self._address.host,
-                    self._address.port,
+                    self.address.host,
+                    self.address.port,
                     ssl=self._tls(),
-                    server_hostname=self._address.host,
+                    server_hostname=self.address.host,
                     ssl_shutdown_timeout=CLOSE_SECONDS,
                 )
         except TimeoutError:

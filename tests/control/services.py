@@ -23,6 +23,7 @@ from replicator.base.errors import (
     OwnedError,
     ReplicatorError,
     UnreachableError,
+    UsageError,
 )
 from replicator.control.server import (
     AuditEntry,
@@ -40,6 +41,7 @@ from replicator.control.types import (
     BadPlace,
     Choice,
     Chosen,
+    ConfigChange,
     DiskStatus,
     DropRequest,
     DropResult,
@@ -48,9 +50,12 @@ from replicator.control.types import (
     MarkRequest,
     Point,
     Progress,
+    ReloadRequest,
+    ReloadResult,
     RestoredImage,
     RestoreRequest,
     RestoreResult,
+    Role,
     RollbackPlan,
     RollbackRequest,
     RollbackResult,
@@ -135,6 +140,22 @@ SCRUBBED = ScrubReport(
 )
 
 
+CHANGES = [
+    ConfigChange(place="group db", kind="added"),
+    ConfigChange(place="group old", kind="removed"),
+    ConfigChange(place="history.max_bytes", kind="changed", before='"1GiB"', after='"2GiB"'),
+    ConfigChange(place="receiver.name", kind="changed", before='"dr"', after='"dr2"', live=False),
+]
+
+
+def _reloaded(orders: list[tuple[str, ...]], role: Role, request: ReloadRequest) -> ReloadResult:
+    """Takes something away, so it has to be confirmed."""
+    orders.append(("reload", role, f"{request.dry_run}", f"{request.removes_too}"))
+    if not request.dry_run and not request.removes_too:
+        raise UsageError("the configuration takes away: group old")
+    return ReloadResult(role=role, name="here", changes=CHANGES)
+
+
 class CannedAgent:
     def __init__(self) -> None:
         self.orders: list[tuple[str, ...]] = []
@@ -175,6 +196,9 @@ class CannedAgent:
             notice="the moon was full" if request.quiesce else None,
         )
 
+    async def reload(self, request: ReloadRequest) -> ReloadResult:
+        return _reloaded(self.orders, "agent", request)
+
     async def resync(self, group: str) -> GroupStatus:
         known(group)
         self.orders.append(("resync", group))
@@ -204,6 +228,9 @@ class CannedReceiver:
 
     async def status(self) -> Status:
         return Status(role="receiver", name="dr1", version="1", groups=[GROUP])
+
+    async def reload(self, request: ReloadRequest) -> ReloadResult:
+        return _reloaded(self.orders, "receiver", request)
 
     async def points(
         self, group: str, since: str | None, until: str | None, zone: str | None

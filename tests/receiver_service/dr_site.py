@@ -49,7 +49,12 @@ class DrSite:
         credentials = Credentials(server_context, section.ca, section.certificate, section.key)
         self.data_dir.mkdir(exist_ok=True)
         async with started(
-            config, credentials, storage or SystemStorage(), SystemClock(), Notifier()
+            config,
+            credentials,
+            storage or SystemStorage(),
+            SystemClock(),
+            Notifier(),
+            lambda: load_receiver(self.config_file),
         ) as receiver:
             self.port = receiver.port
             yield receiver

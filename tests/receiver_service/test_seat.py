@@ -17,6 +17,7 @@ class Sitter:
     def __init__(self, instance: str) -> None:
         self.instance = instance
         self.peer = f"agent of {instance}"
+        self.agent = "kvm1"
         self.asked_to_end = asyncio.Event()
         self.may_end = asyncio.Event()
         self.reason: ReplicatorError | None = None
