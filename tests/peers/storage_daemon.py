@@ -80,19 +80,30 @@ class StorageDaemon:
         self.pid = pid
         self._mirrors = 0
 
-    def mirror(self, socket_path: Path, export: str = "", *, wait: bool = True) -> str:
-        """Starts a write-blocking mirror into an NBD export; waits for READY. Returns the job."""
+    def mirror(
+        self,
+        socket_path: Path,
+        export: str = "",
+        *,
+        wait: bool = True,
+        reconnect_seconds: int = 0,
+        bytes_per_second: int = 0,
+    ) -> str:
+        """Starts a write-blocking mirror into an NBD export; waits for READY. Returns the job.
+        `bytes_per_second` slows the background copy down; 0: as fast as it can."""
         self._mirrors += 1
         job, target = f"mirror{self._mirrors}", f"target{self._mirrors}"
         self.qmp.execute(
             "blockdev-add",
             **{"driver": "nbd", "node-name": target, "export": export},
+            **{"reconnect-delay": reconnect_seconds},
             server={"type": "unix", "path": str(socket_path)},
         )
         self.qmp.execute(
             "blockdev-mirror",
             **{"job-id": job, "device": "source", "target": target, "sync": "full"},
             **{"copy-mode": "write-blocking", "granularity": 4096, "buf-size": 1 << 20},
+            speed=bytes_per_second,
         )
         if wait:
             self.wait_ready(job)

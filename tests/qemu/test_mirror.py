@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from journal.record import Record, RecordType
+from replicator.base.errors import ReplicatorError
 from replicator.control.splitter import (
     CloseStream,
     DeclareDisk,
     DiskDeclared,
     Done,
+    DropConnections,
     OpenStream,
     Ready,
     StreamOpened,
@@ -196,3 +198,48 @@ async def test_a_disk_of_another_size_fails_the_job_and_costs_nothing_else(
         group = next(one for one in status.groups if one.name == GROUP)
         assert group.state == "syncing"
         assert group.last_cut_time_ns == 0
+
+
+async def test_a_job_that_reconnects_into_the_next_sync_is_no_evidence_for_it(
+    tmp_path: Path,
+) -> None:
+    """QEMU asks for the export that its job was begun with, however late, and flushes, and is
+    READY; its copy began before the sync did."""
+    async with setting(tmp_path) as it:
+        it.image.write_bytes(os.urandom(DISK_BYTES))
+        await it.begin()
+        job = await asyncio.to_thread(
+            it.source.mirror,
+            it.place.path / "nbd",
+            await it.export(),
+            wait=False,
+            reconnect_seconds=20,
+            bytes_per_second=8 << 20,
+        )
+        await it.one.until(GROUP, lambda group: group.bytes > 4 << 20)
+        await it.one.ask(lambda number: DropConnections(id=number, group=GROUP), Done)
+        voided = await it.one.until(GROUP, lambda group: group.disks[0].state == "idle")
+        assert voided.disks[0].void
+        await it.one.ask(
+            lambda number: SyncBegin(id=number, group=GROUP, disk=DISK, reason="again"), Done
+        )
+        records = len(it.place.records(GROUP))
+        await asyncio.to_thread(it.source.wait_ready, job)  # it came back, and has flushed
+        status = await it.one.until(GROUP, lambda group: group.disks[0].connected > 0)
+        assert (status.disks[0].state, status.disks[0].flushed_by) == ("syncing", 0)
+        await it.load(0.3)  # no write of the source is refused, or waits
+        assert len(it.place.records(GROUP)) == records, "nor is one recorded"
+        for connection in (0, 1, 2, 3):
+            with pytest.raises(ReplicatorError, match="no FLUSH"):
+                await it.one.ask(
+                    lambda number, connection=connection: Ready(  # type: ignore[misc]
+                        id=number, group=GROUP, disk=DISK, connection=connection
+                    ),
+                    Done,
+                )
+        await asyncio.to_thread(it.source.cancel, job)
+        await it.mirror()
+        status = await it.one.until(GROUP, lambda group: group.held_until_ns > 0)
+        log = it.place.records(GROUP, status.end_lsn)
+        begun = max(n for n, r in enumerate(log) if r.type == RecordType.SYNC_BEGIN)
+        assert it.replayed(log[begun:]) == it.image.read_bytes()
