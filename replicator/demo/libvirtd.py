@@ -50,6 +50,19 @@ class PrivateLibvirtd:
         conf = folder / "qemu.conf"
         conf.write_text(_QEMU_CONF)
         self._account.own(conf)
+        self.start()
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL. The guests go on, and `start` finds them again."""
+        child, self._child = self._child, None
+        assert child is not None, "it is not running"
+        child.kill()
+        child.wait()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        assert self._child is None, "it is running"
         daemon = require_program("libvirtd", package="libvirt-daemon")
         with (self._home / "libvirtd.log").open("ab") as log:
             self._child = subprocess.Popen(
@@ -64,7 +77,6 @@ class PrivateLibvirtd:
             on_failure.callback(self.__exit__)
             self._wait()
             on_failure.pop_all()
-        return self
 
     def __exit__(self, *_: object) -> None:
         child, self._child = self._child, None

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine without an operating system under a private libvirtd, and the whole chain beside it.
+"""A machine under a private libvirtd, and the whole chain beside it; its disks are the oracle.
 
-The block layer neither knows nor cares what runs in a guest. So this one stands in its firmware,
-boots in no time, and writes exactly what the test orders through its disk's own backend (QEMU's
-`qemu-io`), which is where a guest's requests go. Its disk is a raw file: the oracle of everything.
+Most need no operating system: the block layer neither knows nor cares what runs in a guest. Such a
+machine stands in its firmware, boots in no time, and writes exactly what the test orders through
+its disk's own backend (QEMU's `qemu-io`), which is where a guest's requests go. What depends on the
+disk's device (an error policy) needs the guest of the demo, which is quiet once it has unmounted.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import os
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicator.base.units import KIB, MIB
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.control.types import GroupStatus
+from replicator.demo.accelerator import probe_accelerator
 from replicator.demo.account import Account, unprivileged_account
-from replicator.demo.domain import GuestDisk, add_disk
+from replicator.demo.console import Console
+from replicator.demo.domain import GuestDisk, add_disk, domain_xml
+from replicator.demo.guest.image import build_guest, default_kernel_directory
 from replicator.demo.libvirtd import PrivateLibvirtd
 from replicator.demo.site import Group, Limits, Site
 from tests.splitter.daemon import Agent, subscribed
@@ -55,6 +59,7 @@ class Machine:
     libvirtd: PrivateLibvirtd
     disks: tuple[GuestDisk, ...]
     splitter: Agent
+    console: Console | None = None  # a guest's
     marks: int = field(default=0)
 
     async def virsh(self, *words: str) -> str:
@@ -83,22 +88,36 @@ class Machine:
         return await self.splitter.until(GROUP, true)
 
     async def copying(self, *, bytes_per_second: int, at_least: int) -> SplitterGroupStatus:
-        """Returns within a copy that is slowed down, when it has sent `at_least` bytes of it."""
+        """Returns within copies that are slowed down, when they have sent `at_least` bytes."""
         begun = await self.until(lambda group: any(disk.connected for disk in group.disks))
-        for disk in self.disks:
+        for number, disk in enumerate(self.disks):
+            await self.until(lambda group, number=number: _is_copied(group, number))  # type: ignore[misc]
             await self.slow(disk.target, bytes_per_second)
         return await self.until(lambda group: group.bytes >= begun.bytes + at_least)
 
     async def slow(self, target: str, bytes_per_second: int) -> None:
         await self.virsh("blockjob", NAME, target, "--bytes", str(bytes_per_second))
 
+    async def said(self) -> GroupStatus:
+        """The agent's word."""
+        (group,) = (await asyncio.to_thread(self.site.agent.status)).groups
+        return group
+
     async def protected(self) -> GroupStatus:
-        """The agent's word, which has no event of its own."""
+        """The agent's word has no event of its own."""
         async with asyncio.timeout(LIMIT_SECONDS):
             while True:
-                (group,) = (await asyncio.to_thread(self.site.agent.status)).groups
+                group = await self.said()
                 if group.state == "protected":
                     return group
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def until_domain_is(self, state: str) -> None:
+        """As `virsh domstate --reason` says it; its event would need an event loop of libvirt's."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while True:
+                if (await self.virsh("domstate", NAME, "--reason")).strip() == state:
+                    return
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def compare(self) -> None:
@@ -113,6 +132,10 @@ class Machine:
         shutil.rmtree(target)
 
 
+def _is_copied(group: SplitterGroupStatus, number: int) -> bool:
+    return len(group.disks) > number and group.disks[number].connected > 0
+
+
 def differing_blocks(one: Path, other: Path) -> list[int]:
     """Numbers of the blocks that are not equal in two files of one size."""
     assert one.stat().st_size == other.stat().st_size
@@ -121,44 +144,80 @@ def differing_blocks(one: Path, other: Path) -> list[int]:
         return [n for n in blocks if left.read(BLOCK_BYTES) != right.read(BLOCK_BYTES)]
 
 
-def make_disk(account: Account, path: Path, size: int) -> None:
-    """Every block is another one, and none is zero."""
+def make_disk(account: Account, path: Path, size: int, hole: int = 0) -> None:
+    """Behind the hole every block is another one, and none is zero."""
     block = os.urandom(BLOCK_BYTES - 8)
     with path.open("wb") as image:
-        for number in range(size // BLOCK_BYTES):
+        image.seek(hole)
+        for number in range((size - hole) // BLOCK_BYTES):
             image.write(number.to_bytes(8, "little") + block)
     account.own(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`folder` of the disks; None: the home. `hole`: at the beginning of each disk, for a guest's
+    filesystem. With `guest` the demo's boots from the disks `vda` and `vdb`."""
+
+    size: int = 128 * MIB
+    targets: tuple[str, ...] = ("vda",)
+    folder: Path | None = None
+    hole: int = 0
+    guest: bool = False
+
+
 @asynccontextmanager
-async def machine(
-    *,
-    size: int = 128 * MIB,
-    targets: tuple[str, ...] = ("vda",),
-    folder: Path | None = None,
-) -> AsyncIterator[Machine]:
-    """The domain runs, and so do receiver and splitter; the agent is for the test to start. The
-    disks lie in `folder`, or in the home."""
+async def machine(plan: Plan | None = None) -> AsyncIterator[Machine]:
+    """The domain runs, and so do receiver and splitter; the agent is for the test to start."""
+    plan = plan or Plan()
     account = unprivileged_account()
-    home = account.make_home("rpl-sync-")
-    try:
-        disks = tuple(GuestDisk(t, (folder or home) / f"{t}.raw", "raw") for t in targets)
+    async with AsyncExitStack() as stack:
+        home = account.make_home("rpl-sync-")
+        stack.callback(shutil.rmtree, home)
+        disks = tuple(
+            GuestDisk(target, (plan.folder or home) / f"{target}.raw", "raw")
+            for target in plan.targets
+        )
         for disk in disks:
-            make_disk(account, disk.path, size)
-        tables = tuple(f'domain = "{NAME}"\ntarget = "{target}"' for target in targets)
+            make_disk(account, disk.path, plan.size, plan.hole)
+        tables = tuple(f'domain = "{NAME}"\ntarget = "{target}"' for target in plan.targets)
         group = Group(GROUP, "libvirt", tables, checkpoint_interval="200ms")
         limits = Limits(spool_memory_bytes=1024 * MIB)
-        with PrivateLibvirtd(home, account) as libvirtd:
-            site = Site(home, account, (group,), limits, libvirt_uri=libvirtd.uri)
-            with site:
-                await asyncio.to_thread(site.prepare)
-                site.start("receiver", "splitter")
-                await asyncio.to_thread(libvirtd.create, machine_xml(disks))
-                async with subscribed(site.splitter_control) as splitter:
-                    try:
-                        yield Machine(home, site, libvirtd, disks, splitter)
-                    finally:
-                        for program in ("splitter", "agent"):
-                            print(f"--- {program}\n{site.said(program)[-6000:]}")
-    finally:
-        shutil.rmtree(home)
+        libvirtd = stack.enter_context(PrivateLibvirtd(home, account))
+        site = stack.enter_context(Site(home, account, (group,), limits, libvirt_uri=libvirtd.uri))
+        await asyncio.to_thread(site.prepare)
+        site.start("receiver", "splitter")
+        await _until_there(site.splitter_control)
+        splitter = await stack.enter_async_context(subscribed(site.splitter_control))
+        made = Machine(home, site, libvirtd, disks, splitter)
+        if plan.guest:
+            made.console = await _boot(made, account)
+            stack.push_async_callback(made.console.close)
+        else:
+            await asyncio.to_thread(libvirtd.create, machine_xml(disks))
+        try:
+            yield made
+        finally:
+            for program in ("splitter", "agent"):
+                print(f"--- {program}\n{site.said(program)[-6000:]}")
+
+
+async def _until_there(socket: Path) -> None:
+    """A socket has no event for "listens now"; it is made when somebody does."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while True:
+            if socket.exists():
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _boot(made: Machine, account: Account) -> Console:
+    image = build_guest(default_kernel_directory(), account.make_directory(made.home / "guest"))
+    accelerator = probe_accelerator(image, account, made.home)
+    path = made.home / "console.sock"
+    xml = domain_xml(NAME, image, made.disks, accelerator=accelerator, console=path)
+    await asyncio.to_thread(made.libvirtd.create, xml)
+    console = await Console.open(path)
+    await console.wait_for("GUEST-READY", LIMIT_SECONDS)
+    await console.wait_confirmed(3, LIMIT_SECONDS)
+    return console

@@ -12,6 +12,7 @@
 #                      "RUBBISH DONE", and goes on damaging them at the same pace
 #            stop      stops writing: "STOPPED n"        start     goes on: "STARTED n"
 #            big n     writes 256 KiB to disk B in one request: "BIG n DONE" or "BIG n FAILED"
+#            unmount   unmounts, and writes nothing any more: "UNMOUNTED"
 #            poweroff  unmounts and powers off
 # verify   Replays the journals, checks both filesystems and each record, says one line
 #          "VERIFY key=value ..." (its reader is verdict.py) and powers off.
@@ -176,6 +177,12 @@ obey() { # COMMAND
         say "STARTED $number"
         ;;
     big\ *) write_big "${1#big }" ;;
+    unmount)
+        paused=yes
+        [ "$unmounted" ] || umount /a /b || fail "umount"
+        unmounted=yes
+        say "UNMOUNTED"
+        ;;
     poweroff)
         umount /a /b
         power_off
@@ -200,6 +207,7 @@ write_for_ever() {
     activity=write_record
     paused=
     big=
+    unmounted=
     say "GUEST-READY $number"
     due=${EPOCHREALTIME/./}
     while :; do
