@@ -190,9 +190,7 @@ class LibvirtDriver:
             log.info("group %s: %s", self._group.name, waits)
         self._waits = waits
         self.problem = "; ".join(filter(None, (waits, held)))
-        if isinstance(step, Wait):
-            return False
-        if step is None or isinstance(step, Rest):
+        if step is None or isinstance(step, Wait | Rest):
             return await self._pace(look, facts)
         await self._do(step, facts, look)
         return True

@@ -64,17 +64,21 @@ class LibvirtFacts:
         self._socket = socket
         self._clock = clock
         self._facts: Facts | None = None
+        self._forgotten = 0
         self._down_ns = 0
         self._uncounted = False
 
     def forget(self) -> None:
+        """Also what is being read now: it is returned, and not kept."""
         self._facts = None
+        self._forgotten += 1
 
     async def read(self, group: SplitterGroupStatus) -> Facts:
         about, now_ns = _word(group), self._clock.monotonic_ns()
         kept = self._facts
         if kept is not None and kept.about == about and now_ns - kept.reading.asked_ns < AGE_NS:
             return kept
+        forgotten = self._forgotten
         domains = await self._domains()
         disks: tuple[DiskFacts, ...] = ()
         if self._all_run(domains):
@@ -86,8 +90,9 @@ class LibvirtFacts:
                     raise
         if disks:
             self.known = tuple(KnownDisk(one.name, one.size, str(one.instance)) for one in disks)
-        self._facts = Facts(self._reading(domains, now_ns), domains, disks, about)
-        return self._facts
+        read = Facts(self._reading(domains, now_ns), domains, disks, about)
+        self._facts = read if forgotten == self._forgotten else None
+        return read
 
     def _reading(self, domains: dict[str, LiveDomain], asked_ns: int) -> Reading:
         answered_ns = self._clock.monotonic_ns()

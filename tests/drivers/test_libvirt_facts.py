@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -32,12 +33,15 @@ class FakeLibvirt:
     counts: dict[str, int] | None = field(default_factory=lambda: dict(COUNTS))
     ends: bool = False
     fails: bool = False
+    meanwhile: Callable[[], None] | None = None
     asked: int = 0
     connected: bool = True
     problem: str = ""
 
     async def find_domain(self, name: str) -> LiveDomain | None:
         self.asked += 1
+        if self.meanwhile is not None:
+            self.meanwhile()
         return self.domain
 
     async def disk_bytes(self, name: str, target: str) -> int:
@@ -108,3 +112,16 @@ async def test_it_is_asked_again_when_the_splitter_says_something_else() -> None
     clock.move(AGE_NS)
     assert await facts.read(suspended) is not second
     assert libvirt.asked == 3
+
+
+async def test_an_answer_that_an_event_has_overtaken_is_not_kept() -> None:
+    """It came while libvirt was asked: nobody knows on which side of it the answers are."""
+    libvirt, clock = FakeLibvirt(), ManualClock()
+    facts = facts_of(libvirt, clock)
+    libvirt.meanwhile = facts.forget
+    first = await facts.read(GROUP)
+    libvirt.meanwhile = None
+    clock.move(1)
+    second = await facts.read(GROUP)
+    assert second.reading.asked_ns > first.reading.asked_ns
+    assert await facts.read(GROUP) is second
