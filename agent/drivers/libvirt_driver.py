@@ -49,12 +49,11 @@ from agent.drivers.libvirt_plan import (
 from agent.drivers.libvirt_watch import Watch
 from agent.drivers.source_errors import SourceErrors
 from agent.drivers.stream_tries import StreamTries
-from agent.drivers.sync_tries import SyncTries
+from agent.drivers.sync_tries import SyncTries, void_of
 from agent.export_name import ExportName
 from replicator.base.clock import NS_PER_S, Clock, SystemClock
 from replicator.base.units import MIB
 from replicator.config.agent import GroupConfig
-from replicator.control.splitter import SplitterDiskStatus
 
 log = logging.getLogger("replicator.agent.libvirt")
 
@@ -262,8 +261,8 @@ class LibvirtDriver:
         if isinstance(step, EndCopy | BeginSync | StartCopy):
             disk = step.disk
             failed = (disk.domain, disk.target) in self.watch.failed_copies
-            left = self._syncs.left(step, _status_of(look, disk.name), now, failed=failed)
-            return self._syncs.said(look.group, now) if left else ""
+            left = self._syncs.left(step, look.group, now, failed=failed)
+            return self._syncs.said_of(step, now) if left else ""
         if not isinstance(step, OpenStream):
             return ""
         if not look.receiver_connected:
@@ -290,7 +289,7 @@ class LibvirtDriver:
             case Declare(disk):
                 await self._orders.declare_disk(disk.name, disk.size, str(disk.instance))
             case BeginSync(disk):
-                void = _status_of(look, disk.name).void
+                void = void_of(look.group, disk.name)
                 await self._orders.sync_begin(
                     disk.name,
                     void or look.group.reason or "sync",
@@ -352,10 +351,6 @@ class LibvirtDriver:
             await self._connection.set_copy_speed(disk.domain, disk.target, speed)
             self._speeds[disk.name] = speed
         return False
-
-
-def _status_of(look: Look, name: str) -> SplitterDiskStatus:
-    return next(disk for disk in look.group.disks if disk.name == name)
 
 
 def _in_words(step: Step) -> str:

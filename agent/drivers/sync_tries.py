@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.backoff import Backoff
 from agent.drivers.libvirt_plan import BeginSync, EndCopy, StartCopy
-from replicator.control.splitter import SplitterDiskStatus, SplitterGroupStatus
+from replicator.control.splitter import SplitterGroupStatus
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 60.0
@@ -37,6 +37,12 @@ class _Tries:
             self.begun = False
             self.backoff.failed(why, now)
         return self.backoff.left(now)
+
+
+def void_of(group: SplitterGroupStatus, disk: str) -> str:
+    """Why the disk's sync is void; empty also of a disk that the splitter does not know: one that
+    was started anew knows none, and copies of before may be shown all the same."""
+    return next((one.void for one in group.disks if one.name == disk), "")
 
 
 class SyncTries:
@@ -68,7 +74,7 @@ class SyncTries:
     def left(
         self,
         step: BeginSync | StartCopy | EndCopy,
-        status: SplitterDiskStatus,
+        group: SplitterGroupStatus,
         now: float,
         *,
         failed: bool = False,
@@ -78,10 +84,16 @@ class SyncTries:
         name = step.disk.name
         if isinstance(step, EndCopy):
             return self._of_end(name).again("libvirt still shows it", now)
-        why = status.void or "its block copy ended before it had sent anything"
+        why = void_of(group, name) or "its block copy ended before it had sent anything"
         if failed:
             why = f"{why}; {FAILED}"
         return self._of_copy(name).again(why, now)
+
+    def said_of(self, step: BeginSync | StartCopy | EndCopy, now: float) -> str:
+        """Why this step waits."""
+        name = step.disk.name
+        tries = self._of_end(name) if isinstance(step, EndCopy) else self._of_copy(name)
+        return tries.backoff.said(tries.what, now)
 
     def said(self, group: SplitterGroupStatus, now: float) -> str:
         """What is tried again, and why, of the disks that are not complete."""

@@ -8,12 +8,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from replicator.cli import main as main_module
 from replicator.cli import orders
 from replicator.cli.main import replicator, run
 from replicator.control import client
+from replicator.control.types import Status
 from tests.control.services import Audited, CannedAgent, CannedReceiver, served_in_thread
 from tests.journal import golden
 
@@ -110,6 +112,25 @@ def test_status_shows_whichever_daemon_is_here(
             assert run(["status"]) == 0
             headings = {"agent kvm1", "receiver dr1"}
             assert headings <= set(capsys.readouterr().out.splitlines())
+
+
+class BesideAnOldSplitter(CannedAgent):
+    async def status(self) -> Status:
+        return msgspec.structs.replace(await super().status(), missing=["a", "b"])
+
+
+def test_status_says_what_the_running_splitter_is_too_old_for(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    with served_in_thread(here / "agent.sock", BesideAnOldSplitter, Audited()):
+        assert run(["status"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[-2:] == [
+            "the running splitter is too old for: a (until it is started anew)",
+            "the running splitter is too old for: b (until it is started anew)",
+        ]
+        assert run(["status", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["missing"] == ["a", "b"]
 
 
 def test_a_dead_daemons_socket_does_not_hide_the_living_one(

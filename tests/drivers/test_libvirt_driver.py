@@ -75,7 +75,7 @@ class Bench:
             state="complete", source_errors=4, export=EXPORT,
         )  # fmt: skip
         said_ns = self.clock.monotonic_ns()
-        return msgspec.structs.replace(GROUP, disks=[disk], **{"said_ns": said_ns, **changes})
+        return msgspec.structs.replace(GROUP, **{"disks": [disk], "said_ns": said_ns, **changes})
 
     async def step(self, status: SplitterGroupStatus) -> bool:
         return await self.driver.step(Look(status, 0.0, receiver_connected=True))
@@ -147,3 +147,21 @@ async def test_a_libvirt_that_is_not_there_is_a_reason_and_no_failure() -> None:
     bench.libvirt.problem = "no socket"
     assert not await bench.step(bench.status())
     assert bench.driver.problem == "libvirt is not reachable: no socket"
+
+
+async def test_copies_of_a_splitter_that_is_gone_are_ended_though_the_new_one_knows_no_disk() -> (
+    None
+):
+    """QEMU notices that an idle connection is dead at the next request only."""
+    bench = Bench()
+    lost = bench.status(state="closed", stream=None, reason="just started", disks=[])
+    assert await bench.step(lost)
+    assert bench.libvirt.ended == ["vda"]
+    assert not await bench.step(lost), "it is still shown, and is not ended over and over"
+    assert bench.libvirt.ended == ["vda"]
+    assert "ending the old block copy of d-vda again in 1 s" in bench.driver.problem
+    bench.clock.move(SECOND)
+    bench.mirror(None)
+    bench.driver.look_again()
+    assert await bench.step(lost)
+    assert bench.orders.opened == ["just started"]

@@ -35,6 +35,7 @@ class FakeLibvirt:
     fails: bool = False
     meanwhile: Callable[[], None] | None = None
     asked: int = 0
+    ended: list[str] = field(default_factory=list)
     connected: bool = True
     problem: str = ""
 
@@ -43,6 +44,9 @@ class FakeLibvirt:
         if self.meanwhile is not None:
             self.meanwhile()
         return self.domain
+
+    async def end_copy(self, domain: str, target: str) -> None:
+        self.ended.append(target)
 
     async def disk_bytes(self, name: str, target: str) -> int:
         if self.ends:

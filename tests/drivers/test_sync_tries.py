@@ -23,7 +23,7 @@ def world(state: DiskState, void: str = "") -> World:
 
 def test_each_void_sync_waits_longer_and_says_why() -> None:
     tries, void = SyncTries(), world("idle", "it has flushed")
-    status = void.declared[DISK.name]
+    status = void.status()
     assert tries.left(BEGIN, status, 100.0) == 0, "the first needs no patience"
     waits = []
     for _ in range(8):
@@ -40,13 +40,13 @@ def test_each_void_sync_waits_longer_and_says_why() -> None:
 def test_a_copy_that_ends_before_it_has_begun_is_a_failure_too() -> None:
     tries, syncing = SyncTries(), world("syncing")
     tries.begun(START)
-    assert tries.left(START, syncing.declared[DISK.name], 0.0) == 1
+    assert tries.left(START, syncing.status(), 0.0) == 1
     assert "before it had sent anything" in tries.said(syncing.status(), 0.0)
 
 
 def test_an_old_copy_that_does_not_go_away_is_not_ended_over_and_over() -> None:
     tries, idle = SyncTries(), world("idle", "it has flushed")
-    status = idle.declared[DISK.name]
+    status = idle.status()
     tries.begun(START)
     assert tries.left(END, status, 0.0) == 0, "at once, however long the next sync waits"
     tries.begun(END)
@@ -60,15 +60,15 @@ def test_an_old_copy_that_does_not_go_away_is_not_ended_over_and_over() -> None:
 def test_nothing_is_said_of_what_is_complete_or_was_cleared() -> None:
     tries, complete = SyncTries(), world("complete")
     tries.begun(START)
-    tries.left(START, world("syncing").declared[DISK.name], 0.0)
+    tries.left(START, world("syncing").status(), 0.0)
     assert tries.said(complete.status(), 0.0) == ""
     tries.clear()
     assert tries.said(world("syncing").status(), 0.0) == ""
-    assert tries.left(START, world("syncing").declared[DISK.name], 0.0) == 0
+    assert tries.left(START, world("syncing").status(), 0.0) == 0
 
 
 def test_the_end_of_a_stream_is_no_failure_of_its_copies() -> None:
     tries, idle = SyncTries(), world("idle")
     tries.begun(START)
     tries.begin_stream()
-    assert tries.left(BEGIN, idle.declared[DISK.name], 0.0) == 0
+    assert tries.left(BEGIN, idle.status(), 0.0) == 0
