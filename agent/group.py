@@ -24,7 +24,6 @@ import structlog
 from agent.backoff import Backoff
 from agent.drivers.driver import Driver, Host, Look
 from agent.driving import FAILED_LIMIT_SECONDS, LOOK_SECONDS, Driving
-from agent.group_state import MOVES, Facts, State, observe
 from agent.leaving import Leaving
 from agent.marks import Marks, PendingMark
 from agent.memory import AgentMemory
@@ -34,10 +33,13 @@ from agent.receiver_link import ReceiverLink, Wishes
 from agent.shipper import Shipper
 from agent.shipping import Renew
 from agent.splitter_link import GroupOrders, SplitterLink
+from agent.standing import Seen, Standing
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339
 from replicator.base.errors import (
+    DamageError,
     NoPointError,
+    NoSpaceError,
     ReplicatorError,
     UnreachableError,
     UsageError,
@@ -48,8 +50,9 @@ from replicator.config.agent import AgentConfig, GroupConfig
 from replicator.control import types
 from replicator.control.service import Report
 from replicator.control.splitter import SplitterGroupStatus
+from replicator.states.words import Promise, State, Trouble, Verdict
 from replicator.wire.link import Connector
-from replicator.wire.messages import Hello, OfferedDisk, Point, Welcome
+from replicator.wire.messages import Hello, OfferedDisk, Ping, Point, Welcome
 
 log = structlog.get_logger("replicator.agent.group")
 
@@ -77,7 +80,6 @@ class GroupAgent:
 
     def __init__(self, around: Surroundings, config: GroupConfig, host: Host) -> None:
         self.name = config.name
-        self.state = State.IDLE
         self.config = config
         self.status: SplitterGroupStatus | None = None
         self._around = around
@@ -119,8 +121,16 @@ class GroupAgent:
                 session=self._session,
                 renew=self._renew,
                 changed=self._observe,
+                ping=self._ping,
+                heard=self._heard,
             ),
         )
+        self._standing = Standing(
+            Promise(config.checkpoint_interval_ns / NS_PER_S, config.rpo_alarm_ns / NS_PER_S),
+            around.clock,
+            room_bytes=int(spool.spool_memory_bytes) + int(spool.spool_disk_bytes),
+        )
+        self._shown = self._said = State.ATTACHING
 
     # -- life
 
@@ -130,6 +140,7 @@ class GroupAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.link.run())
                 tasks.create_task(self._driving.run())
+                tasks.create_task(self._watch())
                 tasks.create_task(self.quiescence.recover())
                 if self.schedule is not None:
                     tasks.create_task(self.schedule.run())
@@ -164,16 +175,24 @@ class GroupAgent:
     def publish(self, status: SplitterGroupStatus | None) -> None:
         """The splitter's newest word on this group; None while it cannot be heard."""
         self.status = status
+        self._standing.heard_splitter(status)
         self.link.publish(status)
         self._observe()
         self._driving.wake()
 
+    async def _watch(self) -> None:
+        """A state turns also because time has passed."""
+        while True:
+            self._observe()
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def _step(self) -> bool | None:
         async with self._one_order:
             look = self._look()
-            is_old = not self._around.splitter.current
-            if self._leaves or look is None or self.link.refused or is_old:
+            if self._leaves or look is None or not self._around.splitter.current:
                 return None  # the next status wakes us
+            if self.link.refused is not None:
+                return None
             return await self._driver.step(look)
 
     def _look(self) -> Look | None:
@@ -182,19 +201,48 @@ class GroupAgent:
         return Look(self.status, self._spool_share(), self.link.connected)
 
     def _observe(self) -> None:
-        point = self.shipper.progress.newest_point
-        facts = Facts(self.status, None if point is None else point.lsn, bool(self.link.refused))
-        after = MOVES[self.state, observe(facts)]
-        if after is not self.state:
+        self._standing.note_progress(self.shipper.progress, is_connected=self.link.connected)
+        seen = self._seen()
+        shown, own = self._standing.stand(seen), self._standing.own(seen)
+        if shown.state is not self._shown:
             log.info(
                 "state",
                 group=self.name,
-                before=self.state.value,
-                now=after.value,
-                reason=self._reason(),
+                before=self._shown.value,
+                now=shown.state.value,
+                reason=shown.reason,
             )
-            self.state = after
+            self._shown = shown.state
+        if own.state is not self._said:
+            self._said = own.state
+            self.link.say_soon()
         self._changed.set()
+
+    def _seen(self) -> Seen:
+        self._standing.note_synced(self._synced_bytes())
+        return Seen(
+            progress=self.shipper.progress,
+            is_connected=self.link.connected,
+            link=self.link.trouble,
+            refused=self.link.refused,
+            door=_at_the_door(self.link.last_word),
+            trouble=self._trouble(),
+            is_down=self._driver.is_down,
+            read_back_seconds=self._driver.read_back_seconds,
+            recovery=self._driver.recovery,
+        )
+
+    def _synced_bytes(self) -> int:
+        disks = () if self.status is None else self.status.disks
+        return sum(self.shipper.synced_bytes(disk.index) or 0 for disk in disks)
+
+    @property
+    def state(self) -> State:
+        return self.verdict().state
+
+    def verdict(self) -> Verdict:
+        """What there is to say of the group now."""
+        return self._standing.stand(self._seen())
 
     # -- what the link asks for
 
@@ -208,6 +256,13 @@ class GroupAgent:
             disks=[OfferedDisk(disk.name, disk.size, disk.instance) for disk in self._driver.disks],
             version=__version__,
         )
+
+    def _ping(self) -> Ping:
+        return Ping(said=self._standing.said(self._seen()))
+
+    def _heard(self, ping: Ping) -> None:
+        self._standing.heard_receiver(ping)
+        self._observe()
 
     def _session(self, welcome: Welcome) -> None:
         """Marks whose ACK was lost with the connection before."""
@@ -279,9 +334,10 @@ class GroupAgent:
     def _require_ready(self) -> None:
         """No guest is frozen for a cut that cannot be made."""
         if self.status is None or self.status.state != "ready":
+            verdict = self.verdict()
             raise NoPointError(
-                f"group {self.name!r} is {self.state.value}: no point can be made now",
-                hint=self._reason(),
+                f"group {self.name!r} is {verdict.state.word}: no point can be made now",
+                hint=_in_one(verdict),
             )
 
     @asynccontextmanager
@@ -309,7 +365,7 @@ class GroupAgent:
                 self._require_admitted()
                 progress = self.shipper.progress
                 done = min(progress.durable_lsn or 0, mark.lsn)
-                what = "waiting for the receiver" if self.link.connected else self.link.problem
+                what = self.link.trouble.reason or "waiting for the receiver"
                 report(types.Progress(done=done, total=mark.lsn, what=what))
                 await asyncio.wait([mark.point], timeout=LOOK_SECONDS)
             return mark.point.result()
@@ -317,20 +373,27 @@ class GroupAgent:
             self._marks.forget(mark)
 
     def _require_admitted(self) -> None:
-        if self.link.refused:
-            raise NoPointError(f"no point of group {self.name!r} can be made: {self.link.refused}")
+        refused = self.link.refused
+        if refused is not None:
+            raise NoPointError(
+                f"no point of group {self.name!r} can be made: {refused.reason}",
+                hint=refused.remedy,
+            )
 
     async def resync(self) -> types.GroupStatus:
         """Returns when the sync has begun."""
         if self.status is None:
-            raise UnreachableError(f"group {self.name!r} has no splitter: {self._no_status()}")
+            trouble = self._trouble()
+            raise UnreachableError(
+                f"group {self.name!r} has no splitter: {trouble.reason}", hint=trouble.remedy
+            )
         ordinal = self.status.ordinal
         self.link.readmit()
         async with self._one_order:
             look = self._look()
             assert look is not None
             await self._driver.resync(look)
-        self.link.refused = ""
+        self.link.refused = None
         self._driving.wake(anew=True)
         try:
             async with asyncio.timeout(RESYNC_SECONDS):
@@ -340,7 +403,7 @@ class GroupAgent:
         except TimeoutError:
             raise UnreachableError(
                 f"the resync of group {self.name!r} has not begun within {RESYNC_SECONDS:.0f} s",
-                hint=self._reason(),
+                hint=_in_one(self.verdict()),
             ) from None
         return self.group_status()
 
@@ -354,34 +417,27 @@ class GroupAgent:
 
     # -- figures
 
-    @property
-    def problem(self) -> str:
-        return self._driving.problem or self._driver.problem
-
-    def _reason(self) -> str:
-        status = self.status
-        if self.link.refused:
-            return self.link.refused
-        if status is None:
+    def _trouble(self) -> Trouble:
+        """What keeps the source's side from going on."""
+        if self.status is None:
             return self._no_status()
-        trouble = self.problem or self.link.problem
-        if status.state in ("closed", "lost", "suspended") and status.reason:
-            return f"{status.reason}; {trouble}" if trouble else status.reason
-        return trouble
+        return Trouble(self._driving.problem or self._driver.problem)
 
-    def _no_status(self) -> str:
+    def _no_status(self) -> Trouble:
         """Why the splitter tells nothing of this group."""
-        return self._around.splitter.problem or (
-            "the splitter does not know this group: it read another configuration when it started "
-            "(a restart of it costs each of its groups a sync)"
+        if self._around.splitter.problem:
+            return Trouble(
+                self._around.splitter.problem,
+                "start the splitter: systemctl start replicator-splitter",
+            )
+        return Trouble(
+            "the splitter does not know this group: it read another configuration when it started",
+            "restart the splitter when that suits: it costs each of its groups a sync",
         )
 
     def rpo_seconds(self) -> float | None:
-        """Age of the newest point that the receiver is known to hold."""
-        held_ns = self.shipper.progress.held_until_ns
-        if not held_ns:
-            return None
-        return max(0.0, (self._around.clock.utc_ns() - held_ns) / NS_PER_S)
+        """Age of the newest moment that the receiver is known to hold."""
+        return self._standing.lag_seconds(self.shipper.progress)
 
     def lag_bytes(self) -> int | None:
         durable = self.shipper.progress.durable_lsn
@@ -401,16 +457,20 @@ class GroupAgent:
     def group_status(self) -> types.GroupStatus:
         progress = self.shipper.progress
         point = progress.newest_point
+        verdict = self.verdict()
         return types.GroupStatus(
             name=self.name,
-            state=self.state.value,
+            state=verdict.state.word,
             rpo_seconds=self.rpo_seconds(),
             durable_lsn=progress.durable_lsn,
             applied_lsn=progress.applied_lsn,
             points=progress.points,
             newest_point=None if point is None else point_of(point, progress.held_until_ns),
             disks=self._disk_statuses(),
-            reason=self._reason(),
+            reason=verdict.reason,
+            remedy=verdict.remedy,
+            end_watched=verdict.is_watched if verdict.state is State.SHUT_OFF else None,
+            unprotected_seconds=self._standing.unprotected_seconds(),
             peer=self.link.peer if self.link.connected else None,
             lag_bytes=self.lag_bytes(),
             spool_bytes=self.spool_bytes(),
@@ -458,6 +518,25 @@ def _marked_point(made: Quiesced, label: str | None, point: Point | None) -> typ
 def _synced(passed_bytes: int | None, size: int) -> int | None:
     """Guest writes pass too, so what has passed may exceed the disk."""
     return None if passed_bytes is None else min(passed_bytes, size)
+
+
+def _at_the_door(last_word: ReplicatorError | None) -> Verdict | None:
+    """What the receiver's refusal says of its own side."""
+    state = (
+        State.DAMAGED
+        if isinstance(last_word, DamageError)
+        else State.PAUSED
+        if isinstance(last_word, NoSpaceError)
+        else None
+    )
+    if state is None or last_word is None:
+        return None
+    there = "replicator status at the receiver says what to do"
+    return Verdict(state, last_word.message, last_word.hint or there)
+
+
+def _in_one(verdict: Verdict) -> str:
+    return "; ".join(text for text in (verdict.reason, verdict.remedy) if text)
 
 
 def _taken(label: str, group: str) -> UsageError:

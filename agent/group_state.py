@@ -1,105 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which state a group is, as its source's side sees it. No I/O.
+"""What the splitter's status says of a group's state. No I/O.
 
-    idle       nothing is captured: no stream, or it was ended in order
-    attaching  a stream is complete at the splitter, or being set up; whether the receiver can make
-               points of it is not known yet
-    syncing    a sync is under way, or has ended here and its first point is still on its way
-    protected  the receiver has made a point of the stream that is being captured now
-    lost       continuity broke; points made before stay, no new one until a sync
-    paused     the receiver refuses this source until a person says `resync`
-
-What is observed (`observe`) decides nearly alone, since every observation is the whole truth at
-its time. The state before matters where an observation says less: while the splitter is away, and
-while the receiver is. A missing key in MOVES would be an illegal move; there is none, because any
-observation may follow any other: statuses are coalesced.
+The agent's column of the table of states (replicator.states.source) is told from facts; those that
+stand in the splitter's status are read here. A status is the whole truth at its time, so nothing
+is remembered from one to the next.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum, auto
-
 from replicator.control.splitter import SplitterGroupStatus
+from replicator.states.source import Capture
+from replicator.wire.messages import Point
 
 
-class State(Enum):
-    IDLE = "idle"
-    ATTACHING = "attaching"
-    SYNCING = "syncing"
-    PROTECTED = "protected"
-    LOST = "lost"
-    PAUSED = "paused"
-
-
-class Seen(Enum):
-    """What was observed last."""
-
-    NO_SPLITTER = auto()
-    CLOSED = auto()
-    LOST = auto()
-    OPENED = auto()  # a stream without a sync yet
-    SYNCING = auto()
-    UNCONFIRMED = auto()  # complete at the splitter, no point of it known
-    CONFIRMED = auto()
-    REFUSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """`newest_point_lsn`: of the newest point that the receiver has told of, while or since its
-    session knew this stream; None if there is none. `refused`: fenced or paused."""
-
-    group: SplitterGroupStatus | None
-    newest_point_lsn: int | None
-    refused: bool
-
-
-def observe(facts: Facts) -> Seen:
-    if facts.refused:
-        return Seen.REFUSED
-    group = facts.group
-    if group is None:
-        return Seen.NO_SPLITTER
-    match group.state:
+def capture_of(status: SplitterGroupStatus | None) -> Capture:
+    """A splitter that has been started anew knows no stream: what the one before it captured has
+    not ended in order, whatever it was."""
+    if status is None:
+        return Capture.UNHEARD
+    match status.state:
         case "closed":
-            return Seen.CLOSED
+            is_known = status.stream is not None or status.ended
+            return Capture.ENDED if is_known else Capture.NOTHING
         case "lost":
-            return Seen.LOST
+            return Capture.LOST
         case "syncing":
-            begun = any(disk.state != "idle" for disk in group.disks)
-            return Seen.SYNCING if begun else Seen.OPENED
-        case "ready" | "suspended":
-            lsn = facts.newest_point_lsn
-            ours = lsn is not None and group.first_lsn < lsn <= group.end_lsn
-            return Seen.CONFIRMED if ours else Seen.UNCONFIRMED
+            begun = any(disk.state != "idle" for disk in status.disks)
+            return Capture.SYNCING if begun else Capture.OPENED
+        case "ready":
+            return Capture.COMPLETE
+        case "suspended":
+            return Capture.SUSPENDED
 
 
-_ALWAYS = {
-    Seen.CLOSED: State.IDLE,
-    Seen.LOST: State.LOST,
-    Seen.OPENED: State.ATTACHING,
-    Seen.SYNCING: State.SYNCING,
-    Seen.CONFIRMED: State.PROTECTED,
-    Seen.REFUSED: State.PAUSED,
-}
-
-MOVES: dict[tuple[State, Seen], State] = {
-    **{(state, seen): after for state in State for seen, after in _ALWAYS.items()},
-    # Without a splitter nothing is captured. If it comes back as the same process with the same
-    # stream, its next status says so.
-    (State.IDLE, Seen.NO_SPLITTER): State.IDLE,
-    (State.ATTACHING, Seen.NO_SPLITTER): State.IDLE,
-    (State.SYNCING, Seen.NO_SPLITTER): State.LOST,
-    (State.PROTECTED, Seen.NO_SPLITTER): State.LOST,
-    (State.LOST, Seen.NO_SPLITTER): State.LOST,
-    (State.PAUSED, Seen.NO_SPLITTER): State.PAUSED,
-    # Complete here; the receiver has still to say so. A group that was protected stays so while
-    # the receiver is away: its stream is unbroken, only the RPO grows.
-    (State.IDLE, Seen.UNCONFIRMED): State.ATTACHING,
-    (State.ATTACHING, Seen.UNCONFIRMED): State.ATTACHING,
-    (State.SYNCING, Seen.UNCONFIRMED): State.SYNCING,
-    (State.PROTECTED, Seen.UNCONFIRMED): State.PROTECTED,
-    (State.LOST, Seen.UNCONFIRMED): State.SYNCING,
-    (State.PAUSED, Seen.UNCONFIRMED): State.ATTACHING,
-}
+def is_of_stream(point: Point | None, status: SplitterGroupStatus | None) -> bool:
+    """Whether the point was cut in the stream that is captured now."""
+    return (
+        point is not None and status is not None and status.first_lsn < point.lsn <= status.end_lsn
+    )

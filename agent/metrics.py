@@ -2,8 +2,9 @@
 """/metrics of the agent, with the splitter's figures among them. No I/O.
 
 Nothing is counted for the sake of a scrape: the collector reads what the groups know when it is
-asked. Labels are bounded: groups and disks of the config, fixed words. What is not known (no point
-yet, no splitter) is left out rather than shown as 0.
+asked. Labels are bounded: groups and disks of the config, fixed words. What is not known (no
+splitter) is left out rather than shown as 0; but a group without any point lags by +Inf, since an
+alarm on a figure that is not there never rings.
 
 The splitter has no port of its own: its histogram from request to reply, which is what protection
 costs a guest, comes here from its status and begins at 0 when it is restarted.
@@ -11,6 +12,7 @@ costs a guest, comes here from its status and begins at 0 when it is restarted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import (
@@ -23,12 +25,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from agent.group import GroupAgent
-from agent.group_state import State
 from agent.quiesce.figures import FROZEN_BOUNDS_SECONDS
 from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S
 from replicator.control.splitter import LatencyStatus
+from replicator.states.words import WORDS
 from replicator.wire.credentials import Credentials
 
 US_PER_S = 1e6
@@ -110,11 +112,16 @@ def _newest_point(group: GroupAgent) -> float | None:
     return None if point is None else point.time_ns / NS_PER_S
 
 
+def _lag_seconds(group: GroupAgent) -> float:
+    lag = group.rpo_seconds()
+    return math.inf if lag is None else lag
+
+
 _GAUGES: tuple[tuple[str, str, Figure], ...] = (
     (
         "replicator_replication_lag_seconds",
-        "Age of the newest recovery point that the receiver is known to hold (RPO now).",
-        lambda group: group.rpo_seconds(),
+        "Age of the newest moment that the receiver is known to hold (RPO now); +Inf without one.",
+        _lag_seconds,
     ),
     (
         "replicator_replication_lag_bytes",
@@ -154,7 +161,7 @@ _GAUGES: tuple[tuple[str, str, Figure], ...] = (
     (
         "replicator_fenced",
         "1 while the receiver may not be fed by this source.",
-        lambda group: float(bool(group.link.refused)),
+        lambda group: float(group.link.refused is not None),
     ),
 )
 
@@ -182,8 +189,9 @@ def _states(groups: Sequence[GroupAgent]) -> GaugeMetricFamily:
         "replicator_group_state", "1 for the state a group is in.", labels=["group", "state"]
     )
     for group in groups:
-        for state in State:
-            family.add_metric([group.name, state.value], float(group.state is state))
+        now = group.state.word
+        for word in WORDS:
+            family.add_metric([group.name, word], float(now == word))
     return family
 
 

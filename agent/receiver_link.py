@@ -2,7 +2,8 @@
 """One group's connection to the receiver: connects, greets, ships, comes back.
 
 The shell around the shipper. All its calls are made from the one task in `run`, the slow ones in a
-thread, so the shipper needs no lock. A reader task only gathers what the receiver says.
+thread, so the shipper needs no lock. A reader task only gathers what the receiver says; another one
+says what this end can prove of the group, again and again, ahead of all frames and between them.
 
 When the connection ends, for whatever reason, the next attempt begins at the receiver's WELCOME:
 nothing is remembered. Two paces: what may be over soon (unreachable) is tried again quickly; what
@@ -11,6 +12,8 @@ is tried again slowly, for ever, and `problem` says what it is. The agent never 
 guest is captured meanwhile, and the other groups are served.
 
 `refused` is set while the receiver may not be fed at all (fenced, or rolled back and not accepted).
+`last_word` is what a receiver said when it ended a session or would not have one: an attempt with
+any other outcome forgets it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -26,11 +30,12 @@ from typing import TypeVar
 import structlog
 
 from agent.pace import Pace
-from agent.resume import Fenced, Paused
+from agent.resume import Fenced, Paused, Plan
 from agent.shipper import Shipper
 from agent.shipping import Renew
 from replicator.base.errors import FencedError, ReplicatorError, UnreachableError
 from replicator.control.splitter import SplitterGroupStatus
+from replicator.states.words import TOLD_SECONDS, State, Trouble, Verdict
 from replicator.wire.limits import GREETING_SECONDS
 from replicator.wire.link import Connector, Link
 from replicator.wire.messages import (
@@ -39,9 +44,11 @@ from replicator.wire.messages import (
     Hello,
     LabelState,
     Message,
+    Ping,
     Point,
     Welcome,
 )
+from replicator.wire.protocol import Whose
 
 log = structlog.get_logger("replicator.agent.receiver")
 
@@ -65,7 +72,7 @@ class Wishes:
     `hello(generation_seen)`: the greeting. `patient()`: whether a sync may wait for digests.
     `points(points)`: new at the receiver. `session(welcome)`: one has begun. `renew(what)`: the
     live stream cannot be shipped; said again and again while it lives. `changed()`: something
-    that a status shows.
+    that a status shows. `ping()`: what this end says of itself. `heard(ping)`: what the other says.
     """
 
     hello: Callable[[int], Hello]
@@ -74,6 +81,8 @@ class Wishes:
     session: Callable[[Welcome], None]
     renew: Callable[[Renew], None]
     changed: Callable[[], None]
+    ping: Callable[[], Ping]
+    heard: Callable[[Ping], None]
 
 
 class ReceiverLink:
@@ -82,9 +91,10 @@ class ReceiverLink:
     def __init__(
         self, group: str, connector: Connector, shipper: Shipper, pool: Executor, wishes: Wishes
     ) -> None:
-        self.problem = "not connected to the receiver yet"
+        self.trouble = Trouble("not connected to the receiver yet")
         """Why there is no session; empty while there is one."""
-        self.refused = ""
+        self.refused: Verdict | None = None
+        self.last_word: ReplicatorError | None = None
         self.connected = False
         self.peer = ""
         self.reconnects: Counter[str] = Counter()
@@ -96,6 +106,7 @@ class ReceiverLink:
         self._status: SplitterGroupStatus | None = None
         self._inbox: deque[Message] = deque()
         self._wake = asyncio.Event()
+        self._news = asyncio.Event()
         self._retry = asyncio.Event()
         self._accept_generation = False
         self._link: Link | None = None
@@ -109,6 +120,10 @@ class ReceiverLink:
         if self._link is not None:
             self._tell_captured(self._link)
         self._wake.set()
+
+    def say_soon(self) -> None:
+        """What `ping` says has changed."""
+        self._news.set()
 
     def readmit(self) -> None:
         """A person orders a resync: a rolled back receiver may be fed again. Tries at once."""
@@ -151,7 +166,11 @@ class ReceiverLink:
     # -- a session
 
     async def _connect_and_ship(self, soon: Pace, later: Pace) -> None:
-        link = await self._connector.connect()
+        try:
+            link = await self._connector.connect()
+        except ReplicatorError:
+            self.last_word = None
+            raise
         try:
             welcome = await self._greet(link)
             await self._begin(welcome)
@@ -160,7 +179,9 @@ class ReceiverLink:
             self._now_connected(link, welcome)
             await self._ship(link)
         except ReplicatorError as error:
-            link.close(error if link.fault is None else None)
+            fault = link.fault
+            self.last_word = error if fault is not None and fault.whose is Whose.SAID else None
+            link.close(error if fault is None else None)
             raise
         finally:
             link.close()
@@ -187,27 +208,17 @@ class ReceiverLink:
             await self._in_thread(self._shipper.accept_generation)
         self._shipper.publish(self._status)
         decided = await self._in_thread(partial(self._shipper.welcome, welcome))
-        self.refused = ""
-        if isinstance(decided, Fenced):
-            self.refused = (
-                f"the receiver is at generation {decided.found}, generation {decided.seen} was"
-                " seen before: it has been set back"
-            )
-            raise FencedError(
-                self.refused, hint="bring the newer receiver back, or remove this group's memory"
-            )
-        if isinstance(decided, Paused):
-            self.refused = (
-                f"the receiver was rolled back (generation {decided.found}); to replicate this"
-                f" source over it, run: replicator resync {self._group}"
-            )
-            raise RefusedError(self.refused)
+        self.refused = _refusal(decided, self._group)
+        if self.refused is not None:
+            kind = FencedError if isinstance(decided, Fenced) else RefusedError
+            raise kind(self.refused.reason, hint=self.refused.remedy)
 
     def _now_connected(self, link: Link, welcome: Welcome) -> None:
         self._link = link
         self._tell_captured(link)
         self.connected = True
-        self.problem = ""
+        self.trouble = Trouble("")
+        self.last_word = None
         self.peer = welcome.receiver
         log.info(
             "connected",
@@ -228,6 +239,7 @@ class ReceiverLink:
         self._inbox.clear()
         reader = asyncio.create_task(self._read(link))
         reader.add_done_callback(lambda _: self._wake.set())
+        telling = asyncio.create_task(self._tell(link))
         try:
             while True:
                 self._wake.clear()
@@ -245,11 +257,23 @@ class ReceiverLink:
                 if reader.done():
                     self._take_inbox()
                     reader.result()
+                if telling.done():
+                    telling.result()
                 if not messages:
                     await self._wake.wait()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in (reader, telling):
+                task.cancel()
+            await asyncio.gather(reader, telling, return_exceptions=True)
+
+    async def _tell(self, link: Link) -> None:
+        """At once, whenever it has changed, and again and again."""
+        while True:
+            self._news.clear()
+            link.send(self._wishes.ping())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_SECONDS):
+                    await self._news.wait()
 
     async def _read(self, link: Link) -> None:
         while True:
@@ -264,6 +288,9 @@ class ReceiverLink:
                     if not answer.done():
                         answer.set_result(message)
                 continue
+            if isinstance(message, Ping):
+                self._wishes.heard(message)
+                continue
             self._shipper.receive(message)
             if isinstance(message, Ack):
                 if message.points:
@@ -273,10 +300,16 @@ class ReceiverLink:
     # -- between sessions
 
     def _ended(self, error: ReplicatorError) -> None:
-        text = f"{error.message} ({error.hint})" if error.hint else error.message
-        if text != self.problem:
-            log.warning("not connected", group=self._group, error=error.name, reason=text)
-        self.problem = text
+        trouble = Trouble(error.message, error.hint)
+        if trouble != self.trouble:
+            log.warning(
+                "not connected",
+                group=self._group,
+                error=error.name,
+                reason=error.message,
+                hint=error.hint,
+            )
+        self.trouble = trouble
         self.reconnects[error.name] += 1
         self._wishes.changed()
 
@@ -299,3 +332,21 @@ class ReceiverLink:
             if not future.cancelled():
                 future.exception()
             raise
+
+
+def _refusal(decided: Plan | Fenced | Paused, group: str) -> Verdict | None:
+    """Why the receiver may not be fed; None where it may."""
+    if isinstance(decided, Fenced):
+        return Verdict(
+            State.PAUSED,
+            f"the receiver is at generation {decided.found}, generation {decided.seen} was seen"
+            " before: it has been set back",
+            "bring the newer receiver back, or remove this group's memory",
+        )
+    if isinstance(decided, Paused):
+        return Verdict(
+            State.ROLLED_BACK,
+            f"the receiver was rolled back (generation {decided.found})",
+            f"replicator resync {group} makes the replica equal to this source again",
+        )
+    return None

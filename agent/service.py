@@ -324,7 +324,7 @@ async def _tend(agent: Agent, notifier: Notifier) -> None:
     """Feeds systemd's watchdog and tells it in a line how things are."""
     interval = notifier.watchdog_interval_seconds or 10.0
     while True:
-        states = [group.state.value for group in agent.groups.values()]
+        states = [group.state.word for group in agent.groups.values()]
         summary = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         notifier.status(summary or "no groups")
         notifier.alive()

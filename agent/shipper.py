@@ -389,7 +389,6 @@ class Shipper:
         if at.lsn == status.end_lsn and hold.until_ns > status.last_cut_time_ns and is_news:
             self._hold = hold
             out.append(hold)
-            self._count_hold()
 
     # -- what the receiver says
 
@@ -398,6 +397,8 @@ class Shipper:
         if ack.points:
             self._newest_point = ack.points[-1]
             self._held_until_ns = max(self._held_until_ns, self._newest_point.time_ns)
+        # A hold counts when the receiver says so: that it was sent proves nothing.
+        self._held_until_ns = max(self._held_until_ns, ack.until_ns)
         self._points = ack.points_total
         if at is None or not at.opened:
             return  # its LSNs are of a stream that we have left
@@ -407,12 +408,6 @@ class Shipper:
         self._applied_lsn = ack.applied_lsn
         while self._in_flight and self._in_flight[0][0] <= ack.durable_lsn:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
-        self._count_hold()
-
-    def _count_hold(self) -> None:
-        """A hold counts as soon as the log that it speaks of is durable."""
-        if self._hold is not None and (self._durable_lsn or 0) >= self._hold.lsn:
-            self._held_until_ns = max(self._held_until_ns, self._hold.until_ns)
 
     def _take_key(self, message: SyncKey) -> None:
         sync = self._syncs.filters.get(message.disk)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from receiver.fine_history import PointWrite
-from receiver.group_status import GroupFacts, GroupState, rpo_seconds, state_of
+from receiver.group_status import lag_seconds, verdict_of
 from receiver.metrics import GroupSnapshot
 from receiver.restore import Restored
 from receiver.values import Point as CorePoint
@@ -21,6 +23,7 @@ from replicator.control.types import (
     RestoreResult,
     Write,
 )
+from replicator.states.words import State
 
 
 def point_of(point: CorePoint, damage: str = "") -> Point:
@@ -65,35 +68,33 @@ def restore_result(point: Point, done: Restored) -> RestoreResult:
     return RestoreResult(point=point, files=[str(path) for path in done.files], images=images)
 
 
-def group_state(worker: GroupWorker) -> GroupState:
-    condition = worker.replica.condition if worker.is_recovered else "idle"
-    facts = GroupFacts(
-        is_stopped=worker.stopped is not None,
-        is_paused=worker.paused is not None,
-        is_connected=worker.seat.sitter is not None,
-        has_stream=worker.is_recovered and worker.facts().stream is not None,
-        is_syncing=condition == "syncing",
-        is_rolled_back=condition in ("rolled-back", "rolling-back"),
-    )
-    return state_of(facts)
+def group_state(worker: GroupWorker) -> str:
+    """In a word."""
+    return verdict_of(worker).state.word
 
 
 def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
-    sitter, trouble = worker.seat.sitter, worker.trouble
-    state = group_state(worker)
-    reason = "" if trouble is None else trouble.message
-    peer = None if sitter is None else sitter.peer
+    sitter, verdict = worker.seat.sitter, verdict_of(worker)
+    told = GroupStatus(
+        name=worker.name,
+        state=verdict.state.word,
+        disks=[],
+        reason=verdict.reason,
+        remedy=verdict.remedy,
+        peer=None if sitter is None else sitter.peer,
+    )
     if not worker.is_recovered:
-        return GroupStatus(name=worker.name, state=state, disks=[], reason=reason, peer=peer)
+        return told
     replica, facts = worker.replica, worker.facts()
     newest = replica.newest_point
     points, kept = replica.points(), replica.history_facts(worker.policy, now_ns)
     fine = replica.fine.log
     has_stream = facts.stream is not None
-    return GroupStatus(
-        name=worker.name,
-        state=state,
-        rpo_seconds=rpo_seconds(None if newest is None else newest.until_ns, now_ns),
+    return msgspec.structs.replace(
+        told,
+        rpo_seconds=lag_seconds(worker),
+        end_watched=verdict.is_watched if verdict.state is State.SHUT_OFF else None,
+        unprotected_seconds=worker.witness.awake_seconds if newest is None else None,
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
         points=replica.point_count,
@@ -101,8 +102,6 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         disks=[
             DiskStatus(name=name, size=size) for name, size in sorted(replica.disk_sizes().items())
         ],
-        reason=reason,
-        peer=peer,
         lag_bytes=replica.unapplied_bytes,
         history_bytes=replica.history_bytes,
         fine_bytes=fine.used_bytes,
@@ -148,7 +147,7 @@ def group_snapshot(
     return replace(
         blank,
         points=len(points),
-        rpo_seconds=rpo_seconds(points[-1].until_ns if points else None, now_ns),
+        rpo_seconds=lag_seconds(worker),
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
         lag_bytes=replica.unapplied_bytes,

@@ -52,6 +52,7 @@ from receiver.history.merging import PART_BLOCKS
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_layers import ROWS_MAX, SumLayers
 from receiver.history.sums import LatestSums
+from receiver.image_watch import changed_under_us
 from receiver.inbox import Inbox, StreamInbox
 from receiver.intake import Intake
 from receiver.keeping import HistoryFacts, Keeping
@@ -430,6 +431,13 @@ class GroupReplica:
         return self._intake.hold(lsn, until_ns)
 
     # -- apply thread
+
+    def check_images(self) -> None:
+        """Whether each image is there with its size. Raises DamageError, OSError."""
+        for disk in self._applied_disks():
+            found = self._replica.size_of(disk.name)
+            if found != disk.size_bytes:
+                raise changed_under_us(self._replica.path(disk.name), found, disk.size_bytes)
 
     def apply_next(self) -> bool:
         """One step: a batch, what a crash left of one, or a part of a rollback. False: there is

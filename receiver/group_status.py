@@ -1,58 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What state a group is in, and how old its newest point is. No I/O.
+"""How a group stands, as its DR site can tell: facts for the receiver's column. No I/O.
 
-    damaged       applying has stopped at damage or a failing disk; or the group cannot be read
-    paused        applying waits for room on the disk
-    syncing       an agent is connected, and a disk of its stream is in a sync
-    protected     an agent is connected, its stream is open, and every disk of it is complete
-    rolled-back   no stream since a rollback: the source must sync when it comes back
-    disconnected  there is a stream to resume, and nobody connected
-    idle          nothing has come yet; or an agent is connected and has opened no stream yet
-
-The first that fits counts, from the top.
+The table is replicator.states.replica; the worker and its witness know what it looks at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from receiver.worker import GroupWorker
 from replicator.base.clock import NS_PER_S
-
-GroupState = Literal[
-    "idle", "syncing", "protected", "disconnected", "rolled-back", "paused", "damaged"
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFacts:
-    """What the state is told from."""
-
-    is_stopped: bool
-    is_paused: bool
-    is_connected: bool
-    has_stream: bool
-    is_syncing: bool
-    is_rolled_back: bool
+from replicator.base.errors import ReplicatorError
+from replicator.base.units import format_size
+from replicator.states import replica as column
+from replicator.states.replica import ReplicaFacts
+from replicator.states.words import Trouble, Verdict
+from replicator.wire.messages import Ping, Said
 
 
-def state_of(facts: GroupFacts) -> GroupState:
-    if facts.is_stopped:
-        return "damaged"
-    if facts.is_paused:
-        return "paused"
-    if facts.is_connected and facts.has_stream:
-        return "syncing" if facts.is_syncing else "protected"
-    if facts.is_rolled_back:
-        return "rolled-back"
-    if facts.has_stream and not facts.is_connected:
-        return "disconnected"
-    return "idle"
+def verdict_of(worker: GroupWorker) -> Verdict:
+    """What people are shown."""
+    return column.stand(facts_of(worker))
 
 
-def rpo_seconds(until_ns: int | None, now_ns: int) -> float | None:
-    """The age of the newest point: of the last moment for which it stands. None without one;
-    never negative, though the source's clock may be ahead of ours."""
-    if until_ns is None:
+def word_for_agent(worker: GroupWorker) -> Ping:
+    """Our own verdict, as the agent is told it."""
+    own = column.own(facts_of(worker))
+    return Ping(said=Said(own.state.value, own.reason[:2000], own.remedy[:2000], own.is_watched))
+
+
+def lag_seconds(worker: GroupWorker) -> float | None:
+    """The age of the newest durable point: of the last moment for which it stands. None without
+    one. Before an agent has said what its clock shows, it is told by when the newest applied point
+    came in here, which is our own clock's."""
+    newest = worker.replica.newest_point if worker.is_recovered else None
+    if newest is None:
         return None
-    return max(now_ns - until_ns, 0) / NS_PER_S
+    age = worker.witness.age_seconds(max(newest.until_ns, newest.time_ns))
+    if age is not None:
+        return age
+    received_ns = max(
+        (point.received_ns for point in worker.replica.points()[-_LOOK_BACK:]), default=0
+    )
+    return max(worker.clock.utc_ns() - received_ns, 0) / NS_PER_S if received_ns else None
+
+
+_LOOK_BACK = 64
+
+
+def facts_of(worker: GroupWorker) -> ReplicaFacts:
+    witness = worker.witness
+    if not worker.is_recovered:
+        return ReplicaFacts(stopped=_trouble(worker.stopped), recovering=_trouble(worker.trouble))
+    replica, stream = worker.replica, worker.facts()
+    newest, has_stream = replica.newest_point, stream.stream is not None
+    unapplied = replica.unapplied_bytes
+    return ReplicaFacts(
+        stopped=_trouble(worker.stopped),
+        paused=_trouble(worker.paused) or witness.refusing,
+        rolled_back=_rolled_back(worker),
+        told=witness.told,
+        away_seconds=witness.away_seconds,
+        was_here=witness.was_here,
+        last_word=witness.last_word,
+        has_stream=has_stream,
+        has_points=newest is not None,
+        has_point_of_stream=has_stream and newest is not None and newest.ordinal == stream.ordinal,
+        syncing="a sync is under way" if replica.condition == "syncing" else "",
+        backlog=f"{format_size(unapplied)} are taken in and not applied" if unapplied else "",
+        proof_seconds=witness.proof_seconds,
+        lag_seconds=lag_seconds(worker),
+        promise=witness.promise,
+    )
+
+
+def _trouble(error: ReplicatorError | None) -> Trouble | None:
+    return None if error is None else Trouble(error.message, error.hint)
+
+
+def _rolled_back(worker: GroupWorker) -> Trouble | None:
+    match worker.replica.condition:
+        case "rolling-back":
+            return Trouble("a rollback is being done", "none needed: it goes on by itself")
+        case "rolled-back":
+            return Trouble(
+                "the replica was taken back to an earlier point, and its stream is closed",
+                f"replicator resync {worker.name}, where its agent runs, lets the source go on",
+            )
+    return None

@@ -58,19 +58,29 @@ class Listener:
         """The seat is taken when this returns, and left when `held` ends."""
         hello = await link.receive()
         assert isinstance(hello, Hello), "the wire lets nothing else come first"
-        check_hello(hello, link.peer.names, self._agents_of)
+        try:
+            check_hello(hello, link.peer.names, self._agents_of)
+        except ReplicatorError as error:
+            if hello.group in self._workers:
+                self._workers[hello.group].witness.refused(error)
+            raise
         worker = self._workers[hello.group]
-        worker.check_feedable()
-        check_disks(hello.group, hello.disks, worker.disk_sizes())
-        session = Session(link, hello, worker)
-        held.callback(worker.changed.told)  # that the seat is free again
-        await held.enter_async_context(worker.seat.taken_by(session))
+        try:
+            worker.check_feedable()
+            check_disks(hello.group, hello.disks, worker.disk_sizes())
+            session = Session(link, hello, worker)
+            held.callback(worker.changed.told)  # that the seat is free again
+            await held.enter_async_context(worker.seat.taken_by(session))
+        except ReplicatorError as error:
+            worker.witness.refused(error)
+            raise
         return session, worker
 
     async def _run(self, session: Session, worker: GroupWorker) -> None:
         log = _log.bind(group=session.hello.group, peer=session.peer)
         worker.figures.sessions += 1
         log.info("session.began", driver=session.hello.driver, version=session.hello.version)
+        worker.witness.session_began()
         worker.changed.told()
         try:
             await session.run()
@@ -78,4 +88,5 @@ class Listener:
             log.warning("session.failed", reason=error.name, message=error.message)
             raise
         finally:
+            worker.witness.session_ended(session.end)
             log.info("session.ended", durable_lsn=worker.facts().durable_lsn)

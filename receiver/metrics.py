@@ -3,11 +3,13 @@
 
 Nothing is counted here: the collector asks `snapshots` when it is scraped, so an unscraped
 receiver pays nothing. Labels are bounded: the groups of the config, and fixed words. Figures that
-are not known (no point yet) are left out rather than shown as 0.
+are not known are left out rather than shown as 0; but a group without any point lags by +Inf, since
+an alarm on a figure that is not there never rings.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +24,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from receiver.figures import Durations, GroupFigures
+from replicator.states.words import WORDS
 
-STATES = ("idle", "syncing", "protected", "disconnected", "rolled-back", "paused", "damaged")
 NS = 1e9
 
 
@@ -136,8 +138,8 @@ def _seconds(time_ns: int | None) -> float | None:
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     (
         "replicator_replication_lag_seconds",
-        "RPO now: age of the newest durable point.",
-        lambda group: group.rpo_seconds,
+        "RPO now: age of the newest durable point; +Inf without one.",
+        lambda group: math.inf if group.rpo_seconds is None else group.rpo_seconds,
     ),
     (
         "replicator_replication_lag_bytes",
@@ -239,7 +241,7 @@ def _states(groups: Sequence[GroupSnapshot]) -> Iterator[Metric]:
         "replicator_group_state", "1 for the state a group is in.", labels=["group", "state"]
     )
     for group in groups:
-        for state in STATES:
+        for state in WORDS:
             family.add_metric([group.name, state], float(group.state == state))
     yield family
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A session: one agent's connection to one group, from its accepted hello to its end.
 
-Four tasks, joined by what they wait for and nothing else:
+Five tasks, joined by what they wait for and nothing else:
 
     read     link → arrivals                        waits while arrivals are full
     obey     arrivals → group, in order             frames in groups: append, fdatasync, ACK
     tell     the group has moved on → ACK           the applied LSN
+    say      what this end can prove of the group   at once when it changes, and again and again
     digests  a disk is in a sync → digests → link   (digest_stream.py)
 
 Order is kept where it matters: everything an agent says is obeyed in the order in which it came,
 so a HOLD or an OPEN stands behind the frames before it. A frame is acknowledged after the
-fdatasync that covers it, never before. What an agent says of its clocks is taken as it comes: the
-moment of its coming is what counts.
+fdatasync that covers it, never before. What an agent says of its clocks and of its own side is
+taken as it comes, past the frames: it is about now.
 
 Ends
 * The link ends (the agent left, died, broke the protocol): what had come whole is still made
@@ -28,13 +29,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
 from receiver.arrivals import Arrivals
 from receiver.digest_stream import DigestStream
+from receiver.group_status import word_for_agent
 from receiver.worker import GroupWorker
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError
+from replicator.states.words import TOLD_SECONDS
 from replicator.wire.frames import Frame
 from replicator.wire.limits import POINTS_PER_ACK
 from replicator.wire.link import Link
@@ -47,6 +51,7 @@ from replicator.wire.messages import (
     LabelState,
     Message,
     Open,
+    Ping,
     Point,
 )
 from replicator.wire.protocol import PeerClocks
@@ -81,6 +86,11 @@ class Session:
     def agent(self) -> str:
         return self.hello.agent
 
+    @property
+    def end(self) -> ReplicatorError | None:
+        """Why the link is over; None while it is not."""
+        return None if self._link.fault is None else self._link.fault.error
+
     async def fence(self) -> None:
         """Ends this session; returns when nothing of it can reach the group any more."""
         self._link.close(
@@ -103,6 +113,7 @@ class Session:
         deciding = [
             asyncio.create_task(self._obey_all()),
             asyncio.create_task(self._tell()),
+            asyncio.create_task(self._say()),
             asyncio.create_task(self._digests.run()),
             asyncio.create_task(self._wait_fenced()),
         ]
@@ -127,6 +138,9 @@ class Session:
             while True:
                 message = await self._link.receive()
                 self._hear_clocks()
+                if isinstance(message, Ping):
+                    self._worker.witness.said(message)
+                    continue
                 self._arrivals.put(message)
                 await self._arrivals.has_room()
         except ReplicatorError as error:
@@ -169,7 +183,8 @@ class Session:
                     self._digests.begin(sync)
                 self._acknowledge(opened.points)
             case Hold():
-                await self._worker.hold(message.lsn, message.until_ns)
+                if await self._worker.hold(message.lsn, message.until_ns):
+                    self._acknowledge([], until_ns=message.until_ns)
             case DigestsWanted():
                 self._digests.wanted(message)
             case AskLabel():
@@ -183,14 +198,28 @@ class Session:
             await self._worker.changed.wait()
             self._acknowledge([])
 
-    def _acknowledge(self, points: Sequence[Point]) -> None:
+    async def _say(self) -> None:
+        while True:
+            ping = word_for_agent(self._worker)
+            self._link.send(ping)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_SECONDS):
+                    await self._turned(ping)
+
+    async def _turned(self, before: Ping) -> None:
+        """Returns when our own verdict is another state."""
+        assert before.said is not None
+        while (now := word_for_agent(self._worker).said) and now.state == before.said.state:
+            await self._worker.changed.wait()
+
+    def _acknowledge(self, points: Sequence[Point], *, until_ns: int = 0) -> None:
         """One ACK, or several where there are very many points, or none if nothing is new."""
         facts = self._worker.facts()
         durable_lsn, applied_lsn = facts.durable_lsn, facts.applied_lsn
-        if not points and self._acked == (durable_lsn, applied_lsn):
+        if not points and not until_ns and self._acked == (durable_lsn, applied_lsn):
             return
         self._acked = (durable_lsn, applied_lsn)
         total = self._worker.replica.point_count
         for start in range(0, max(len(points), 1), POINTS_PER_ACK):
             part = list(points[start : start + POINTS_PER_ACK])
-            self._link.send(Ack(durable_lsn, applied_lsn, part, total))
+            self._link.send(Ack(durable_lsn, applied_lsn, part, total, until_ns))

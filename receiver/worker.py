@@ -37,6 +37,7 @@ from receiver.fine_view import GroupView
 from receiver.fine_walk import FineWrite
 from receiver.group import GroupReplica
 from receiver.history.images import BLOCK_BYTES
+from receiver.image_watch import ImageWatch
 from receiver.lane import Aside, Lane, P, T
 from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
@@ -48,6 +49,7 @@ from receiver.seat import Seat
 from receiver.source_clock import Pair
 from receiver.stop import Stop
 from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
+from receiver.witness import Witness
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
 from replicator.base.errors import (
@@ -109,7 +111,8 @@ class GroupWorker:
         self.figures = GroupFigures()
         self.changed = Change()
         self.source_clock = replica.source_clock
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
+        self.witness = Witness(self.clock)
         self._replica = replica
         self._receiver = receiver
         self.policy = policy
@@ -127,10 +130,11 @@ class GroupWorker:
             scrub or ScrubSection(),
             self.figures,
             self.changed.wait,
-            self._clock.utc_ns,
+            self.clock.utc_ns,
             self.aside,
             self.stop,
         )
+        self._image_watch = ImageWatch(self._apply, self._check_images, self.stop)
         self._closing = False
         self.is_recovered = False
 
@@ -166,6 +170,7 @@ class GroupWorker:
     def start(self) -> None:
         if self.is_recovered and self.stop.reason is None:
             self._pump.start()
+            self._image_watch.start()
             self.scrubbing.start()
 
     def begin_closing(self) -> None:
@@ -176,6 +181,7 @@ class GroupWorker:
         """Waits for the steps under way. No session and no view is left by now."""
         self.begin_closing()
         await self.scrubbing.close()
+        await self._image_watch.close()
         await self._pump.close()
         await self._intake.close()
         await self._apply.close()
@@ -236,7 +242,8 @@ class GroupWorker:
 
     def check_feedable(self) -> None:
         """Raises what keeps an agent from feeding the group now."""
-        self.check_alive()
+        if self.stopped is not None:  # whatever stopped it, the agent is told the state
+            raise DamageError(self.stopped.message, hint=self.stopped.hint)
         self.check_recovered()
         if self._replica.condition == "rolling-back":
             raise UnreachableError(
@@ -276,8 +283,8 @@ class GroupWorker:
     def heard(self, clocks: PeerClocks) -> None:
         """What the agent's clocks showed."""
         stream = None if clocks.stream is None else UUID(clocks.stream)
-        since_ns = self._clock.monotonic_ns() - clocks.heard_ns
-        heard_ns = self._clock.utc_ns() - since_ns
+        since_ns = self.clock.monotonic_ns() - clocks.heard_ns
+        heard_ns = self.clock.utc_ns() - since_ns
         self.source_clock.heard(Pair(clocks.wall_ns, clocks.monotonic_ns, heard_ns, stream))
 
     # Taking in: the intake lane.
@@ -286,9 +293,16 @@ class GroupWorker:
         """Appends the frames and makes them durable. Raises what the agent is to be told; then
         those before the bad one are durable all the same."""
         try:
-            return await self._in_intake(self._take_in, frames)
+            taken = await self._in_intake(self._take_in, frames)
+        except NoSpaceError as error:
+            self.witness.no_room(error)
+            raise
         finally:
             self._pump.wake()
+        self.witness.took_in()
+        if taken.points:
+            self.witness.proven()
+        return taken
 
     async def open_stream(self, message: wire.Open) -> StreamTaken:
         opened = await self._in_intake(
@@ -299,6 +313,7 @@ class GroupWorker:
             message.chain,
         )
         self._pump.wake()
+        self.witness.stream_opened()
         self.changed.told()
         syncing = [wire.SyncingDisk(s.disk, s.name, s.size_bytes, s.sync_lsn) for s in opened.syncs]
         again = [point for point in self._replica.points() if point.ordinal == message.ordinal]
@@ -308,8 +323,12 @@ class GroupWorker:
             [_sync_start(sync) for sync in opened.syncs],
         )
 
-    async def hold(self, lsn: int, until_ns: int) -> None:
-        await self._in_intake(self._replica.hold, lsn, until_ns)
+    async def hold(self, lsn: int, until_ns: int) -> bool:
+        """Whether the newest point holds until then."""
+        holds = await self._in_intake(self._replica.hold, lsn, until_ns)
+        if holds:
+            self.witness.proven()
+        return holds
 
     async def quiet(self) -> None:
         """Returns when no step of a session is under way in the intake lane."""
@@ -498,6 +517,7 @@ class GroupWorker:
         before-images. In how many seconds the next is due."""
         try:
             self._make_room()
+            self._check_images()
             before = self._replica.applied_lsn
             rewritten, began = self._replica.rewritten_bytes, time.monotonic()
             if not self._replica.apply_next():
@@ -510,6 +530,11 @@ class GroupWorker:
             self.figures.found_damage("apply")
             raise
         return 0.0
+
+    def _check_images(self) -> None:
+        """In the apply lane. A file that was cut short would be filled up by the next write to it,
+        as if nothing had been lost."""
+        self._replica.check_images()
 
     def _tidy(self) -> float:
         """A step of upkeep, if it is time for one. In how many seconds the next is due; 0 where

@@ -128,6 +128,22 @@ class Driver(Protocol):
         ...
 
     @property
+    def is_down(self) -> bool:
+        """The source was seen not to run: nothing is written to any disk of the group."""
+        ...
+
+    @property
+    def read_back_seconds(self) -> float:
+        """How long ago the source was last seen to mirror every disk. 0 where nobody can see that;
+        infinite where nobody has seen it yet."""
+        ...
+
+    @property
+    def recovery(self) -> str:
+        """What a person does after a loss; empty where the driver goes on by itself."""
+        ...
+
+    @property
     def freezer(self) -> Freezer | None:
         """None: nobody can be asked to freeze this source."""
         ...

@@ -24,6 +24,7 @@ class ExternalDriver:
 
     def __init__(self, group: GroupConfig, orders: Orders) -> None:
         self._orders = orders
+        self._group = group.name
         self._disks = tuple(
             KnownDisk(
                 disk.disk_name,
@@ -40,6 +41,18 @@ class ExternalDriver:
     @property
     def problem(self) -> str:
         return ""
+
+    @property
+    def is_down(self) -> bool:
+        return False
+
+    @property
+    def read_back_seconds(self) -> float:
+        return 0.0
+
+    @property
+    def recovery(self) -> str:
+        return f"replicator resync {self._group}, then let the source write every disk again"
 
     @property
     def freezer(self) -> Freezer | None:

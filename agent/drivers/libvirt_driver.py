@@ -17,6 +17,7 @@ The background copy is slowed down as the spool fills (`copy_speed`); guest writ
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,8 @@ class LibvirtDriver:
         freezer: Freezer | None = None,
     ) -> None:
         self.problem = ""
+        self.recovery = ""
+        self.is_down = False
         self.freezer = freezer
         self.watch = Watch()
         self._group = group
@@ -150,6 +153,7 @@ class LibvirtDriver:
         self._socket = socket
         self._clock = clock
         self._facts = LibvirtFacts(group, connection, socket, clock)
+        self._mirrored_ns: int | None = None
         self._waits = ""  # for what, last time
         self._told = Told()
         self._speeds: dict[str, int] = {}
@@ -164,6 +168,12 @@ class LibvirtDriver:
     def uses(self, domain: str) -> bool:
         return any(disk.domain == domain for disk in self._group.disks)
 
+    @property
+    def read_back_seconds(self) -> float:
+        if self._mirrored_ns is None:
+            return math.inf
+        return (self._clock.monotonic_ns() - self._mirrored_ns) / NS_PER_S
+
     def look_again(self, *, anew: bool = False) -> None:
         """What libvirt said last may be old. `anew`: see Wake."""
         self._facts.forget()
@@ -177,6 +187,7 @@ class LibvirtDriver:
         if group.state in ("syncing", "ready") and group.stream is not None:
             self.watch.said_live(group.stream, group.said_ns)
         facts = await self._facts.read(group)
+        self._note(facts)
         if self._streams.saw(group, self._now()):
             self._syncs.clear()
         if failed := self._failed_sources(look, facts):
@@ -215,6 +226,13 @@ class LibvirtDriver:
         self.look_again(anew=True)
 
     # -- deciding ---------------------------------------------------------------------------------
+
+    def _note(self, facts: Facts) -> None:
+        """What a state is told from."""
+        self.is_down = not any(domain.running for domain in facts.reading.domains)
+        mirrored = [one.ours and one.mirror is not None and one.mirror.ready for one in facts.disks]
+        if mirrored and all(mirrored):
+            self._mirrored_ns = facts.reading.asked_ns
 
     def _next_step(self, look: Look, facts: Facts) -> tuple[Step | None, str]:
         """The most urgent step that need not wait (None: each has to), and what is put off or is

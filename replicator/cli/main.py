@@ -17,7 +17,7 @@ import click
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.report import mishap, report
-from replicator.cli import audit, history, journal, local, orders, reload, scrub, view
+from replicator.cli import audit, history, journal, local, orders, reload, scrub, status, view
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
@@ -41,6 +41,7 @@ def replicator(context: click.Context, socket: str | None, *, is_json: bool) -> 
 
 for command in (
     *orders.COMMANDS,
+    *status.COMMANDS,
     *scrub.COMMANDS,
     *view.COMMANDS,
     *history.COMMANDS,

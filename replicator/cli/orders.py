@@ -7,21 +7,18 @@ and says what it chose.
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from replicator.base.errors import UnreachableError, UsageError
+from replicator.base.errors import UsageError
 from replicator.base.pointtext import check_label
 from replicator.base.units import format_duration, format_size, parse_duration_ns
 from replicator.cli.history import Listing, drop
-from replicator.cli.invocation import Invocation, default_socket, takes_json
+from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import (
     NONE,
-    age_of,
     confirm,
     describe_choice,
     describe_clock,
@@ -34,10 +31,9 @@ from replicator.cli.output import (
     require_terminal,
 )
 from replicator.cli.paths import folder_type
-from replicator.cli.window import describe_history
 
 if TYPE_CHECKING:
-    from replicator.control.types import GroupStatus, Point, RollbackPlan, Status, Write
+    from replicator.control.types import Point, RollbackPlan, Write
 
 STATUS_POLL_SECONDS = 0.05
 
@@ -300,88 +296,12 @@ def restore(
         click.echo(file)
 
 
-@click.command()
-@takes_json
-def status(invocation: Invocation) -> None:
-    """Show the groups of the agent, the receiver, or whichever runs here."""
-    # A socket that was named is asked whatever its role: both serve this.
-    found = [invocation.client("agent").status()] if invocation.socket else _statuses_here()
-    if invocation.is_json:
-        print_json(found[0] if len(found) == 1 else found)
-        return
-    now = datetime.now(UTC)
-    for number, one in enumerate(found):
-        click.echo(("\n" if number else "") + f"{one.role} {one.name}")
-        _print_groups(one, now)
-        if one.certificate_warning:
-            click.echo(one.certificate_warning)
-        if one.orders_refused:
-            click.echo(f"no order that changes something is carried out: {one.orders_refused}")
-        for text in one.missing:
-            click.echo(f"the running splitter is too old for: {text} (until it is started anew)")
-        if one.audit_breaks:
-            click.echo(f"the audit is broken in {one.audit_breaks} places: replicator audit verify")
-
-
-COMMANDS = (mark, resync, points, rollback, restore, status)
-
-
-def _statuses_here() -> list[Status]:
-    """Of each daemon that runs on this machine, once there is at least one."""
-    from replicator.control.client import WAIT_SECONDS, ControlClient
-
-    sockets = [default_socket("agent"), default_socket("receiver")]
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        found = []
-        for path in sockets:
-            try:
-                found.append(ControlClient(path, wait_seconds=0).status())
-            except UnreachableError:
-                continue
-        if found:
-            return found
-        if time.monotonic() >= deadline:
-            raise UnreachableError(
-                f"no daemon answers at {sockets[0]} or {sockets[1]}",
-                hint="is one running here? --socket names another socket",
-            )
-        time.sleep(STATUS_POLL_SECONDS)
-
-
-def _print_groups(found: Status, now: datetime) -> None:
-    headers = ("GROUP", "STATE", "RPO", "DURABLE", "APPLIED", "LAG", "POINTS", "NEWEST", "DISKS")
-    print_table(headers, [_group_row(group, now) for group in found.groups])
-    for group in found.groups:
-        if group.reason:
-            click.echo(f"{group.name}: {group.reason}")
-        if group.window_seconds is not None:
-            click.echo(f"{group.name}: {describe_history(group)}")
-        if group.damaged_points or group.scrub_bad:
-            click.echo(
-                f"{group.name}: {group.damaged_points or 0} points are damaged:"
-                f" replicator scrub {group.name} --status"
-            )
+COMMANDS = (mark, resync, points, rollback, restore)
 
 
 def _kind(point: Point) -> str:
     words = (point.kind, "damaged" if point.damaged else "", describe_clock(point))
     return ", ".join(filter(None, words))
-
-
-def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:
-    newest = group.newest_point
-    return (
-        group.name,
-        group.state,
-        NONE if group.rpo_seconds is None else format_duration(round(group.rpo_seconds * 1e9)),
-        NONE if group.durable_lsn is None else str(group.durable_lsn),
-        NONE if group.applied_lsn is None else str(group.applied_lsn),
-        NONE if group.lag_bytes is None else format_size(group.lag_bytes),
-        str(group.points),
-        NONE if newest is None else f"{number_of(newest)} {age_of(newest.until, now)}",
-        ", ".join(f"{disk.name} {format_size(disk.size)}" for disk in group.disks) or NONE,
-    )
 
 
 def number_of(point: Point) -> str:

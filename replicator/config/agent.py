@@ -33,6 +33,8 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 CHECKPOINT_INTERVAL_MIN_NS = 100 * MS
 CHECKPOINT_INTERVAL_MAX_NS = 3600 * SECOND
+RPO_ALARM_MIN_NS = SECOND
+RPO_ALARM_MAX_NS = 31 * 86_400 * SECOND
 MAX_STALL_MIN_NS = 10 * MS
 MAX_STALL_MAX_NS = 60 * SECOND
 SPOOL_BYTES_MIN = MIB
@@ -111,6 +113,7 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_interval_ns: DurationNs = msgspec.field(
         name="checkpoint_interval", default=DurationNs(SECOND)
     )
+    rpo_alarm_ns: DurationNs = msgspec.field(name="rpo_alarm", default=DurationNs(60 * SECOND))
     quiesce: Quiesce = "require"
     freeze_timeout_ns: DurationNs = msgspec.field(
         name="freeze_timeout", default=DurationNs(10 * SECOND)
@@ -203,6 +206,7 @@ def _group_faults(at: str, group: GroupConfig) -> Iterator[Fault]:
         CHECKPOINT_INTERVAL_MIN_NS,
         CHECKPOINT_INTERVAL_MAX_NS,
     )
+    yield from _bounds(f"{at}.rpo_alarm", group.rpo_alarm_ns, RPO_ALARM_MIN_NS, RPO_ALARM_MAX_NS)
     yield from _quiesce_faults(at, group)
     if not group.disks:
         yield Fault(f"{at}.disk", f"group {group.name!r} has no disk", hint="add [[group.disk]]")

@@ -73,12 +73,19 @@ class ControlClient:
     """One daemon, by its socket. Every method is one order; see control/service.py."""
 
     def __init__(
-        self, path: Path, *, wait_seconds: float = WAIT_SECONDS, zone: str | None = None
+        self,
+        path: Path,
+        *,
+        wait_seconds: float = WAIT_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
+        zone: str | None = None,
     ) -> None:
-        """`zone` is that of who types the texts that name a time: an IANA name, or an offset like
+        """`wait_seconds`: for the daemon to listen. `silence_seconds`: for a word of it then.
+        `zone` is that of who types the texts that name a time: an IANA name, or an offset like
         +01:00. Without one, such a text has to state its own."""
         self._path = path
         self._wait_seconds = wait_seconds
+        self._silence_seconds = silence_seconds
         self.zone = zone
 
     def status(self) -> Status:
@@ -231,7 +238,7 @@ class ControlClient:
         body: Request | None = None,
         on_progress: OnProgress = ignore_progress,
     ) -> T:
-        connection = _UnixConnection(self._path, self._wait_seconds)
+        connection = _UnixConnection(self._path, self._wait_seconds, self._silence_seconds)
         try:
             content = None if body is None else msgspec.json.encode(body)
             connection.request(method, target, content, {"Content-Type": "application/json"})
@@ -304,14 +311,15 @@ def _why(error: Exception) -> str:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path, wait_seconds: float) -> None:
-        super().__init__("localhost", timeout=SILENCE_SECONDS)
+    def __init__(self, path: Path, wait_seconds: float, silence_seconds: float) -> None:
+        super().__init__("localhost", timeout=silence_seconds)
         self._path = path
         self._wait_seconds = wait_seconds
+        self._silence_seconds = silence_seconds
 
     def connect(self) -> None:
         self.sock = _connect(self._path, self._wait_seconds)
-        self.sock.settimeout(SILENCE_SECONDS)
+        self.sock.settimeout(self._silence_seconds)
 
 
 def _connect(path: Path, wait_seconds: float) -> socket.socket:

@@ -227,6 +227,13 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     disks: list[DiskStatus]
     reason: str = ""
     """Why the group is in this state, where that needs saying."""
+    remedy: str = ""
+    """What a person does about it."""
+    end_watched: bool | None = None
+    """Of a group that is idle because its source ended: whether that was watched from its first
+    sign on, so that its last point is the end."""
+    unprotected_seconds: float | None = None
+    """For how long this daemon has known of no point at all; null where there is one."""
     peer: str | None = None
     """The agent or receiver at the other end of a live connection."""
     lag_bytes: int | None = None

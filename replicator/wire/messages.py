@@ -17,6 +17,8 @@ The course of a session (a: agent, r: receiver; protocol.py has it as a table):
     a OPEN   r OPENED            the next stream, after all frames of the one before
     a LABEL  r LABEL_STATE       is this label free?
     either PING → PONG, ERROR (then close)
+
+A PING may carry what its sender says of the group (`said`): the words of replicator.states.
 """
 
 from __future__ import annotations
@@ -177,12 +179,14 @@ class Opened(msgspec.Struct, frozen=True):
 
 class Ack(msgspec.Struct, frozen=True):
     """`durable_lsn`: survives the receiver's power loss. `points` are those made durable since
-    the last ACK, in order; `points_total` is how many the group has now."""
+    the last ACK, in order; `points_total` is how many the group has now. `until_ns`: how far the
+    newest point holds here, which is the answer to a HOLD; 0: not stated."""
 
     durable_lsn: Lsn
     applied_lsn: Lsn
     points: Annotated[list[Point], Meta(max_length=POINTS_PER_ACK)] = []
     points_total: Count = 0
+    until_ns: Count = 0
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -241,14 +245,32 @@ class LabelState(msgspec.Struct, frozen=True):
     point: Point | None = None
 
 
-class Ping(msgspec.Struct, frozen=True):
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one end can prove of the group by itself: its own verdict (replicator.states).
+
+    From an agent also: `stamp_ns`, the newest stamp of the source's clock that it has seen, and
+    `age_ns`, how long ago that was by a monotonic clock; and what its config promises."""
+
+    state: Annotated[str, Meta(pattern=r"^[a-z-]{1,32}\Z")]
+    reason: Text = ""
+    remedy: Text = ""
+    is_watched: bool = True
+    stamp_ns: Count = 0
+    age_ns: Count = 0
+    interval_ns: Count = 0
+    alarm_ns: Count = 0
+
+
+class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
     """Say that you are alive. An agent adds what its two clocks show at this moment, read together:
     UTC since 1970, and CLOCK_MONOTONIC (the splitter's, too); 0: not told. `stream` is captured
-    now, in this boot of the machine: its stamps are by these clocks."""
+    now, in this boot of the machine: its stamps are by these clocks. `said` is for the session, the
+    rest for the protocol."""
 
     wall_ns: Count = 0
     monotonic_ns: Count = 0
     stream: Uuid | None = None
+    said: Said | None = None
 
 
 class Pong(msgspec.Struct, frozen=True):

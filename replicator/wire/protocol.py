@@ -307,6 +307,8 @@ class WireProtocol:
                     message.wall_ns, message.monotonic_ns, self._heard_ns, message.stream
                 )
             self._pong()
+            if message.said is not None:
+                self._events.append(message)
         elif not isinstance(message, Pong):
             self._events.append(message)
         return True

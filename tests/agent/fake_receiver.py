@@ -27,6 +27,7 @@ from replicator.wire.messages import (
     Message,
     Open,
     Opened,
+    Ping,
     Point,
     SyncingDisk,
     SyncKey,
@@ -62,6 +63,7 @@ class FakeReceiver:
     holds: list[Hold] = field(default_factory=list)
     opens: list[Open] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    pings: list[Ping] = field(default_factory=list)
     opener: FrameOpener = field(default_factory=FrameOpener)
     next_point: int = 1
     expects_begin: bool = False
@@ -97,6 +99,10 @@ class FakeReceiver:
             case Hold():
                 assert message.lsn == self.durable_lsn
                 self.holds.append(message)
+                total = len(self.points)
+                return [Ack(self.durable_lsn, self.durable_lsn, [], total, message.until_ns)]
+            case Ping():
+                self.pings.append(message)
                 return []
             case DigestsWanted():
                 return self._digests(message)

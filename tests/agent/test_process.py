@@ -149,8 +149,10 @@ async def test_the_receiver_may_come_and_go(site: Site, house: House) -> None:
         await writer.write(20)
         await house.stop()
         await writer.write(20)
-        group = await site.until(lambda group: group.peer is None and group.reason != "")
-        assert group.state == "protected"
+        group = await site.until(lambda group: group.peer is None)
+        assert group.state == "protected", "a blip turns no state"
+        group = await site.until(lambda group: group.state == "disconnected")
+        assert "the spool has room" in group.reason
         assert "cannot be reached" in group.reason or "closed" in group.reason
         marking = asyncio.create_task(
             asyncio.to_thread(site.control.mark, "g", "meanwhile", wait=True)
@@ -188,7 +190,7 @@ async def test_a_killed_splitter_is_a_known_loss_until_a_resync(site: Site, hous
     assert "splitter" in lost.reason
     site.model.check(house.group)
     await site.start_splitter()
-    lost = await site.until(lambda group: "anew" in group.reason)
+    lost = await site.until(lambda group: "just started" in group.reason)
     assert lost.state == "lost"
     with pytest.raises(NoPointError):
         await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
@@ -206,21 +208,23 @@ async def test_a_killed_splitter_is_a_known_loss_until_a_resync(site: Site, hous
     assert house.group.ordinal == 2
 
 
-async def test_a_receiver_that_was_rolled_back_pauses_the_group(site: Site, house: House) -> None:
+async def test_a_receiver_that_was_rolled_back_is_fed_again_by_order(
+    site: Site, house: House
+) -> None:
     async with site.writer() as writer:
         await writer.write(10)
         await house.stop()
         house.group.roll_back()
         await house.start()
-        paused = await site.until(lambda group: group.state == "paused")
-        assert "replicator resync g" in paused.reason
+        closed = await site.until(lambda group: group.state == "rolled-back")
+        assert "replicator resync g" in closed.remedy
         with pytest.raises(NoPointError, match="rolled back"):
             await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
         frames = len(house.group.frames)
         await writer.write(10)
         await site.kill(site.agent)
         await site.start_agent()
-        await site.until(lambda group: group.state == "paused")
+        await site.until(lambda group: group.state == "rolled-back")
         assert len(house.group.frames) == frames
         await asyncio.to_thread(site.control.resync, "g")
         await writer.write_all()
@@ -285,6 +289,9 @@ async def test_a_foreign_certificate_is_said_to_be_one(
     group = await site.until(lambda group: "refused" in group.reason)
     assert "certificate" in group.reason
     assert group.state == "attaching"
+    group = await site.until(lambda group: group.state == "disconnected")
+    assert "certificate" in group.reason
+    assert group.remedy
     assert house.hellos == []
     await house.stop()
 
@@ -295,7 +302,9 @@ async def test_without_a_splitter_the_agent_waits_and_says_so(
     site = Site(directory, house.port, processes)
     await site.start_agent()
     group = await site.until(lambda group: "no splitter is running" in group.reason)
-    assert group.state == "idle"
+    assert group.state == "attaching"
+    group = await site.until(lambda group: group.state == "idle")
+    assert "start the splitter" in group.remedy
     with pytest.raises(ReplicatorError, match="splitter"):
         await asyncio.to_thread(site.control.mark, "g", "x", wait=False)
     await site.start_splitter()
@@ -310,7 +319,9 @@ async def test_a_group_that_the_splitter_does_not_know_is_said_to_be_one(
     site.config.write_text(site.config.read_text().replace('name = "g"', 'name = "later"'))
     await site.start_agent()
     group = await site.until(lambda group: "does not know this group" in group.reason)
-    assert (group.name, group.state) == ("later", "idle")
+    assert (group.name, group.state) == ("later", "attaching")
+    group = await site.until(lambda group: group.state == "idle")
+    assert "restart the splitter" in group.remedy
     with pytest.raises(UnreachableError, match="does not know this group"):
         await asyncio.to_thread(site.control.resync, "later")
 

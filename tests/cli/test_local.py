@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from replicator.cli import main as main_module
-from replicator.cli import orders
+from replicator.cli import status
 from replicator.cli.main import replicator, run
 from replicator.control import client
 from replicator.control.types import Status
@@ -30,7 +30,7 @@ def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This machine's default sockets lie in this folder; nobody waits long for them."""
-    for module in (orders, sys.modules["replicator.cli.invocation"]):
+    for module in (status, sys.modules["replicator.cli.invocation"]):
         monkeypatch.setattr(module, "default_socket", lambda role: tmp_path / f"{role}.sock")
     monkeypatch.setattr(client, "WAIT_SECONDS", 0.2)
     return tmp_path

@@ -7,6 +7,7 @@ from prometheus_client import generate_latest
 
 from receiver.figures import GroupFigures
 from receiver.metrics import GroupSnapshot, ReceiverSnapshot, registry_of
+from replicator.states.words import WORDS
 
 
 def snapshot(*groups: GroupSnapshot) -> ReceiverSnapshot:
@@ -87,5 +88,11 @@ def test_what_is_not_known_is_left_out() -> None:
         GroupSnapshot(name="web", state="damaged", figures=GroupFigures(), views=0, reconnects=0)
     )
     assert 'replicator_points{group="web"} 0.0' in lines
-    for absent in ("lag_seconds", "lag_bytes", "window", "last_point", "journal_bytes"):
+    assert 'replicator_replication_lag_seconds{group="web"} +Inf' in lines
+    states = [line for line in lines if line.startswith("replicator_group_state{")]
+    assert len(states) == len(WORDS)
+    assert [line for line in states if line.endswith(" 1.0")] == [
+        'replicator_group_state{group="web",state="damaged"} 1.0'
+    ]
+    for absent in ("lag_bytes", "window", "last_point", "journal_bytes"):
         assert not [line for line in lines if line[0] != "#" and absent in line]

@@ -184,7 +184,7 @@ async def test_a_damaged_group_is_shown_with_file_and_offset_and_stops_no_other(
     segment.write_bytes(content)
     async with launched(site):
         groups = {group.name: group for group in (await order(site.control.status)).groups}
-        assert groups["db"].state == "idle"
+        assert groups["db"].state == "attaching"
         assert groups["web"].state == "damaged"
         assert str(segment) in groups["web"].reason
         with pytest.raises(DamageError, match=segment.name):
@@ -242,7 +242,7 @@ async def test_systemd_is_told_and_the_splitter_goes_first(
     messages = [line for message in told for line in message.splitlines()]
     assert messages[0].startswith("EXTEND_TIMEOUT_USEC=")
     ready = messages.index("READY=1")
-    assert messages[ready + 1] == "STATUS=2 groups: 2 idle"
+    assert messages[ready + 1] == "STATUS=2 groups: 2 attaching"
     assert messages[-1] == "STOPPING=1"
 
 

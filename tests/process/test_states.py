@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both ends say when a part of the chain is gone: the same word, in time, with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+
+from replicator.base import pki
+from replicator.control.types import GroupStatus
+from replicator.demo.site import Site
+from tests.process.conftest import DISK_BYTES, MakeSite
+from tests.process.test_main_path import (
+    group_at_agent,
+    group_at_receiver,
+    protected,
+    source_of,
+)
+from tests.process.waiting import wait_until
+
+KNOWN_SECONDS = 12.0
+AT_ONCE_SECONDS = 2.0
+
+
+async def both_protected(site: Site) -> None:
+    site.start("receiver", "splitter", "agent")
+    await protected(site)
+    await wait_until(lambda: group_at_receiver(site).state == "protected", "both ends agree")
+
+
+async def says(
+    group: Callable[[], GroupStatus], state: str, within_seconds: float, since: float
+) -> GroupStatus:
+    """The group as it is shown once it is in that state; `since` is when the reason for it was."""
+    left = within_seconds - (time.monotonic() - since)
+    await wait_until(lambda: group().state == state, f"it is {state}", limit_seconds=left)
+    return group()
+
+
+def one_state(port: int) -> set[str]:
+    """The states that /metrics has at 1."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found = {line for line in lines if line.startswith("replicator_group_state{")}
+    assert len(found) == 10
+    return {line.split('state="')[1].split('"')[0] for line in found if line.endswith(" 1.0")}
+
+
+async def test_a_killed_splitter_is_lost_at_both_ends(make_site: MakeSite) -> None:
+    site = make_site()
+    await both_protected(site)
+    since = time.monotonic()
+    site.kill("splitter")
+    here = await says(lambda: group_at_agent(site), "lost", AT_ONCE_SECONDS, since)
+    there = await says(lambda: group_at_receiver(site), "lost", KNOWN_SECONDS, since)
+    for group in (here, there):
+        assert "splitter" in group.reason
+        assert "start the splitter" in group.remedy
+    assert one_state(site.agent_metrics_port) == {"lost"}
+    assert one_state(site.receiver_metrics_port) == {"lost"}
+    site.kill("agent")  # what was lost does not get better by it
+    await wait_until(lambda: group_at_receiver(site).peer is None, "the agent has left")
+    await asyncio.sleep(KNOWN_SECONDS)
+    assert group_at_receiver(site).state == "lost"
+
+
+async def test_a_killed_agent_is_known_at_the_receiver(make_site: MakeSite) -> None:
+    site = make_site()
+    await both_protected(site)
+    since = time.monotonic()
+    site.kill("agent")
+    there = await says(lambda: group_at_receiver(site), "disconnected", KNOWN_SECONDS, since)
+    assert "no agent" in there.reason
+    assert there.remedy
+    assert there.rpo_seconds is not None
+    assert there.rpo_seconds >= 9
+    site.start("agent")
+    await wait_until(lambda: group_at_receiver(site).state == "protected", "it is back")
+
+
+async def test_a_killed_receiver_is_known_at_the_agent(make_site: MakeSite) -> None:
+    site = make_site()
+    await both_protected(site)
+    since = time.monotonic()
+    site.kill("receiver")
+    here = await says(lambda: group_at_agent(site), "disconnected", KNOWN_SECONDS, since)
+    assert "capture goes on" in here.reason
+    assert here.remedy
+    assert here.rpo_seconds is not None
+    assert here.rpo_seconds >= 9
+    site.start("receiver")
+    await protected(site)
+
+
+async def test_a_refused_certificate_is_said_with_its_name(make_site: MakeSite) -> None:
+    site = make_site()
+    await both_protected(site)
+    site.stop("agent")
+    folder = site.home / "pki"
+    shutil.copytree(folder, site.home / "kept")
+    for name in ("ca.crt", "ca.key", "kvm1.crt", "kvm1.key"):
+        (folder / name).unlink()
+    pki.init_ca(folder)
+    pki.issue(folder, "kvm1")
+    shutil.copy(site.home / "kept" / "ca.crt", folder / "ca.crt")
+    since = time.monotonic()
+    site.start("agent")
+    here = await says(lambda: group_at_agent(site), "disconnected", KNOWN_SECONDS + 3, since)
+    assert "certificate" in here.reason
+    assert here.remedy
+    there = await says(lambda: group_at_receiver(site), "disconnected", KNOWN_SECONDS + 3, since)
+    assert there.reason
+
+
+async def test_an_agent_that_may_not_feed_the_group_is_named_at_both_ends(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    await both_protected(site)
+    site.stop("receiver")
+    text = site.receiver_config.read_text()
+    site.receiver_config.write_text(text.replace('agents = ["kvm1"]', 'agents = ["kvm2"]'))
+    site.start("receiver")
+    for group in (group_at_agent, group_at_receiver):
+        await wait_until(
+            lambda group=group: (
+                group(site).state == "disconnected"  # type: ignore[misc]
+                and "kvm1" in group(site).reason
+            ),
+            "the refusal is said",
+        )
+        assert group(site).remedy
+
+
+async def test_a_replica_that_is_cut_short_is_damaged_at_both_ends(make_site: MakeSite) -> None:
+    site = make_site()
+    await both_protected(site)
+    since = time.monotonic()
+    with site.replica("g", "a").open("r+b") as image:
+        image.truncate(DISK_BYTES // 2)
+    there = await says(lambda: group_at_receiver(site), "damaged", KNOWN_SECONDS, since)
+    here = await says(lambda: group_at_agent(site), "damaged", KNOWN_SECONDS, since)
+    for group in (here, there):
+        assert str(site.replica("g", "a")) in group.reason
+        assert group.remedy
+    assert site.replica("g", "a").stat().st_size == DISK_BYTES // 2, "nothing was written on it"
+
+
+async def test_a_replica_that_is_cut_short_under_writes_is_not_filled_up(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    await both_protected(site)
+    source = source_of(site)
+    await source.connect()
+    with site.replica("g", "a").open("r+b") as image:
+        image.truncate(DISK_BYTES // 2)
+    await source.write(100)
+    await wait_until(lambda: group_at_receiver(site).state == "damaged", "it is seen")
+    assert site.replica("g", "a").stat().st_size == DISK_BYTES // 2
+    await source.disconnect()
+
+
+async def test_a_receiver_that_hangs_is_behind_and_then_gone(make_site: MakeSite) -> None:
+    """It answers nothing, and its socket stays open."""
+    site = make_site()
+    await both_protected(site)
+    since = time.monotonic()
+    os.kill(site.pid("receiver"), signal.SIGSTOP)
+    here = await says(lambda: group_at_agent(site), "behind", KNOWN_SECONDS, since)
+    assert "nothing new" in here.reason
+    await says(lambda: group_at_agent(site), "disconnected", 35, since)
+    os.kill(site.pid("receiver"), signal.SIGCONT)
+    await protected(site)
