@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import agent, journal, protocols, receiver, splitter, syncs
+from tests.mutants import agent, ends, journal, protocols, receiver, splitter, syncs
 from tests.mutants.mutant import Mutant
 
 ALL: tuple[Mutant, ...] = (
@@ -11,6 +11,7 @@ ALL: tuple[Mutant, ...] = (
     *protocols.MUTANTS,
     *splitter.MUTANTS,
     *syncs.MUTANTS,
+    *ends.MUTANTS,
     *agent.MUTANTS,
     *receiver.MUTANTS,
 )
