@@ -8,7 +8,7 @@ Two halves. The core decides and does the file work, synchronously, on `Storage`
     applying     apply, apply_batch, apply_content, redo, replica, recovery, sync_state
     the past     history/, points, pointspec, point_view, rollback, restore
     keeping it   keeping: thinning, retention and budget, dropping (by order); reclaim gives the
-                 room back, pacing says how fast
+                 room back, pacing says how fast; counted/ is the clock by which all of it ages
     trusting it  scrub*, healing, damage; audit/ (what was ordered), offline/ (with no daemon)
 
 The daemon around it moves bytes and waits. In the direction of the data:

@@ -41,11 +41,12 @@ from receiver.apply_content import (
     write_again,
     write_changes,
 )
+from receiver.counted.ages import AgeClock
 from receiver.damage import Damage, in_replica, overlaps
 from receiver.extents import ExtentSet
 from receiver.fitting.voucher import Voucher
 from receiver.history.batches import Batch
-from receiver.history.bodies import BatchKind, GroupBody, Held
+from receiver.history.bodies import BatchKind, GroupBody, Held, Mend
 from receiver.history.images import U64
 from receiver.history.log import HistoryLog
 from receiver.history.packing import Packer
@@ -85,6 +86,7 @@ class Applier:
         inbox: Inbox,
         points: PointList,
         utc_ns: Callable[[], int],
+        clock: AgeClock,
         batch_bytes: int,
         old: OldContent,
         overlay_of: OverlayOf,
@@ -98,6 +100,7 @@ class Applier:
         self._inbox = inbox
         self._points = points
         self._utc_ns = utc_ns
+        self._clock = clock
         self._batch_bytes = batch_bytes
         self._old = old
         self._voucher = voucher
@@ -110,8 +113,6 @@ class Applier:
         self._rollback: RollbackWork | None = None
         self._progress = (0, 0)
         self._idle = False
-        self._received_ns = 0
-        """When the newest point was; the next one is not before it, whatever the clock does."""
 
     # -- opening
 
@@ -129,10 +130,6 @@ class Applier:
             for each in self._history.batches
             if each.point is not None and each is not batch
         ]
-        self._received_ns = max(
-            (each.point.received_ns for each in self._history.batches if each.point is not None),
-            default=0,
-        )
         self._applied_point = done[-1] if done else 0
 
     # -- what others ask
@@ -275,6 +272,12 @@ class Applier:
         state.lock_ns = lock_ns
         self.restate(state)
 
+    def state_mends(self, mends: tuple[Mend, ...]) -> None:
+        """Puts on record how stamps were mended. Raises OSError."""
+        state = self.applied.copy()
+        state.mends = mends
+        self.restate(state)
+
     def state_damage(self, damage: Damage) -> None:
         """Puts what is known to be damaged on record. Raises OSError."""
         state = self.applied.copy()
@@ -396,14 +399,14 @@ class Applier:
         held = None
         last = self._points.find(self.applied.last_point)
         if last is not None and last.until_ns > last.time_ns:
-            held = Held(last.sequence, last.until_ns)
+            held = Held(last.sequence, last.until_ns, last.stood_ns)
         number = self._history.next_batch
         if point is not None:
-            now_ns = self._utc_ns()
-            self._received_ns = max(self._received_ns, now_ns)
             announced = self._points.find(point.sequence)
-            made_ns = now_ns if not point.lsn else 0 if announced is None else announced.made_ns
-            point = replace(point, received_ns=self._received_ns, made_ns=made_ns)
+            made_ns = 0 if announced is None else announced.made_ns
+            if not point.lsn:
+                made_ns = self._utc_ns()
+            point = replace(point, received_ns=self._clock.stamp_ns(), made_ns=made_ns)
         return Draft(number, kind, start_lsn, images, sums, body, point, held)
 
     def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:

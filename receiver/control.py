@@ -19,9 +19,10 @@ import msgspec
 from receiver.audit.chain import Fact
 from receiver.audit.recorder import Recorder
 from receiver.choosing import Chooser
+from receiver.counted.keeper import CountedClock
 from receiver.damage import describe
 from receiver.data_dir import groups_dir
-from receiver.describe import group_status, point_of, restore_result, write_of
+from receiver.describe import clock_status, group_status, point_of, restore_result, write_of
 from receiver.dropping import DropOrder, check_reason
 from receiver.figures import GroupFigures
 from receiver.fine_view import GroupView
@@ -42,11 +43,13 @@ from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
+    ClockAccepted,
     DropRequest,
     DropResult,
     Point,
@@ -79,6 +82,7 @@ class ReceiverService:
         views: Views,
         recorder: Recorder,
         clock: Clock,
+        counted: CountedClock,
         agents: Mapping[str, Sequence[str]],
         credentials: Credentials,
         lookout: Lookout,
@@ -97,6 +101,7 @@ class ReceiverService:
         self._views = views
         self._recorder = recorder
         self._clock = clock
+        self._counted = counted
         self._chooser = Chooser(clock)
 
     async def reload(self, request: ReloadRequest) -> ReloadResult:
@@ -117,6 +122,7 @@ class ReceiverService:
             certificate_not_after=rfc3339(self._credentials.not_after_ns),
             certificate_warning=self._credentials.warning,
             orders_refused=self._recorder.refuses,
+            clock=clock_status(self._counted.facts()),
         )
 
     async def points(
@@ -265,6 +271,32 @@ class ReceiverService:
             damaged_points=len(damaged),
             next_point=worker.facts().next_point,
             generation=worker.facts().generation,
+        )
+
+    async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
+        """Where that ends locks sooner it takes a reason, as breaking them does."""
+        planned = self._counted.accept(dry_run=True)
+        moves_lock = planned.lock_by_ns > 0 and any(
+            worker.replica.lock_ns for worker in self._workers.values() if worker.is_recovered
+        )
+        if not request.dry_run:
+            check_reason(request.reason, breaks_lock=moves_lock or bool(request.reason.strip()))
+        points = {
+            name: worker.replica.ageing_out(worker.policy, planned.before, planned.after)
+            for name, worker in self._workers.items()
+            if worker.is_recovered
+        }
+        if not request.dry_run:
+            self._counted.accept(dry_run=False)
+            for worker in self._workers.values():
+                worker.wake()
+        return ClockAccepted(
+            forward_seconds=planned.by_ns / NS_PER_S,
+            lock_forward_seconds=planned.lock_by_ns / NS_PER_S,
+            takes_reason=moves_lock,
+            points={name: count for name, count in points.items() if count},
+            dry_run=request.dry_run,
+            clock=clock_status(self._counted.facts()),
         )
 
     def audit(self, entry: AuditEntry) -> None:

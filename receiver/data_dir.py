@@ -3,6 +3,7 @@
 
     DATA_DIR/lock          held by the one receiver that works here
     DATA_DIR/format        the number of the layout below
+    DATA_DIR/clock.json    the counted clock (receiver.counted)
     DATA_DIR/catalog.db    an index, made anew from the histories
     DATA_DIR/audit/        every order, hash-chained (receiver.audit)
     DATA_DIR/groups/GROUP/{disks,inbox,history,views}/
@@ -29,6 +30,10 @@ START_FREE_BYTES = 16 * MIB
 
 def catalog_path(data_dir: Path) -> Path:
     return data_dir / "catalog.db"
+
+
+def clock_path(data_dir: Path) -> Path:
+    return data_dir / "clock.json"
 
 
 def audit_dir(data_dir: Path) -> Path:

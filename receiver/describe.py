@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
+from receiver.counted.keeper import ClockFacts
 from receiver.fine_history import PointWrite
 from receiver.group_status import lag_seconds, verdict_of
 from receiver.metrics import GroupSnapshot
@@ -16,6 +17,7 @@ from receiver.worker import GroupWorker
 from replicator.base.clock import NS_PER_S, rfc3339, rfc3339_exact
 from replicator.base.pointtext import label_text
 from replicator.control.types import (
+    ClockStatus,
     DiskStatus,
     GroupStatus,
     Point,
@@ -68,6 +70,16 @@ def restore_result(point: Point, done: Restored) -> RestoreResult:
     return RestoreResult(point=point, files=[str(path) for path in done.files], images=images)
 
 
+def clock_status(facts: ClockFacts) -> ClockStatus:
+    return ClockStatus(
+        state=facts.state,
+        wall=rfc3339(facts.wall_ns),
+        counted=rfc3339(facts.counted_ns),
+        behind_seconds=facts.behind_ns / NS_PER_S,
+        why=facts.why,
+    )
+
+
 def group_state(worker: GroupWorker) -> str:
     """In a word."""
     return verdict_of(worker).state.word
@@ -87,7 +99,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         return told
     replica, facts = worker.replica, worker.facts()
     newest = replica.newest_point
-    points, kept = replica.points(), replica.history_facts(worker.policy, now_ns)
+    points, kept = replica.points(), replica.history_facts(worker.policy)
     fine = replica.fine.log
     has_stream = facts.stream is not None
     return msgspec.structs.replace(
@@ -142,7 +154,7 @@ def group_snapshot(
     if not worker.is_recovered:
         return blank
     replica, facts, points = worker.replica, worker.facts(), worker.points()
-    kept = replica.history_facts(worker.policy, now_ns)
+    kept = replica.history_facts(worker.policy)
     has_stream = facts.stream is not None
     return replace(
         blank,

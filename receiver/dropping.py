@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.retention import Situation
-from receiver.thinning import end_ns, is_promised, is_younger
+from receiver.thinning import end_ns, is_promised
 from receiver.values import Point
 from replicator.base.clock import rfc3339
 from replicator.base.errors import NotFoundError, OwnedError, UnreachableError, UsageError
@@ -62,6 +62,10 @@ def chosen(
     return found
 
 
+def locked_points(points: Sequence[Point], situation: Situation) -> list[Point]:
+    return [point for point in points if end_ns(point) > situation.locked_after_ns]
+
+
 def _is_meant(point: Point, newest: Point, order: DropOrder, situation: Situation) -> bool:
     """Whether the age means it."""
     if order.older_than_ns is None or point is newest:
@@ -70,7 +74,7 @@ def _is_meant(point: Point, newest: Point, order: DropOrder, situation: Situatio
         return False
     if is_promised(point, situation.now_ns):
         return False
-    return not is_younger(point, order.older_than_ns, situation.now_ns)
+    return situation.now_ns - end_ns(point) >= order.older_than_ns
 
 
 def _check_named(
@@ -102,12 +106,14 @@ def _check_named(
 
 
 def _check_lock(group: str, found: Sequence[Point], order: DropOrder, situation: Situation) -> None:
-    locked = [point for point in found if is_younger(point, situation.lock_ns, situation.now_ns)]
+    locked = locked_points(found, situation)
     if locked and not order.reason:
         last = locked[-1]
-        until = rfc3339(end_ns(last) + situation.lock_ns)
+        until = rfc3339(situation.ages.lock_ends_ns(end_ns(last), situation.lock_ns))
+        clock = situation.ages.hint
         noun = "point is" if len(locked) == 1 else "points are"
         raise OwnedError(
             f"{len(locked)} {noun} locked in group {group!r}: {last} until {until}",
-            hint="wait until then; or break the lock: --break-lock --reason TEXT",
+            hint="wait until then; or break the lock: --break-lock --reason TEXT"
+            + (f". {clock[0].upper()}{clock[1:]}" if clock else ""),
         )

@@ -54,11 +54,12 @@ class FineHistory:
 
     # -- how much is kept
 
-    def make_room(self, policy: HistoryPolicy, others_bytes: int, now_ns: int) -> None:
-        """Lets go what is too old, and of the rest, oldest first, what the budget has no room for
-        beside the others: of all that is kept this is needed least. Raises OSError."""
+    def make_room(self, policy: HistoryPolicy, others_bytes: int) -> None:
+        """Lets go what is too old by the counted clock, and of the rest, oldest first, what the
+        budget has no room for beside the others: of all that is kept this is needed least. Raises
+        OSError."""
         self.log.keep_ns = policy.fine_ns
-        self.log.expire(now_ns)
+        self.log.expire()
         over = others_bytes + self.log.used_bytes - policy.max_bytes
         if over > 0:
             self.shrink(over)

@@ -6,8 +6,9 @@
 A segment that the inbox has no more need of is moved here by one rename instead of being unlinked,
 in the very bytes it had. So nothing here can be taken for something that is yet to be applied, and
 the frames of a stream that a rollback closed stay readable and are never applied again. When it was
-left stands in its name, by the receiver's clock: no frame in it is younger than that. It goes when
-that is longer ago than `keep_ns`, or sooner where the budget needs the room, oldest first.
+left stands in its name, by the receiver's counted clock: no frame in it is younger than that. It
+goes when that is longer ago than `keep_ns`, or sooner where the budget needs the room, oldest
+first. One with a name from the future (the clock of an earlier version had jumped) gets another.
 
 While a rollback to a write is under way `keep_ns` is None, and everything is kept: its frames must
 not go before it has ended.
@@ -33,6 +34,7 @@ from journal.entry import FRAME_LIMIT_BYTES, HEADER, MAGIC
 from journal.entry import HEADER_BYTES as ENTRY_HEADER_BYTES
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import StreamName, list_streams
+from receiver.counted.ages import AgeClock, moved_ns
 from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage
 from replicator.wire.frames import Frame, FrameOpener, OpenedFrame
@@ -65,14 +67,15 @@ class FineLog:
         self,
         storage: Storage,
         directory: Path,
-        utc_ns: Callable[[], int],
+        clock: AgeClock,
         live_spans: Callable[[int], Sequence[Span]],
         keep_ns: int,
     ) -> None:
         self.keep_ns: int | None = keep_ns
         self._storage = storage
         self._directory = directory
-        self._utc_ns = utc_ns
+        self._clock = clock
+        self._are_stamps_seen = False
         self._live_spans = live_spans
         self._kept: list[_Kept] = []  # in the order in which they go
         self._opener = FrameOpener()
@@ -120,9 +123,9 @@ class FineLog:
         with the segment where it was, or here."""
         if self.keep_ns == 0:
             return False
-        left_ns = self._utc_ns()
+        left_ns = self._clock.stamp_ns()
         folder = self._directory / stream.directory
-        target = folder / f"{first:016x}-{left_ns:016x}.seg"
+        target = _path(folder, first, left_ns)
         try:
             size = self._size(path)
             if size <= 0:
@@ -143,11 +146,25 @@ class FineLog:
             return False
         return True
 
-    def expire(self, now_ns: int) -> None:
+    def expire(self) -> None:
         """What is older than `keep_ns` goes. Raises OSError."""
+        ages = self._clock.ages()
+        if not self._are_stamps_seen:
+            self._mend_stamps(ages.counted_ns)
+            self._are_stamps_seen = True
         if self.keep_ns is None:
             return
-        self._drop([each for each in self._kept if each.left_ns + self.keep_ns <= now_ns])
+        last_ns = ages.now_ns - self.keep_ns
+        self._drop([each for each in self._kept if moved_ns(each.left_ns, ages.lags) <= last_ns])
+
+    def _mend_stamps(self, counted_ns: int) -> None:
+        """What was left later than now, was left now: in its name, so in later lives as well."""
+        for each in [each for each in self._kept if each.left_ns > counted_ns]:
+            path = _path(each.span.path.parent, each.span.first, counted_ns)
+            self._storage.replace(each.span.path, path)
+            span = Span(each.span.first, path, each.span.size_bytes)
+            self._kept = [other for other in self._kept if other is not each]
+            self._kept = sorted([*self._kept, _Kept(counted_ns, each.stream, span)], key=_age)
 
     def shrink(self, need_bytes: int) -> int:
         """The oldest go, until so many bytes are free, or nothing is left. How many it were.
@@ -221,6 +238,10 @@ def _header(file: File, span: Span, offset: int) -> tuple[int, int, int]:
         if magic == MAGIC and 0 < size <= FRAME_LIMIT_BYTES and start_lsn < end_lsn:
             return size, start_lsn, end_lsn
     raise DamageError(f"{span.path} at offset {offset}: no frame lies there")
+
+
+def _path(folder: Path, first: int, left_ns: int) -> Path:
+    return folder / f"{first:016x}-{left_ns:016x}.seg"
 
 
 def _age(kept: _Kept) -> tuple[int, int, int]:

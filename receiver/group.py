@@ -33,6 +33,7 @@ from receiver import rollback as rolling
 from receiver.apply import Applier
 from receiver.apply_batch import BATCH_BYTES
 from receiver.catalog import GroupCatalog
+from receiver.counted.ages import AgeClock, Ages
 from receiver.damage import Damage, damaged_points, refuse
 from receiver.digests import digest_runs
 from receiver.dropping import DropOrder
@@ -119,13 +120,15 @@ class GroupReplica:
         name: str,
         catalog: GroupCatalog,
         *,
+        age_clock: AgeClock,
         notify: Callable[[GroupEvent], None] = ignore_event,
         limits: Limits | None = None,
         fine_ns: int = 0,
         seen: Callable[[], Seen] = Seen,
         beside: Beside = in_turn,
     ) -> None:
-        """`seen`: how far the audit has seen the group. `beside`: see receiver.fitting.applied."""
+        """`age_clock` is what points age by; `clock` is for what people read. `seen`: how far the
+        audit has seen the group. `beside`: see receiver.fitting.applied."""
         limits = limits or Limits()
         self.name = name
         self._telling = Telling(name, notify)
@@ -133,7 +136,8 @@ class GroupReplica:
         self._clock = clock
         self._catalog = catalog
         self._limits = limits
-        self._points = PointList()
+        self._age_clock = age_clock
+        self._points = PointList(lambda: age_clock.ages().counted_ns)
         self._history = HistoryLog(
             storage, directory / "history", name, clock.utc_ns, limits.history_segment_bytes
         )
@@ -159,7 +163,7 @@ class GroupReplica:
             self._catch_up,
         )
         self._replica = Replica(storage, directory / "disks")
-        fine_log = FineLog(storage, directory / "fine", clock.utc_ns, self._live_spans, fine_ns)
+        fine_log = FineLog(storage, directory / "fine", age_clock, self._live_spans, fine_ns)
         self.fine = FineHistory(fine_log, self._points, self._tell_shrunk)
         self._inbox = Inbox(
             storage,
@@ -188,6 +192,7 @@ class GroupReplica:
             self._inbox,
             self._points,
             clock.utc_ns,
+            age_clock,
             limits.batch_bytes,
             self._old,
             self.fine.overlay,
@@ -220,6 +225,7 @@ class GroupReplica:
             name,
             self._applier,
             self._history,
+            self._points,
             Retention(
                 self._reclaim,
                 self._history,
@@ -229,7 +235,7 @@ class GroupReplica:
             self._telling,
             catalog,
             self._current_pins,
-            clock.utc_ns,
+            age_clock,
         )
         self._intake = Intake(
             name,
@@ -274,6 +280,7 @@ class GroupReplica:
         """Takes up what the last life left. May be called again where it failed. Raises DamageError
         with file and offset, VersionError, OSError."""
         self.opening.run()
+        self._keeping.see_stamps()
 
     # -- what is known, any thread
 
@@ -621,7 +628,7 @@ class GroupReplica:
         """See Keeping."""
         if not self._applier.is_rolling_back:  # it may need the frames until it is done
             others_bytes = self._history.used_bytes + self.inbox_bytes
-            self.fine.make_room(policy, others_bytes, self._clock.utc_ns())
+            self.fine.make_room(policy, others_bytes)
         return self._keeping.keep(policy)
 
     @property
@@ -629,9 +636,23 @@ class GroupReplica:
         """See Keeping. Any thread."""
         return self._keeping.lock_ns
 
-    def history_facts(self, policy: HistoryPolicy, now_ns: int) -> HistoryFacts:
+    def history_facts(self, policy: HistoryPolicy) -> HistoryFacts:
         """Any thread."""
-        return self._keeping.facts(policy, self._points.all, now_ns)
+        return self._keeping.facts(policy, self._points.all)
+
+    def ageing_out(self, policy: HistoryPolicy, before: Ages, after: Ages) -> int:
+        """See Keeping. Any thread."""
+        return self._keeping.ageing_out(policy, before, after)
+
+    @property
+    def counted_ns(self) -> int:
+        """What the clock shows that points are stamped with. Any thread."""
+        return self._age_clock.ages().counted_ns
+
+    def newest_stamp_ns(self, below_ns: int) -> int | None:
+        """Of the points, the latest that is not above, and was not taken back. Any thread."""
+        stamps = (each.received_ns for each in self._points.all if not each.is_restamped)
+        return max((stamp for stamp in stamps if 0 < stamp <= below_ns), default=None)
 
     def drop(self, policy: HistoryPolicy, order: DropOrder, *, dry_run: bool) -> list[Point]:
         """See Keeping."""

@@ -40,7 +40,9 @@ def lag_seconds(worker: GroupWorker) -> float | None:
     received_ns = max(
         (point.received_ns for point in worker.replica.points()[-_LOOK_BACK:]), default=0
     )
-    return max(worker.clock.utc_ns() - received_ns, 0) / NS_PER_S if received_ns else None
+    if not received_ns:
+        return None
+    return max(worker.replica.counted_ns - received_ns, 0) / NS_PER_S
 
 
 _LOOK_BACK = 64

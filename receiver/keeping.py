@@ -11,7 +11,11 @@ history, and it only rises: a shorter `min_lock` in the configuration changes no
 is put on record by a batch that holds nothing else, before anything is given up under the new
 policy. `unlock` takes it down to what the policy says, by another such batch.
 
-The window is how far back the oldest point reaches, by the receiver's clock. Where the budget makes
+All of it goes by the counted clock (receiver.counted). Points whose stamps are ahead of it, which a
+group may have been opened with, are mended before anything else is looked at, and the mend is put
+on record as the lock is: from then on such a point ages from the same moment in every life.
+
+The window is how far back the oldest point reaches. Where the budget makes
 it shorter than the rules want it, that is an event: the first time, and again whenever it has lost
 another tenth. It is over when the window reaches nine tenths as far as the rules want.
 
@@ -26,14 +30,18 @@ from dataclasses import dataclass, replace
 
 from receiver.apply import Applier
 from receiver.catalog import GroupCatalog, SegmentFact
-from receiver.dropping import DropOrder, chosen
+from receiver.counted.ages import AgeClock, Ages, Lag
+from receiver.counted.stamps import mended, mends_for, moved
+from receiver.dropping import DropOrder, chosen, locked_points
 from receiver.forecast import Growth, forecast_seconds
+from receiver.history.bodies import Mend
 from receiver.history.log import HistoryLog, as_mishap
+from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins
 from receiver.retention import Retention, Situation
 from receiver.telling import Telling
-from receiver.thinning import end_ns, is_younger, span_ns, window_ns
+from receiver.thinning import Protection, end_ns, span_ns, thinned, window_ns
 from receiver.values import Point, Retained
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import OwnedError, UnreachableError
@@ -70,21 +78,26 @@ class Keeping:
         group: str,
         applier: Applier,
         history: HistoryLog,
+        points: PointList,
         retention: Retention,
         telling: Telling,
         catalog: GroupCatalog,
         pins: Callable[[], Pins],
-        utc_ns: Callable[[], int],
+        clock: AgeClock,
     ) -> None:
         self._group = group
         self._applier = applier
         self._history = history
+        self._points = points
         self._retention = retention
         self._telling = telling
         self._catalog = catalog
         self._pins = pins
-        self._utc_ns = utc_ns
+        self._clock = clock
         self._growth = Growth()
+        self._are_stamps_seen = False
+        self._mends: tuple[Mend, ...] = ()
+        self._moved_to_ns = 0
         self._told_ns: int | None = None
 
     def keep(self, policy: HistoryPolicy) -> Retained:
@@ -92,13 +105,14 @@ class Keeping:
         if self._applier.is_rolling_back:  # it needs what is there until it is done
             return Retained([], self._retention.used_bytes)
         try:
+            self._mend_stamps()
             if self._is_lock_wanted(policy):
                 self._set_lock(policy.min_lock_ns)
-            now_ns = self._utc_ns()
-            self._growth.note(now_ns, self._history.written_bytes)
-            situation = self.situation(policy, now_ns)
-            thinned = self._retention.thin(policy, situation)
-            self._tell_dropped(thinned)
+            situation = self.situation(policy)
+            now_ns = situation.now_ns
+            self._growth.note(situation.ages.counted_ns, self._history.written_bytes)
+            aged_out = self._retention.thin(policy, situation)
+            self._tell_dropped(aged_out)
             before_ns = window_ns(self._retention.applied_points(situation), now_ns)
             retained = self._retention.fit(policy, situation)
         except OSError as error:
@@ -113,18 +127,69 @@ class Keeping:
         is_too_large = self._history.used_bytes > policy.max_bytes
         return replace(
             retained,
-            dropped=[*thinned, *retained.dropped],
+            dropped=[*aged_out, *retained.dropped],
             must_wait=bool(retained.over_budget) and is_too_large,
         )
 
-    def situation(self, policy: HistoryPolicy, now_ns: int) -> Situation:
+    def situation(self, policy: HistoryPolicy, ages: Ages | None = None) -> Situation:
+        """Apply thread; with `ages`, which may be of another time than now, any."""
+        if ages is None:
+            ages = self._clock.ages()
+            self._move_stamps(ages)
         return Situation(
-            now_ns,
+            ages,
             self._applier.newest_state,
             self._applier.applied_point,
             self._pins(),
             max(self.lock_ns, policy.min_lock_ns),
         )
+
+    def ageing_out(self, policy: HistoryPolicy, before: Ages, after: Ages) -> int:
+        """How many points the rules keep at the first of two times, and not at the second. Any
+        thread."""
+        first, second = (
+            {point.sequence for point in self._thinned(policy, ages)} for ages in (before, after)
+        )
+        return len(second - first)
+
+    def _thinned(self, policy: HistoryPolicy, ages: Ages) -> list[Point]:
+        situation = self.situation(policy, ages)
+        pins = situation.pins
+        protection = Protection(pins.held | pins.kept, situation.locked_after_ns)
+        points = self._retention.applied_points(situation)
+        points = moved(points, self._new_lags(ages))
+        return thinned(points, policy.rules, situation.now_ns, protection)
+
+    # -- stamps
+
+    def _move_stamps(self, ages: Ages) -> None:
+        """By what the clock has found to have lagged since it was looked at last."""
+        news = self._new_lags(ages)
+        if news:
+            self._points.change(lambda points: moved(points, news))
+            self._moved_to_ns = news[-1].at_ns
+
+    def _new_lags(self, ages: Ages) -> tuple[Lag, ...]:
+        return tuple(lag for lag in ages.lags if lag.at_ns > self._moved_to_ns)
+
+    def see_stamps(self) -> None:
+        """To be called when the group has been opened, before a jump of the clock is accepted: what
+        is stamped ahead of it ages from now."""
+        known = self._mends or self._applier.newest_state.mends
+        applied = [point for point in self._points.all if point.received_ns]
+        self._mends = mends_for(applied, known, self._clock.ages().counted_ns)
+        if self._mends != known:
+            self._points.change(lambda points: mended(points, self._mends))
+            self._telling.event("history.restamped", upto=self._mends[-1].upto)
+
+    def _mend_stamps(self) -> None:
+        """Puts on record what was seen; once more from the first call on, since a clock that was
+        not kept began only when all groups had been opened."""
+        if not self._are_stamps_seen:
+            self.see_stamps()
+            self._are_stamps_seen = True
+        if self._mends != self._applier.newest_state.mends and not self._applier.has_pending:
+            self._applier.state_mends(self._mends)
 
     # -- the lock
 
@@ -167,11 +232,11 @@ class Keeping:
         """Gives up what a person ordered, durably. `points` are all there are. Raises what
         receiver.dropping does, and NoSpaceError, OSError."""
         self._check_orderly()
-        situation = self.situation(policy, self._utc_ns())
+        situation = self.situation(policy)
         gone = chosen(self._group, points, order, situation)
         if dry_run or not gone:
             return gone
-        if any(is_younger(point, situation.lock_ns, situation.now_ns) for point in gone):
+        if locked_points(gone, situation):
             self._telling.event(
                 "history.lock_broken", what=f"drop of {len(gone)} points", reason=order.reason
             )
@@ -222,15 +287,16 @@ class Keeping:
                 wanted_seconds=wanted_ns // NS_PER_S,
             )
 
-    def facts(self, policy: HistoryPolicy, points: Sequence[Point], now_ns: int) -> HistoryFacts:
+    def facts(self, policy: HistoryPolicy, points: Sequence[Point]) -> HistoryFacts:
         """`points` are all there are. Any thread."""
-        lock_ns = max(self.lock_ns, policy.min_lock_ns)
+        lock_ns, ages = max(self.lock_ns, policy.min_lock_ns), self._clock.ages()
+        is_locked = bool(points) and lock_ns > 0
         return HistoryFacts(
-            window_ns=window_ns(points, now_ns),
+            window_ns=window_ns(points, ages.now_ns),
             wanted_ns=span_ns(policy.rules),
             is_short=self._told_ns is not None,
             capacity_bytes=policy.max_bytes,
             forecast_seconds=forecast_seconds(self._growth.samples, policy.max_bytes),
             lock_ns=lock_ns,
-            locked_until_ns=end_ns(points[-1]) + lock_ns if points and lock_ns else None,
+            locked_until_ns=(ages.lock_ends_ns(end_ns(points[-1]), lock_ns) if is_locked else None),
         )

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from receiver.admission import check_disks, check_hello
+from receiver.counted.witness import ClockWitness
 from receiver.session import Session
 from receiver.worker import GroupWorker
 from replicator.base.errors import ReplicatorError
@@ -37,6 +38,13 @@ class Listener:
         self._workers = workers
         self._agents_of = agents_of
         self.refused: Counter[str] = Counter()
+        self._witnesses: dict[Link, ClockWitness] = {}
+
+    def witnesses(self) -> list[ClockWitness]:
+        """What the agents that are connected have told of their clocks."""
+        for link, witness in self._witnesses.items():
+            witness.hear(link.peer_clocks)
+        return list(self._witnesses.values())
 
     async def serve(self, link: Link) -> None:
         """Until the connection ends. Raises what the peer is to be told."""
@@ -52,6 +60,8 @@ class Listener:
                     message=error.message,
                 )
                 raise
+            self._witnesses[link] = ClockWitness(session.hello.agent)
+            held.callback(self._witnesses.pop, link)
             await self._run(session, worker)
 
     async def _admit(self, link: Link, held: AsyncExitStack) -> tuple[Session, GroupWorker]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -23,9 +24,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from receiver.counted.keeper import ClockFacts
+from receiver.counted.rules import ClockState
 from receiver.figures import Durations, GroupFigures
 from replicator.states.words import WORDS
 
+CLOCK_STATES = get_args(ClockState)
 NS = 1e9
 
 
@@ -71,6 +75,7 @@ class ReceiverSnapshot:
     history_capacity_bytes: int
     free_bytes: int
     refused: dict[str, int]
+    clock: ClockFacts
     certificate_not_after_ns: int
 
 
@@ -112,6 +117,7 @@ class ReceiverCollector(Collector):
         for reason, count in sorted(now.refused.items()):
             refused.add_metric([reason], count)
         yield refused
+        yield from _clock(now.clock)
         yield from _states(now.groups)
         for name, text, gauge in _GAUGES:
             yield _gauge(name, text, now.groups, gauge)
@@ -119,6 +125,22 @@ class ReceiverCollector(Collector):
             yield _counter(name, text, now.groups, counter)
         yield from _labelled_counters(now.groups)
         yield _sync_durations(now.groups)
+
+
+def _clock(clock: ClockFacts) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "replicator_clock_state",
+        "Whether the clock that points age by is good, has stepped, or is unconfirmed.",
+        labels=["state"],
+    )
+    for each in CLOCK_STATES:
+        state.add_metric([each], float(each == clock.state))
+    yield state
+    yield GaugeMetricFamily(
+        "replicator_clock_behind_seconds",
+        "How far that clock is behind the machine's; negative where it is ahead.",
+        value=clock.behind_ns / NS,
+    )
 
 
 def registry_of(snapshot: Callable[[], ReceiverSnapshot]) -> CollectorRegistry:

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from receiver.values import Point
+from receiver.values import Point, received_at_ns
 
 
 class PointList:
     """See the head of this file."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted_ns: Callable[[], int]) -> None:
+        self._counted_ns = counted_ns
         self._points: list[Point] = []
         self._labels: set[str] = set()
         self.drops = 0
@@ -77,21 +78,33 @@ class PointList:
                     self._labels.add(point.label)
 
     def hold(self, sequence: int, until_ns: int) -> bool:
-        """The point was still the newest then. False if it is not the newest here."""
+        """The point was still the newest then, by the source's clock. Of that no more than what the
+        counted clock has counted makes the point younger. False if it is not the newest here."""
+        now_ns = self._counted_ns()
         with self._lock:
             if not self._points or self._points[-1].sequence != sequence:
                 return False
             last = self._points[-1]
-            if until_ns > last.until_ns:
-                self._points[-1] = replace(last, until_ns=until_ns)
+            until_ns = max(until_ns, last.until_ns)
+            counted_ns = now_ns - received_at_ns(last) if last.received_ns else 0
+            stood_ns = max(last.stood_ns, min(until_ns - last.time_ns, counted_ns))
+            if (until_ns, stood_ns) != (last.until_ns, last.stood_ns):
+                self._points[-1] = replace(last, until_ns=until_ns, stood_ns=stood_ns)
             return True
 
     def received(self, sequence: int, received_ns: int) -> None:
-        """The point was applied then. No matter if it is not here."""
+        """The point was applied then. No matter if it is not here, or if that is known already."""
         with self._lock:
             at = bisect_left(self._points, sequence, key=lambda point: point.sequence)
             if at < len(self._points) and self._points[at].sequence == sequence:
-                self._points[at] = replace(self._points[at], received_ns=received_ns)
+                point = self._points[at]
+                if not point.received_ns:
+                    self._points[at] = replace(point, received_ns=received_ns)
+
+    def change(self, changed: Callable[[list[Point]], list[Point]]) -> None:
+        """What is known of them is known better: the same points, in a list of its own."""
+        with self._lock:
+            self._set(changed(self._points))
 
     def drop(self, sequences: Iterable[int]) -> list[Point]:
         gone = set(sequences)

@@ -20,13 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from receiver.counted.ages import Ages
 from receiver.history.batches import Batch, Segment
 from receiver.history.log import HistoryLog, no_space
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import GAIN_BYTES_MIN, GAIN_SHARE, Pins, Reclaim, oldest_kept
 from receiver.sync_state import GroupState
-from receiver.thinning import Protection, Rule, is_promised, is_younger, thinned
+from receiver.thinning import NEVER_NS, Protection, Rule, end_ns, is_promised, thinned
 from receiver.values import Point, Retained
 from replicator.base.clock import NS_PER_S
 
@@ -47,21 +48,37 @@ class Situation:
     """What is asked of the group each time: `state` is behind the last batch of the history,
     `applied_point` the newest point that is applied, `lock_ns` the lock in force."""
 
-    now_ns: int
+    ages: Ages
     state: GroupState
     applied_point: int
     pins: Pins
     lock_ns: int = 0
 
+    @property
+    def now_ns(self) -> int:
+        """What deletion goes by."""
+        return self.ages.now_ns
 
-def droppable(points: Sequence[Point], pins: Pins, now_ns: int, younger_ns: int) -> list[Point]:
+    @property
+    def locked_after_ns(self) -> int:
+        """What ends after that is locked."""
+        return self.ages.locked_after_ns(self.lock_ns)
+
+    def spared_after_ns(self, min_window_ns: int) -> int:
+        """What ends after that the budget spares: for the window or the lock."""
+        return min(self.now_ns - min_window_ns, self.locked_after_ns)
+
+
+def droppable(
+    points: Sequence[Point], pins: Pins, now_ns: int, spared_after_ns: int = NEVER_NS
+) -> list[Point]:
     """The points that may go for the budget, oldest first. Nothing behind a point that a view
     shows: it would free no room."""
     found: list[Point] = []
     for point in points[:-1]:
         if point.sequence in pins.held:
             break
-        if point.sequence in pins.kept or is_younger(point, younger_ns, now_ns):
+        if point.sequence in pins.kept or end_ns(point) > spared_after_ns:
             continue
         asked_for = point.label is not None or point.expire_ns > 0
         if not (asked_for and is_promised(point, now_ns)):
@@ -162,7 +179,7 @@ class Retention:
             self.applied_points(situation),
             policy.rules,
             situation.now_ns,
-            Protection(pins.held | pins.kept, situation.lock_ns),
+            Protection(pins.held | pins.kept, situation.locked_after_ns),
         )
         if len(gone) <= THINNED_MAX:
             self._thinned_by, self._thinned_at_ns = policy.rules, situation.now_ns
@@ -208,9 +225,9 @@ class Retention:
     def _candidates(self, policy: HistoryPolicy, situation: Situation) -> list[Point]:
         if policy.when_full == "pause":
             return []
-        younger_ns = max(policy.min_window_ns, situation.lock_ns)
         points = self.applied_points(situation)
-        return droppable(points, situation.pins, situation.now_ns, younger_ns)
+        spared_after_ns = situation.spared_after_ns(policy.min_window_ns)
+        return droppable(points, situation.pins, situation.now_ns, spared_after_ns)
 
     def _round(
         self, need_bytes: int, policy: HistoryPolicy, situation: Situation, dropped: list[Point]
@@ -284,11 +301,15 @@ class Retention:
         if situation.pins.held:
             return "an open view keeps what lies behind its point"
         points = self.applied_points(situation)
-        younger_ns = max(policy.min_window_ns, situation.lock_ns)
-        young = sum(is_younger(each, younger_ns, situation.now_ns) for each in points[:-1])
+        spared_after_ns = situation.spared_after_ns(policy.min_window_ns)
+        young = sum(end_ns(each) > spared_after_ns for each in points[:-1])
         if young:
-            name = "min_window" if policy.min_window_ns >= situation.lock_ns else "the lock"
-            return f"the points that are left are needed: {young} are younger than {name}"
+            is_window = spared_after_ns == situation.now_ns - policy.min_window_ns
+            name = "min_window" if is_window else "the lock"
+            hint = situation.ages.hint
+            return f"the points that are left are needed: {young} are younger than {name}" + (
+                f"; {hint}" if hint else ""
+            )
         labelled = sum(point.label is not None for point in points)
         if labelled:
             return f"the points that are left are needed: {labelled} have labels"

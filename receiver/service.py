@@ -31,7 +31,17 @@ from receiver.audit.recorder import Recorder
 from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.control import ReceiverService
-from receiver.data_dir import audit_dir, catalog_path, check_format, check_room, groups_dir
+from receiver.counted.ages import Ages
+from receiver.counted.keeper import CountedClock
+from receiver.counted.machine import Machine, SystemMachine, boot_identity, runtime_dir_of
+from receiver.data_dir import (
+    audit_dir,
+    catalog_path,
+    check_format,
+    check_room,
+    clock_path,
+    groups_dir,
+)
 from receiver.describe import group_snapshot, group_state, group_status
 from receiver.group import GroupReplica
 from receiver.listener import Listener
@@ -114,6 +124,7 @@ class Receiver:
         listener: Listener,
         storage: Storage,
         clock: Clock,
+        counted: CountedClock,
         recorder: Recorder,
         credentials: Credentials,
         lookout: Lookout,
@@ -125,6 +136,7 @@ class Receiver:
         self._listener = listener
         self._storage = storage
         self._clock = clock
+        self._counted = counted
         self._recorder = recorder
         self._credentials = credentials
         self._lookout = lookout
@@ -140,6 +152,19 @@ class Receiver:
             self._recorder.note_heads()
             self._credentials.look(asyncio.get_running_loop().time())
             self._lookout.begin()
+            await self.tend_clock()
+
+    async def tend_clock(self) -> None:
+        """See CountedClock. Every few seconds."""
+        witnesses, monotonic_ns = self._listener.witnesses(), self._clock.monotonic_ns()
+        await asyncio.to_thread(self._counted.tend, witnesses, monotonic_ns, self._ageing_out)
+
+    def _ageing_out(self, before: Ages, after: Ages) -> int:
+        return sum(
+            worker.replica.ageing_out(worker.policy, before, after)
+            for worker in self.workers.values()
+            if worker.is_recovered
+        )
 
     def status_line(self) -> str:
         """`3 groups: 1 damaged, 2 protected`."""
@@ -173,6 +198,7 @@ class Receiver:
             history_capacity_bytes=self.reloading.config.history.max_bytes,
             free_bytes=self._storage.free_bytes(self.reloading.config.receiver.data_dir),
             refused=dict(self._listener.refused),
+            clock=self._counted.facts(),
             certificate_not_after_ns=self._credentials.not_after_ns,
         )
 
@@ -185,6 +211,7 @@ async def started(
     clock: Clock,
     notifier: Notifier,
     load: Callable[[], ReceiverConfig],
+    machine: Machine | None = None,
 ) -> AsyncIterator[Receiver]:
     """A receiver with its groups recovered and its sockets open; all of it is closed again at the
     end of the block, in reverse. data_dir exists, and its lock is the caller's. `load` reads the
@@ -204,27 +231,31 @@ async def started(
         )
         closing.callback(recorder.close)  # once the workers have ended
         closing.push_async_callback(lookout.close)
-        make = partial(_worker_of, catalog=catalog, storage=storage, clock=clock)
+        counted = CountedClock(storage, clock_path(data_dir), machine or _machine(config))
+        closing.callback(counted.save)
+        make = partial(_worker_of, catalog=catalog, storage=storage, clock=clock, counted=counted)
         workers |= {group.name: make(config, group) for group in config.groups}
         closing.push_async_callback(_close_all, workers)
         closing.push_async_callback(views.close_all)
-        late = await _bring_up(workers, views, notifier)
+        late = await _bring_up(workers, views, notifier, counted)
         closing.push_async_callback(_give_up, late)
         agents: dict[str, Sequence[str]] = {group.name: group.agents for group in config.groups}
         listener = Listener(workers, agents)
         reloading = Reloading(
             *(config, load, workers, agents, views, credentials),
             make=make,
-            bring_up=partial(_bring_up, views=views, notifier=notifier),
+            bring_up=partial(_bring_up, views=views, notifier=notifier, counted=counted),
         )
         recorder.import_from_catalog()
         await lookout.complete()
         recorder.note_heads()
         receiver = Receiver(
-            *(reloading, workers, views, listener, storage, clock, recorder), credentials, lookout
+            *(reloading, workers, views, listener, storage, clock, counted, recorder),
+            credentials,
+            lookout,
         )
         service = ReceiverService(
-            *(config.receiver.name, workers, views, recorder, clock, agents),
+            *(config.receiver.name, workers, views, recorder, clock, counted, agents),
             *(credentials, lookout, reloading),
             data_dir=data_dir,
         )
@@ -253,6 +284,7 @@ def _worker_of(
     catalog: Catalog,
     storage: Storage,
     clock: Clock,
+    counted: CountedClock,
 ) -> GroupWorker:
     """One that has not touched a disk."""
     replica = GroupReplica(
@@ -261,6 +293,7 @@ def _worker_of(
         groups_dir(config.receiver.data_dir.absolute()) / group.name,
         group.name,
         catalog.group(group.name),
+        age_clock=counted,
         notify=_event_logger(),
         fine_ns=int(config.history_of(group).fine_history),
     )
@@ -273,38 +306,64 @@ def _worker_of(
     )
 
 
+def _machine(config: ReceiverConfig) -> Machine:
+    return SystemMachine(boot_identity(runtime_dir_of(config.receiver.control)))
+
+
+def _newest_stamp_ns(workers: dict[str, GroupWorker], below_ns: int) -> int | None:
+    """Of all points, the latest that is not above."""
+    stamps = [
+        worker.replica.newest_stamp_ns(below_ns)
+        for worker in workers.values()
+        if worker.is_recovered
+    ]
+    return max((stamp for stamp in stamps if stamp is not None), default=None)
+
+
 async def _bring_up(
-    workers: dict[str, GroupWorker], views: Views, notifier: Notifier
+    workers: dict[str, GroupWorker], views: Views, notifier: Notifier, counted: CountedClock
 ) -> list[asyncio.Task[None]]:
-    """Recovers and starts the groups, a few at a time; what stops one does not reach another. Those
-    that take longer than a start may wait are returned: they come up when they can."""
+    """Recovers the groups, a few at a time, and starts them once the clock by which they age has
+    begun; what stops one does not reach another. Those whose recovery takes longer than a start may
+    wait are returned: they come up when they can."""
     turn = asyncio.Semaphore(RECOVERIES_AT_ONCE)
 
-    async def up(worker: GroupWorker) -> None:
-        await worker.recover()
+    async def recovering(worker: GroupWorker) -> asyncio.Task[None]:
+        async with turn:
+            notifier.extend_start(RECOVERY_SHARE_SECONDS)
+            recovery = asyncio.create_task(worker.recover())
+            try:
+                await asyncio.wait([recovery], timeout=RECOVERY_PATIENCE_SECONDS)
+            except asyncio.CancelledError:
+                recovery.cancel()
+                raise
+        if not recovery.done():
+            _log.warning("recovery.goes_on", group=worker.name)
+        return recovery
+
+    async def up(worker: GroupWorker, recovery: asyncio.Task[None]) -> None:
+        await recovery
         await _clear_views(views, worker)
         worker.start()
 
-    async def awaited(worker: GroupWorker) -> asyncio.Task[None]:
-        async with turn:
-            notifier.extend_start(RECOVERY_SHARE_SECONDS)
-            coming = asyncio.create_task(up(worker))
-            try:
-                await asyncio.wait([coming], timeout=RECOVERY_PATIENCE_SECONDS)
-            except asyncio.CancelledError:
-                coming.cancel()
-                raise
-        if not coming.done():
-            _log.warning("recovery.goes_on", group=worker.name)
-        return coming
-
-    coming = [asyncio.create_task(awaited(worker)) for worker in workers.values()]
+    turns = [asyncio.create_task(recovering(worker)) for worker in workers.values()]
+    coming: list[asyncio.Task[None]] = []
     try:
-        return [task for each in coming if not (task := await each).done()]
+        recoveries = [await each for each in turns]
+        counted.begin(partial(_newest_stamp_ns, workers))
+        pairs = list(zip(workers.values(), recoveries, strict=True))
+        coming = [asyncio.create_task(up(*each)) for each in pairs]
+        for task, recovery in zip(coming, recoveries, strict=True):
+            if recovery.done():
+                await task
+        return [task for task in coming if not task.done()]
+    except asyncio.CancelledError:
+        await _give_up(coming)
+        raise
     finally:
-        for each in coming:
+        for each in turns:
             each.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
+        await asyncio.gather(*turns, return_exceptions=True)
 
 
 async def _give_up(late: list[asyncio.Task[None]]) -> None:

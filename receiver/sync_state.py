@@ -24,7 +24,7 @@ from uuid import UUID
 from journal.bodies import Cut, Detach, DomainXml, SyncBegin, SyncEnd, decode_body
 from journal.record import Record, RecordType
 from receiver.extents import ExtentSet
-from receiver.history.bodies import DamagedBlocks, DiskBody, GroupBody, RollbackIntent
+from receiver.history.bodies import DamagedBlocks, DiskBody, GroupBody, Mend, RollbackIntent
 from receiver.values import Point, PointDisk, SyncNotice
 from replicator.base.errors import DamageError, UsageError
 from replicator.base.names import LABEL_BYTES_MAX, check_label_form
@@ -120,6 +120,7 @@ class GroupState:
     rolled_back: bool = False
     lock_ns: int = 0
     damage: tuple[DamagedBlocks, ...] = ()
+    mends: tuple[Mend, ...] = ()
     disks: dict[str, Disk] = field(default_factory=dict)
     domains: dict[str, str] = field(default_factory=dict)
     start_lsn: int = -1
@@ -330,6 +331,7 @@ class GroupState:
             self.rolled_back,
             self.lock_ns,
             self.damage,
+            self.mends,
         )
 
     def whole_body(self) -> GroupBody:
@@ -381,6 +383,7 @@ class GroupState:
             rolled_back=body.rolled_back,
             lock_ns=body.lock_ns,
             damage=body.damage,
+            mends=body.mends,
             disks=disks,
             domains=dict(body.domains),
             labels=set(self.labels),

@@ -4,10 +4,10 @@
     keep = ["all 1h", "1min 24h", "1h 7d"]     a rule: one point for each STEP up to an age of SPAN
 
 A point's age is counted from its *end*, the last moment for which it stands (of an idle group's
-point that may be days after its making), by the receiver's clock. The first rule whose span is not
-over decides. Time is cut into buckets of its step, at multiples of the step since 1970 and not
-counted back from now, and of all points that end in one bucket the oldest stays. A point that is
-older than every span goes.
+point that may be days after its making), by the receiver's counted clock (receiver.counted). The
+first rule whose span is not over decides. Time is cut into buckets of its step, at multiples of the
+step since 1970 and not counted back from now, and of all points that end in one bucket the oldest
+stays. A point that is older than every span goes.
 
 So a decision is never taken back: whether a point is the oldest of its bucket does not change as
 time passes (younger ones come behind it), and where steps are multiples of each other the oldest of
@@ -20,11 +20,12 @@ Protected, whatever the rules say:
 
 * the newest point, those in `Protection.pinned` (a view shows them, a rollback made them);
 * what a person or an application asked for (a label, a consistent cut), until its own expiry;
-* whatever is younger than `Protection.younger_than_ns`: the lock, and against the budget also the
-  window.
+* whatever ends after `Protection.spared_after_ns`: the lock.
 
 A point that is protected still occupies its bucket. The clock is the caller's `now_ns`; a point of
-a time when the receiver did not note its coming (`received_ns` 0) is taken by its own time.
+a time when the receiver did not note its coming (`received_ns` 0) is taken by its own time. Points
+whose stamps were taken back (receiver.counted.stamps) all share one, which says when they come of
+age, and nothing of their order: in their buckets lies the source's time.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from receiver.values import Point
+from receiver.values import Point, received_at_ns
+
+NEVER_NS = 1 << 63
+Bucket = tuple[bool, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +52,12 @@ class Protection:
     """What must stay, whatever the reason is for which points are to go."""
 
     pinned: frozenset[int] = frozenset()
-    younger_than_ns: int = 0
-
-
-def received_at_ns(point: Point) -> int:
-    return point.received_ns or point.time_ns
+    spared_after_ns: int = NEVER_NS
 
 
 def end_ns(point: Point) -> int:
-    """The last moment for which the point stands, by the receiver's clock."""
-    return received_at_ns(point) + max(point.until_ns - point.time_ns, 0)
+    """The last moment for which the point stands, by the counted clock."""
+    return received_at_ns(point) + point.stood_ns
 
 
 def is_promised(point: Point, now_ns: int) -> bool:
@@ -65,10 +65,6 @@ def is_promised(point: Point, now_ns: int) -> bool:
     if point.label is None and point.kind != "application":
         return False
     return not point.expire_ns or now_ns < received_at_ns(point) + point.expire_ns
-
-
-def is_younger(point: Point, age_ns: int, now_ns: int) -> bool:
-    return now_ns - end_ns(point) < age_ns
 
 
 def window_ns(points: Sequence[Point], now_ns: int) -> int | None:
@@ -85,28 +81,29 @@ def thinned(
     points: Sequence[Point], rules: Sequence[Rule], now_ns: int, protection: Protection
 ) -> list[Point]:
     """The points that go, oldest first. `points` are all there are, oldest first."""
-    seen: list[set[int]] = [set() for _ in rules]
+    seen: list[set[Bucket]] = [set() for _ in rules]
     gone: list[Point] = []
     for point in points[:-1]:
         moment_ns = end_ns(point)
         is_oldest = [
-            _occupies(buckets, rule, moment_ns) for buckets, rule in zip(seen, rules, strict=True)
+            _occupies(buckets, rule, point) for buckets, rule in zip(seen, rules, strict=True)
         ]
         rule = _rule_of(rules, now_ns - moment_ns)
         if rule is not None and is_oldest[rule]:
             continue
         if point.sequence in protection.pinned or is_promised(point, now_ns):
             continue
-        if not is_younger(point, protection.younger_than_ns, now_ns):
+        if moment_ns <= protection.spared_after_ns:
             gone.append(point)
     return gone
 
 
-def _occupies(buckets: set[int], rule: Rule, moment_ns: int) -> bool:
+def _occupies(buckets: set[Bucket], rule: Rule, point: Point) -> bool:
     """Whether the point is the first in its bucket; it is in there from now on."""
     if not rule.step_ns:
         return True
-    bucket = moment_ns // rule.step_ns
+    moment_ns = point.until_ns if point.is_restamped else end_ns(point)
+    bucket = point.is_restamped, moment_ns // rule.step_ns
     if bucket in buckets:
         return False
     buckets.add(bucket)

@@ -31,9 +31,12 @@ class Point:
     made it. `consistent` is false only for the pinned state before a rollback that was ordered
     in the middle of a sync. `domains` maps a domain's name to the digest of its XML.
 
-    `received_ns` is when it was applied here, by the receiver's clock: what retention ages by; 0
-    while it is not applied, or was by a version that did not note it. `expire_ns` is how long a
-    labelled or application-consistent point is to survive thinning from then on; 0: for ever.
+    `received_ns` is when it was applied here, by the receiver's counted clock: what retention ages
+    by; 0 while it is not applied, or was by a version that did not note it. `is_restamped`: its
+    stamp was ahead of that clock and was taken back; many points share the new one. `stood_ns`: for
+    how long it stood from then on, by that clock: never more than what the source says. `expire_ns`
+    is how long a labelled or application-consistent point is to survive thinning from its receipt
+    on; 0: for ever.
 
     `time_ns` is the source's wall clock, which may have been set. `monotonic_ns` is what its other
     clock showed, `made_ns` when that was by ours (receiver.source_clock); 0: nobody knows."""
@@ -53,6 +56,8 @@ class Point:
     expire_ns: int = 0
     monotonic_ns: int = 0
     made_ns: int = 0
+    is_restamped: bool = False
+    stood_ns: int = 0
 
     @property
     def ahead_ns(self) -> int:
@@ -61,6 +66,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"#{self.sequence}" + (f" {label_text(self.label)!r}" if self.label else "")
+
+
+def received_at_ns(point: Point) -> int:
+    """By the receiver's counted clock; of a time when that was not noted, by the point's own."""
+    return point.received_ns or point.time_ns
 
 
 @dataclass(frozen=True, slots=True)

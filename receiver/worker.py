@@ -476,6 +476,10 @@ class GroupWorker:
             self.figures.points_dropped += len(gone)
         return gone
 
+    def wake(self) -> None:
+        """There may be something to do: time was found to have passed."""
+        self._pump.wake()
+
     async def unlock(self, reason: str) -> int:
         """The lock that was in force."""
         self.check_alive()

@@ -31,6 +31,7 @@ import numpy as np
 from receiver import damage as rules
 from receiver.apply import Applier
 from receiver.catalog import GroupCatalog
+from receiver.counted.stamps import mended
 from receiver.fine_log import FineLog
 from receiver.fitting import compare, looking
 from receiver.fitting.applied import AppliedSlots
@@ -224,7 +225,7 @@ class Opening:
         if state.rollback is not None and state.rollback.writes:
             parts.fine.keep_ns = None
         self._leave_inbox(read)
-        parts.points.reset(parts.history.points())
+        parts.points.reset(mended(parts.history.points(), parts.applier.newest_state.mends))
         parts.intake.start(state)
         newest = parts.points.newest
         if newest is not None:
@@ -444,7 +445,7 @@ class Opening:
         parts.history.accept_tail()
         parts.applier.start(read.before, read.state)
         announced = self._announced(read)
-        parts.points.reset(parts.history.points())
+        parts.points.reset(mended(parts.history.points(), parts.applier.newest_state.mends))
         parts.applier.take_as_applied()
         parts.intake.front.reset(parts.applier.applied.copy())
         if read.evidence.sums_beyond:

@@ -35,6 +35,7 @@ BatchKind = Literal["log", "zero", "mark", "rollback"]
 
 Count = Annotated[int, Meta(ge=0)]
 UNKNOWN_SUM = 0
+NOT_COUNTED = -1
 
 
 class MemberBody(msgspec.Struct, frozen=True, array_like=True):
@@ -84,10 +85,12 @@ class DiskBody(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """The point was still the newest, and nothing was written, until then."""
+    """The point was still the newest, and nothing was written, until then: by the source's clock.
+    `stood_ns`: for how long, by the receiver's counted clock; NOT_COUNTED where nobody did."""
 
     sequence: Count
     until_ns: Count
+    stood_ns: int = NOT_COUNTED
 
 
 class RollbackIntent(msgspec.Struct, frozen=True):
@@ -110,6 +113,14 @@ class DamagedBlocks(msgspec.Struct, frozen=True, array_like=True):
     replaced: int
 
 
+class Mend(msgspec.Struct, frozen=True, array_like=True):
+    """Points up to number `upto` were received at `at_ns` at the latest, whatever their stamps say:
+    see receiver.counted.stamps."""
+
+    upto: Count
+    at_ns: Count
+
+
 class GroupBody(msgspec.Struct, frozen=True):
     """The group's state, as far as it must survive. Points younger than `lock_ns` must not go."""
 
@@ -130,6 +141,7 @@ class GroupBody(msgspec.Struct, frozen=True):
     rolled_back: bool = False
     lock_ns: Count = 0
     damage: tuple[DamagedBlocks, ...] = ()
+    mends: tuple[Mend, ...] = ()
 
 
 class BatchBegin(msgspec.Struct, frozen=True):

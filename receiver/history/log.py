@@ -193,13 +193,13 @@ class HistoryLog:
     # -- what there is
 
     def points(self) -> list[Point]:
-        """Of all batches in the history, those that retention has not given up. `until_ns` is as
-        far as later batches know it."""
+        """Of all batches in the history, those that retention has not given up. `until_ns` and
+        `stood_ns` are as far as later batches know them."""
         points: list[Point] = []
         for batch in self.batches:
             held = batch.held
             if held is not None and points and points[-1].sequence == held.sequence:
-                points[-1] = replace(points[-1], until_ns=max(points[-1].until_ns, held.until_ns))
+                points[-1] = _held(points[-1], held, batch.point)
             if batch.point is not None and batch.point.sequence not in self.dropped:
                 points.append(batch.point)
         return points
@@ -491,6 +491,17 @@ class HistoryLog:
         self._writer.close()
         self.index.close()
         self.reader.close()
+
+
+def _held(point: Point, held: bodies.Held, following: Point | None) -> Point:
+    """Where nobody counted how long the point stood (earlier versions), it is what the source said,
+    and no longer than until the next one came."""
+    until_ns, stood_ns = max(point.until_ns, held.until_ns), held.stood_ns
+    if stood_ns == bodies.NOT_COUNTED:
+        stood_ns = until_ns - point.time_ns
+        if following is not None and following.received_ns:
+            stood_ns = min(stood_ns, max(following.received_ns - point.received_ns, 0))
+    return replace(point, until_ns=until_ns, stood_ns=max(point.stood_ns, stood_ns))
 
 
 def no_space(error: OSError) -> bool:

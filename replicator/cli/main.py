@@ -17,7 +17,18 @@ import click
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.report import mishap, report
-from replicator.cli import audit, history, journal, local, orders, reload, scrub, status, view
+from replicator.cli import (
+    audit,
+    clock,
+    history,
+    journal,
+    local,
+    orders,
+    reload,
+    scrub,
+    status,
+    view,
+)
 from replicator.cli.invocation import Invocation
 
 INTERRUPTED = 130
@@ -45,6 +56,7 @@ for command in (
     *scrub.COMMANDS,
     *view.COMMANDS,
     *history.COMMANDS,
+    *clock.COMMANDS,
     *audit.COMMANDS,
     *journal.COMMANDS,
     *local.COMMANDS,

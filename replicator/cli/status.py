@@ -52,6 +52,8 @@ def status(invocation: Invocation, *, check: bool, rpo: str | None) -> None:
         _print_groups(one, now)
         for text in _warnings(one):
             click.echo(text)
+        if one.clock is not None and one.clock.state == "good" and one.clock.why:
+            click.echo(one.clock.why)
 
 
 COMMANDS = (status,)
@@ -121,6 +123,8 @@ def _warnings(found: Status) -> list[str]:
         said.append(f"the running splitter is too old for: {text} (until it is started anew)")
     if found.audit_breaks:
         said.append(f"the audit is broken in {found.audit_breaks} places: replicator audit verify")
+    if found.clock is not None and found.clock.state != "good":
+        said.append(f"clock {found.clock.state}: {found.clock.why}")
     return said
 
 

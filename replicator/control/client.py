@@ -23,11 +23,13 @@ import msgspec
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError, from_name
 from replicator.control import endpoints
 from replicator.control.types import (
+    AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
+    ClockAccepted,
     DropRequest,
     DropResult,
     ErrorBody,
@@ -229,6 +231,10 @@ class ControlClient:
     ) -> AcceptResult:
         target, request = _target(endpoints.ACCEPT, group=group), AcceptRequest(reason=reason)
         return self._order("POST", target, AcceptResult, request, on_progress)
+
+    def accept_clock(self, reason: str, *, dry_run: bool) -> ClockAccepted:
+        request = AcceptClockRequest(reason=reason, dry_run=dry_run)
+        return self._order("POST", endpoints.CLOCK, ClockAccepted, request)
 
     def _order(
         self,

@@ -17,6 +17,7 @@ from replicator.base.names import is_name
 from replicator.base.units import parse_duration_ns
 from replicator.control.service import AgentControl, ReceiverControl, Report
 from replicator.control.types import (
+    AcceptClockRequest,
     AcceptRequest,
     Chosen,
     DropRequest,
@@ -209,6 +210,10 @@ async def _accept(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.accept(call.group(), call.request(AcceptRequest), call.report)
 
 
+async def _accept_clock(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.accept_clock(call.request(AcceptClockRequest))
+
+
 STATUS = "/v1/status"
 RELOAD = "/v1/reload"
 POINTS = "/v1/groups/{group}/points"
@@ -223,6 +228,7 @@ RESTORE = "/v1/groups/{group}/restore"
 SCRUB = "/v1/groups/{group}/scrub"
 VIEWS = "/v1/views"
 VIEW = "/v1/views/{view}"
+CLOCK = "/v1/clock/accept"
 AUDIT = "/v1/audit"
 AUDIT_VERIFY = "/v1/audit/verify"
 
@@ -249,5 +255,6 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
     Endpoint("POST", DROP_POINTS, _drop_points, "points drop", is_finished_anyway=True),
     Endpoint("POST", ACCEPT, _accept, "history accept", is_long=True, is_finished_anyway=True),
+    Endpoint("POST", CLOCK, _accept_clock, "clock accept", is_finished_anyway=True),
     Endpoint("POST", UNLOCK, _unlock, "history unlock", is_finished_anyway=True),
 )

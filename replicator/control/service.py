@@ -15,11 +15,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.control.types import (
+    AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
     AuditRecord,
     AuditVerdict,
     Chosen,
+    ClockAccepted,
     DropRequest,
     DropResult,
     GroupStatus,
@@ -132,4 +134,8 @@ class ReceiverControl(Protocol):
 
     async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
         """Refused where the group has not stopped for what lies beside what."""
+        ...
+
+    async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
+        """The receiver's machine has the right time: everything ages by it from now on."""
         ...

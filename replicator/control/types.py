@@ -279,6 +279,32 @@ class AcceptResult(Message, frozen=True, kw_only=True):
     generation: int
 
 
+class ClockStatus(Message, frozen=True, kw_only=True):
+    """The receiver's counted clock, by which points age. `behind_seconds`: how far it is behind the
+    machine's (`wall`); negative where that is behind. `why` is empty while it is good, and locks go
+    by it as well."""
+
+    state: Literal["good", "stepped", "unconfirmed"]
+    wall: str
+    counted: str
+    behind_seconds: float
+    why: str = ""
+
+
+class ClockAccepted(Message, frozen=True, kw_only=True):
+    """What accepting the machine's time did, with `dry_run` would do: points and locks age by so
+    much at once. `points`: how many of each group are too old for it by then, where any are."""
+
+    forward_seconds: float
+    lock_forward_seconds: float
+    takes_reason: bool
+    """Locks end sooner by it."""
+    points: dict[str, int]
+    dry_run: bool
+    clock: ClockStatus
+    """As it is afterwards."""
+
+
 class Status(Message, frozen=True, kw_only=True):
     role: Role
     name: str
@@ -298,6 +324,8 @@ class Status(Message, frozen=True, kw_only=True):
     orders_refused: str = ""
     """Why no order that changes something is carried out (receiver): the audit or the catalog,
     which its groups share, cannot be used. Replication goes on."""
+    clock: ClockStatus | None = None
+    """The receiver's."""
 
 
 class AuditRecord(Message, frozen=True, kw_only=True):
@@ -442,6 +470,13 @@ class DropRequest(Request, frozen=True, kw_only=True):
     break_lock: bool = False
     reason: str = ""
     zone: str | None = None
+
+
+class AcceptClockRequest(Request, frozen=True, kw_only=True):
+    """The machine's time is right: age by it. `reason` is needed where locks end sooner by that."""
+
+    reason: str = ""
+    dry_run: bool = False
 
 
 class UnlockRequest(Request, frozen=True, kw_only=True):

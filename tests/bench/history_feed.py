@@ -24,6 +24,7 @@ from replicator.base.clock import SystemClock
 from replicator.base.storage import Buffer, File, SystemStorage
 from replicator.base.units import KIB, MIB
 from replicator.wire.frames import FrameBuilder
+from tests.receiver.machine import real_clock
 
 STREAM = UUID(int=7)
 INSTANCE = str(UUID(int=1))
@@ -143,7 +144,14 @@ class Feed:
         self.group = self._opened()
 
     def _opened(self) -> GroupReplica:
-        group = GroupReplica(self.storage, SystemClock(), self.home / "g", "g", MemoryCatalog())
+        group = GroupReplica(
+            self.storage,
+            SystemClock(),
+            self.home / "g",
+            "g",
+            MemoryCatalog(),
+            age_clock=real_clock(self.home),
+        )
         group.recover()
         return group
 

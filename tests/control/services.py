@@ -33,6 +33,7 @@ from replicator.control.server import (
 )
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
     AuditFault,
@@ -41,6 +42,8 @@ from replicator.control.types import (
     BadPlace,
     Choice,
     Chosen,
+    ClockAccepted,
+    ClockStatus,
     ConfigChange,
     DiskStatus,
     DropRequest,
@@ -125,6 +128,13 @@ BAD = BadPlace(
     points=[1, 2],
     healed=False,
     problem="content is not what was written last",
+)
+STEPPED = ClockStatus(
+    state="stepped",
+    wall="2026-03-08T02:00:00.000000Z",
+    counted="2026-03-01T02:00:00.000000Z",
+    behind_seconds=604_800,
+    why="the machine's clock is 7 d ahead of what has passed",
 )
 SCRUBBED = ScrubReport(
     running=False,
@@ -222,12 +232,14 @@ class CannedReceiver:
     def __init__(self) -> None:
         self.orders: list[tuple[str, ...]] = []
         self.audit_faults: list[AuditFault] = []
+        self.locks_need_reason = False
+        self.clock = msgspec.structs.replace(STEPPED, state="good", behind_seconds=0, why="")
         self.rollback_started = threading.Event()
         self.rollback_may_end: asyncio.Event | None = None
         self.rollback_ended = asyncio.Event()
 
     async def status(self) -> Status:
-        return Status(role="receiver", name="dr1", version="1", groups=[GROUP])
+        return Status(role="receiver", name="dr1", version="1", groups=[GROUP], clock=self.clock)
 
     async def reload(self, request: ReloadRequest) -> ReloadResult:
         return _reloaded(self.orders, "receiver", request)
@@ -358,6 +370,19 @@ class CannedReceiver:
         self.orders.append(("accept", group, request.reason))
         return AcceptResult(
             group=group, gone="a history", points=12, damaged_points=3, next_point=42, generation=2
+        )
+
+    async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
+        if self.locks_need_reason and not request.dry_run and not request.reason:
+            raise UsageError("breaking a lock takes a reason", hint="say why: --reason TEXT")
+        self.orders.append(("plan clock" if request.dry_run else "accept clock", request.reason))
+        return ClockAccepted(
+            forward_seconds=604_800,
+            lock_forward_seconds=604_860,
+            takes_reason=self.locks_need_reason,
+            points={"web": 31, "db": 1},
+            dry_run=request.dry_run,
+            clock=STEPPED if request.dry_run else self.clock,
         )
 
 

@@ -9,6 +9,8 @@ from tests.mutants.mutant import Mutant
 _SESSION = ("tests/receiver_service/test_session.py", "tests/receiver/test_apply.py")
 _INBOX = ("tests/receiver/test_inbox.py", "tests/receiver/test_apply.py")
 _THINNING = ("tests/receiver/test_thinning.py",)
+_COUNTED = ("tests/receiver/test_counted.py",)
+_AGEING = ("tests/receiver/test_ageing.py",)
 _SEAT = ("tests/receiver_service/test_seat.py",)
 
 MUTANTS = (
@@ -50,15 +52,15 @@ MUTANTS = (
     Mutant(
         "what is younger than the lock is never thinned",
         "receiver/thinning.py",
-        "        if not is_younger(point, protection.younger_than_ns, now_ns):",
+        "        if moment_ns <= protection.spared_after_ns:",
         "        if True:",
         _THINNING,
     ),
     Mutant(
         "a bucket keeps its oldest point",
         "receiver/thinning.py",
-        "    bucket = moment_ns // rule.step_ns",
-        "    bucket = (moment_ns + rule.step_ns // 2) // rule.step_ns",
+        "    bucket = point.is_restamped, moment_ns // rule.step_ns",
+        "    bucket = point.is_restamped, (moment_ns + rule.step_ns // 2) // rule.step_ns",
         _THINNING,
     ),
     Mutant(
@@ -81,5 +83,89 @@ MUTANTS = (
         "        self.fenced += 1\n        await old.fence()\n",
         "        self.fenced += 1\n",
         _SEAT,
+    ),
+    Mutant(
+        "a jump of the wall clock moves nothing",
+        "receiver/counted/rules.py",
+        "        most_ns = passed_ns // SLEW if abs(off_ns) <= TOLERANCE_NS else 0",
+        "        most_ns = abs(off_ns)",
+        (*_COUNTED, *_AGEING),
+    ),
+    Mutant(
+        "the clock never goes back",
+        "receiver/counted/rules.py",
+        "        now_ns = max(slow_ns, min(reading.wall_ns, straight_ns))",
+        "        now_ns = min(reading.wall_ns, straight_ns)",
+        _COUNTED,
+    ),
+    Mutant(
+        "after a boot the wall clock is not believed",
+        "receiver/counted/rules.py",
+        "    if kept.boot != reading.boot or reading.boottime_ns < kept.boottime_ns:",
+        "    if False:",
+        _COUNTED,
+    ),
+    Mutant(
+        "what was slow before a restart was slow up to it",
+        "receiver/counted/rules.py",
+        "    now_ns = kept.counted_ns + (_slow(passed_ns) if kept.is_slow else passed_ns)",
+        "    now_ns = kept.counted_ns + passed_ns",
+        ("tests/receiver/test_counted_clock.py", *_COUNTED),
+    ),
+    Mutant(
+        "what was stamped while the clock lagged does not age by the jump",
+        "receiver/counted/rules.py",
+        "    lag = Lag(_since_ns(counted), by_ns, now_ns)",
+        "    lag = Lag(now_ns, by_ns, now_ns)",
+        _AGEING,
+    ),
+    Mutant(
+        "a jump ripens in the time of a good clock",
+        "receiver/counted/rules.py",
+        '    return judged if judged.state == "good" else _ripening_later(judged, moved_ns)',
+        "    return judged",
+        _COUNTED,
+    ),
+    Mutant(
+        "the lock does not believe the agents",
+        "receiver/counted/ages.py",
+        "        for jump in reversed(self.jumps):",
+        "        for jump in ():",
+        (*_COUNTED, *_AGEING),
+    ),
+    Mutant(
+        "deletion believes the agents ten minutes later",
+        "receiver/counted/ages.py",
+        "if self.counted_ns < each.ripe_ns)",
+        "if False)",
+        (*_COUNTED, *_AGEING),
+    ),
+    Mutant(
+        "all agents who can tell must agree",
+        "receiver/counted/witness.py",
+        "    if any(each.off_ns(wall_ns, monotonic_ns) > AGREEMENT_NS for each in steady):",
+        "    if all(each.off_ns(wall_ns, monotonic_ns) > AGREEMENT_NS for each in steady):",
+        ("tests/receiver/test_counted_witness.py",),
+    ),
+    Mutant(
+        "stamps ahead of the clock are mended on record",
+        "receiver/keeping.py",
+        "            self._applier.state_mends(self._mends)",
+        "            pass",
+        _AGEING,
+    ),
+    Mutant(
+        "points that share a mended stamp keep their order",
+        "receiver/thinning.py",
+        "    moment_ns = point.until_ns if point.is_restamped else end_ns(point)",
+        "    moment_ns = end_ns(point)",
+        _AGEING,
+    ),
+    Mutant(
+        "a source cannot make its points younger than the clock counts",
+        "receiver/points.py",
+        "min(until_ns - last.time_ns, counted_ns))",
+        "until_ns - last.time_ns)",
+        _AGEING,
     ),
 )

@@ -7,10 +7,12 @@ import errno
 from collections.abc import Callable
 from random import Random
 
+from receiver.counted.witness import ClockWitness
 from receiver.policy import HistoryPolicy, WhenFull
 from receiver.thinning import Rule
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoPointError, NoSpaceError, ReplicatorError
+from replicator.wire.protocol import PeerClocks
 from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.faults import CHANGING_CALLS, Failure
@@ -19,6 +21,7 @@ from tests.world.storage import Stopped
 S = NS_PER_S
 RULES = (Rule(0, 10 * S), Rule(5 * S, 60 * S), Rule(20 * S, 300 * S))
 VIEWS_MAX = 3
+WEEK_S = 7 * 86_400
 Draw = Callable[[int], int]
 """A number below the given one."""
 Action = Callable[[World, Draw], None]
@@ -171,6 +174,28 @@ def age(world: World, draw: Draw) -> None:
     world.age(policy, draw(40) * S)
 
 
+def step_the_clock(world: World, draw: Draw) -> None:
+    """Of the receiver's machine: often it is right again soon."""
+    steps = [0, 0, 3 * S, -5 * S, 3600 * S, -3600 * S, WEEK_S * S]
+    world.clock.step_ns = steps[draw(len(steps))]
+
+
+def tend_the_clock(world: World, draw: Draw) -> None:
+    """What goes on by itself: it is kept, and agents whose clocks are right confirm it."""
+    witness = ClockWitness("kvm1")
+    now_ns = world.clock.monotonic_ns()
+    for ago_s in (600, 300, 0):
+        told_ns = now_ns - ago_s * S
+        witness.hear(PeerClocks(world.clock.true_ns - ago_s * S, told_ns, told_ns))
+    world.counted.tend([witness] if draw(2) else [], now_ns, lambda _before, _after: 0)
+
+
+def accept_the_clock(world: World, draw: Draw) -> None:
+    """A person does, who has looked."""
+    if not world.clock.step_ns:
+        world.counted.accept(dry_run=False)
+
+
 def give_up(world: World, draw: Draw) -> None:
     """Some of the older points, as a thinning would choose them."""
     held = {sequence for sequence, _, _ in world.views}
@@ -231,6 +256,9 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "look_at_writes": (3, look_at_writes),
     "retain": (1, retain),
     "age": (2, age),
+    "step_the_clock": (2, step_the_clock),
+    "tend_the_clock": (3, tend_the_clock),
+    "accept_the_clock": (1, accept_the_clock),
     "give_up": (2, give_up),
     "tidy": (5, tidy),
     "scrub": (2, scrub),
@@ -271,7 +299,9 @@ def crash_in(world: World, name: str, draw: Draw) -> None:
 
 def crash(world: World, draw: Draw) -> None:
     again = 1 + draw(30) if draw(2) else 0
-    world.crash(power=bool(draw(2)), recover_stop=again)
+    power = bool(draw(2))
+    off_ns = draw(100) * S if power and draw(2) else None
+    world.crash(power=power, recover_stop=again, off_ns=off_ns)
     world.finish_rollback()
 
 

@@ -17,6 +17,7 @@ from receiver.group import GroupReplica
 from receiver.values import GroupEvent, Point, PointDisk
 from replicator.base.clock import SystemClock
 from replicator.base.storage import SystemStorage
+from tests.receiver.machine import real_clock
 from tests.receiver.source import Source
 
 
@@ -136,7 +137,12 @@ def test_a_group_fills_a_lost_catalog_again(tmp_path: Path) -> None:
     for life in range(2):
         with closing(Catalog.open(path)) as catalog:
             group = GroupReplica(
-                SystemStorage(), SystemClock(), tmp_path / "g", "g", catalog.group("g")
+                SystemStorage(),
+                SystemClock(),
+                tmp_path / "g",
+                "g",
+                catalog.group("g"),
+                age_clock=real_clock(tmp_path),
             )
             group.recover()
             if life == 0:
@@ -164,7 +170,13 @@ class _Broken(MemoryCatalog):
 def test_a_catalog_that_fails_stops_nothing_and_is_told(tmp_path: Path) -> None:
     events: list[GroupEvent] = []
     group = GroupReplica(
-        SystemStorage(), SystemClock(), tmp_path / "g", "g", _Broken(), notify=events.append
+        SystemStorage(),
+        SystemClock(),
+        tmp_path / "g",
+        "g",
+        _Broken(),
+        age_clock=real_clock(tmp_path),
+        notify=events.append,
     )
     group.recover()
     source = Source([("d", 8192)])

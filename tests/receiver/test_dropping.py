@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from receiver.counted.ages import Ages
 from receiver.dropping import DropOrder, check_reason, chosen
 from receiver.group import Limits
 from receiver.history.bodies import RollbackIntent
@@ -54,7 +55,7 @@ KNOWN = [
 
 def asked(order: DropOrder, *, lock_ns: int = 0, now_s: int = 10) -> list[int]:
     pins = Pins(held=frozenset([4]), kept=frozenset([6]))
-    situation = Situation(T0 + now_s * S, GroupState(), 7, pins, lock_ns)
+    situation = Situation(Ages(T0 + now_s * S), GroupState(), 7, pins, lock_ns)
     return [each.sequence for each in chosen("g", KNOWN, order, situation)]
 
 

@@ -191,14 +191,14 @@ def test_a_window_that_the_budget_makes_shorter_is_told_once_and_again_when_it_m
     (first,) = told(world, "history.window_shrunk")
     assert first["wanted_seconds"] == 60
     assert int(str(first["seconds"])) < int(str(first["before_seconds"])) <= 30
-    facts = world.group.history_facts(policy, world.clock.now_ns)
+    facts = world.group.history_facts(policy)
     assert facts.is_short
     world.age(replace(policy, max_bytes=380_000), 0)
     assert len(told(world, "history.window_shrunk")) == 1, "less than a tenth"
     world.age(replace(policy, max_bytes=100_000), 0)
     assert len(told(world, "history.window_shrunk")) == 2
     world.age(replace(policy, max_bytes=PLENTY), 56 * S)
-    assert not world.group.history_facts(policy, world.clock.now_ns).is_short
+    assert not world.group.history_facts(policy).is_short
 
 
 def test_ageing_is_no_shrinking_of_the_window() -> None:
@@ -265,7 +265,8 @@ def test_the_facts_are_by_the_receivers_clock() -> None:
     policy = replace(GRADED, min_lock_ns=5 * S)
     world.age(policy, 0)
     newest = world.group.points()[-1]
-    facts = world.group.history_facts(policy, newest.received_ns + 7 * S)
+    world.clock.now_ns = newest.received_ns + 7 * S
+    facts = world.group.history_facts(policy)
     assert facts.window_ns is not None
     assert 18 * S <= facts.window_ns < 19 * S
     assert (facts.wanted_ns, facts.capacity_bytes) == (60 * S, PLENTY)

@@ -22,6 +22,7 @@ from receiver import reclaim as reclaim_module
 from receiver.apply import Applier
 from receiver.apply_batch import BatchBuilder, units_of
 from receiver.apply_content import Operation
+from receiver.counted.ages import Ages
 from receiver.fine_log import FineLog
 from receiver.front import Front
 from receiver.group import GroupReplica
@@ -302,10 +303,11 @@ def lock_in_memory_alone(patch: Patch) -> None:
 def lock_of_the_configuration_alone(patch: Patch) -> None:
     """A shorter one in the configuration is believed."""
 
-    def situation(keeping: Keeping, policy: HistoryPolicy, now_ns: int) -> Situation:
+    def situation(keeping: Keeping, policy: HistoryPolicy, ages: Ages | None = None) -> Situation:
         applier = keeping._applier
         state, point = applier.newest_state, applier.applied_point
-        return Situation(now_ns, state, point, keeping._pins(), policy.min_lock_ns)
+        ages = ages or keeping._clock.ages()
+        return Situation(ages, state, point, keeping._pins(), policy.min_lock_ns)
 
     patch.setattr(Keeping, "situation", situation)
 

@@ -367,7 +367,7 @@ def test_a_bad_frame_is_damage_and_leaves_no_trace(world: World) -> None:
 
 def test_a_list_that_was_taken_only_grows_at_its_end() -> None:
     """What a reader without a lock relies on."""
-    points = PointList()
+    points = PointList(lambda: 100)
     points.add(Point(number, 5, 5, "crash", label=f"l{number}") for number in range(1, 4))
     taken = points.all
     before = list(taken)

@@ -225,7 +225,7 @@ def histories(draw: st.DrawFn) -> list[Point]:
 
 @given(histories())
 def test_every_text_that_is_printed_of_a_point_means_that_point(points: list[Point]) -> None:
-    known = PointList()
+    known = PointList(lambda: 0)
     known.add(points)
     assert known.all == points
     for point in points:
@@ -270,7 +270,7 @@ def test_every_time_that_is_printed_of_a_write_means_the_last_with_it(
 ) -> None:
     """Whatever the source's clock did; and the points between are found by theirs."""
     clock, state = HandClock(), GroupState()
-    stamps, known = PointClock(clock), PointList()
+    stamps, known = PointClock(clock), PointList(lambda: 0)
     writes: list[tuple[int, int]] = []  # behind which point, when
     for elapsed_ns, step_ns, event in [(0, 0, "cut"), *moves]:
         clock.utc += elapsed_ns + step_ns

@@ -53,14 +53,14 @@ def left(world: World) -> list[int]:
 
 def test_oldest_unlabelled_first_and_never_the_newest() -> None:
     points = [point(1), point(2, "kept"), point(3), point(4)]
-    assert [each.sequence for each in droppable(points, NO_PINS, 100, 0)] == [1, 3]
-    assert droppable(points[:1], NO_PINS, 100, 0) == []
+    assert [each.sequence for each in droppable(points, NO_PINS, 100)] == [1, 3]
+    assert droppable(points[:1], NO_PINS, 100) == []
 
 
 def test_pinned_points_stay_and_nothing_behind_a_view_goes() -> None:
     points = [point(number) for number in range(1, 7)]
     pins = Pins(held=frozenset([4]), kept=frozenset([2]))
-    assert [each.sequence for each in droppable(points, pins, 100, 0)] == [1, 3]
+    assert [each.sequence for each in droppable(points, pins, 100)] == [1, 3]
 
 
 # -- doing

@@ -38,6 +38,7 @@ def point(
         kind,
         label,
         received_ns=received_ns,
+        stood_ns=held_ns,
         expire_ns=expire_ns,
     )
 
@@ -122,7 +123,7 @@ def test_pinned_and_young_points_stay() -> None:
     assert [each.sequence for each in thinned(points, GRADED, now_ns, protection)] == [
         1, 2, 3, 5, 6, 7, 8, 9,
     ]  # fmt: skip
-    locked = Protection(younger_than_ns=60 * DAY - 3 * S)
+    locked = Protection(spared_after_ns=T0 + 3 * S)
     assert [each.sequence for each in thinned(points, GRADED, now_ns, locked)] == [1, 2, 3, 4]
 
 
@@ -177,7 +178,7 @@ def test_nothing_protected_goes(
 ) -> None:
     now_ns = T0 + age
     pinned = frozenset(data.draw(st.sets(st.integers(1, len(points)))))
-    for gone in thinned(points, RULES, now_ns, Protection(pinned, younger)):
+    for gone in thinned(points, RULES, now_ns, Protection(pinned, now_ns - younger)):
         assert gone is not points[-1]
         assert gone.sequence not in pinned
         assert not thinning.is_promised(gone, now_ns)

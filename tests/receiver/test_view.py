@@ -16,6 +16,7 @@ from receiver.values import PointDisk
 from replicator.base.clock import SystemClock
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
 from replicator.base.storage import SystemStorage
+from tests.receiver.machine import real_clock
 from tests.receiver.source import Source
 from tests.receiver.world import World
 
@@ -121,7 +122,14 @@ def test_replica_first_then_index(
 
 
 def test_many_readers_while_another_thread_applies(tmp_path: Path) -> None:
-    group = GroupReplica(SystemStorage(), SystemClock(), tmp_path / "g", "g", MemoryCatalog())
+    group = GroupReplica(
+        SystemStorage(),
+        SystemClock(),
+        tmp_path / "g",
+        "g",
+        MemoryCatalog(),
+        age_clock=real_clock(tmp_path),
+    )
     group.recover()
     size = 1 << 20
     source = Source([("d", size)])

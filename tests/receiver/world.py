@@ -25,6 +25,9 @@ from xxhash import xxh3_64_intdigest
 from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
 from receiver.catalog import MemoryCatalog
+from receiver.counted.ages import moved_ns
+from receiver.counted.keeper import CountedClock
+from receiver.counted.rules import SLEW, Reading
 from receiver.group import GroupReplica, Limits
 from receiver.history.images import block_key
 from receiver.history.sums import SumWindow
@@ -33,11 +36,13 @@ from receiver.policy import HistoryPolicy
 from receiver.values import GroupEvent, Point
 from replicator.base.errors import DamageError, FencedError, NoPointError, OwnedError
 from tests.receiver.content_extents import check_extents
+from tests.receiver.machine import FakeMachine
 from tests.receiver.plain import Contents, PlainReplica
 from tests.receiver.source import START_NS, Logged, Source
 from tests.world.storage import SimStorage, Stopped
 
 GROUP_DIRECTORY = Path("/data/groups/g")
+CLOCK_FILE = Path("/data/clock.json")
 DISKS = [("a", 9 * 4096 + 512), ("b", 6 * 4096)]
 SMALL = Limits(
     history_segment_bytes=12_000,
@@ -56,18 +61,23 @@ Factory = Callable[..., GroupReplica]
 Forget = Callable[[Iterable[int]], None]
 
 
-class WorldClock:
+class WorldClock(FakeMachine):
     """Time that moves a little whenever somebody looks."""
 
-    def __init__(self) -> None:
-        self.now_ns = START_NS
+    @property
+    def now_ns(self) -> int:
+        return self.true_ns
+
+    @now_ns.setter
+    def now_ns(self, now_ns: int) -> None:
+        self.pass_by(now_ns - self.true_ns)
+
+    def read(self) -> Reading:
+        self.pass_by(1_000)
+        return super().read()
 
     def utc_ns(self) -> int:
-        self.now_ns += 1_000
-        return self.now_ns
-
-    def monotonic_ns(self) -> int:
-        return self.utc_ns()
+        return self.read().wall_ns
 
 
 class World:
@@ -106,7 +116,9 @@ class World:
         self.views: list[tuple[int, PointView, Contents]] = []
         self.whole_cuts: set[tuple[int, int]] = set()
         self.before_rolling: Contents = {}
-        self.received: dict[int, int] = {}
+        self.came: dict[int, int] = {}
+        self.applied: dict[int, int] = {}
+        """True times: since when a point is known, and at the latest when it was applied."""
         self.lock_ns = 0
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.fine_ns = fine_ns
@@ -118,15 +130,21 @@ class World:
         self._dead_before = 0
         self.storage.make_directory(GROUP_DIRECTORY)
         self.group = self._new_group()
+        self._recover()
+
+    def _recover(self) -> None:
         self.group.recover()
+        self.counted.begin(self.group.newest_stamp_ns)
 
     def _new_group(self) -> GroupReplica:
+        self.counted = CountedClock(self.storage, CLOCK_FILE, self.clock)
         group = self.factory(
             self.storage,
             self.clock,
             GROUP_DIRECTORY,
             "g",
             self.catalog,
+            age_clock=self.counted,
             notify=self.events.append,
             limits=self.limits,
             fine_ns=self.fine_ns,
@@ -270,6 +288,7 @@ class World:
 
     def _announce(self, points: list[Point]) -> None:
         for point in points:
+            self.came[point.sequence] = self.clock.now_ns
             assert point.sequence not in self.announced, point
             assert (point.ordinal, point.lsn) in self.whole_cuts, f"{point} is of no whole cut"
             self.announced[point.sequence] = point
@@ -281,12 +300,21 @@ class World:
 
     def apply(self, steps: int = 1) -> None:
         for _ in range(steps):
-            if not self.group.apply_next():
+            if not self._apply_next():
                 return
 
     def apply_all(self) -> None:
-        while self.group.apply_next():
+        while self._apply_next():
             pass
+
+    def _apply_next(self) -> bool:
+        applier = self.group._applier
+        before, now_ns, is_redo = applier.applied_point, self.clock.now_ns, applier.has_pending
+        moved = self.group.apply_next()
+        if not is_redo:  # the stamp of such a batch is as old as it is
+            for sequence in range(before + 1, applier.applied_point + 1):
+                self.applied[sequence] = now_ns
+        return moved
 
     def ship_all(self) -> None:
         self.ship(len(self.source.records))
@@ -358,6 +386,7 @@ class World:
         assert point.kind == "rollback"
         self.announced[before.sequence] = before
         self.announced[point.sequence] = point
+        self.came[before.sequence] = self.came[point.sequence] = self.clock.now_ns
         self.expected[before.sequence] = self.before_rolling
         self.expected[point.sequence] = self.rolling_to
         self._replica_is({**self.before_rolling, **self.rolling_to})
@@ -377,9 +406,12 @@ class World:
     def age(self, policy: HistoryPolicy, by_ns: int) -> None:
         """Time passes, and the past is kept as the policy says."""
         self.clock.now_ns += by_ns
-        lock_ns = max(self.lock_ns, policy.min_lock_ns)
+        spared_ns = policy.min_window_ns
+        if policy.rules:
+            spared_ns = min(spared_ns, policy.rules[0].span_ns)
+        spared_ns = max(spared_ns, self.lock_ns, policy.min_lock_ns)
         may_go = {
-            point.sequence for point in self.group.points()[:-1] if self._may_go(point, lock_ns)
+            point.sequence for point in self.group.points()[:-1] if self._may_go(point, spared_ns)
         }
         self.may_be_gone |= may_go
         policy = replace(policy, fine_ns=self.fine_ns)
@@ -391,16 +423,22 @@ class World:
         assert self.group.lock_ns >= self.lock_ns
         self.lock_ns = self.group.lock_ns
 
-    def _may_go(self, point: Point, lock_ns: int) -> bool:
+    def _may_go(self, point: Point, spared_ns: int) -> bool:
+        """By its true age, whatever any clock shows: the counted one is drawn to the wall clock by
+        a thousandth at most."""
         if not self.group.is_point_applied(point.sequence):
             return False
-        now_ns = self.clock.now_ns + LOOKS_NS
-        received_ns = self.received.setdefault(point.sequence, point.received_ns)
-        if now_ns - received_ns < lock_ns:
+        age_ns = self._true_age_ns(point)
+        if age_ns < spared_ns:
             return False
         if point.label is None:
             return True
-        return bool(point.expire_ns) and received_ns + point.expire_ns <= now_ns
+        return bool(point.expire_ns) and point.expire_ns <= age_ns
+
+    def _true_age_ns(self, point: Point) -> int:
+        came_ns = self.applied.get(point.sequence, self.came[point.sequence])
+        age_ns = self.clock.now_ns + LOOKS_NS - came_ns
+        return age_ns + age_ns // SLEW
 
     def open_view(self, sequence: int) -> None:
         """Stays open through whatever comes, until it is closed or the receiver dies."""
@@ -442,9 +480,12 @@ class World:
 
     # -- crashes
 
-    def crash(self, *, power: bool, recover_stop: int = 0) -> None:
-        """The receiver dies; a new one takes up what is there, and may die once more meanwhile."""
+    def crash(self, *, power: bool, recover_stop: int = 0, off_ns: int | None = None) -> None:
+        """The receiver dies; a new one takes up what is there, and may die once more meanwhile.
+        `off_ns`: its machine boots, after so long."""
         self._die(power=power)
+        if off_ns is not None:
+            self.clock.reboot(off_ns)
         if recover_stop:
             self.storage.stop_at(recover_stop)
             try:
@@ -456,7 +497,7 @@ class World:
                 self.storage.heal()
                 self._die(power=bool(self.rng.getrandbits(1)))
         self.group = self._new_group()
-        self.group.recover()
+        self._recover()
         self._take_stock()
 
     def _die(self, *, power: bool) -> None:
@@ -492,6 +533,7 @@ class World:
             )
             return
         assert point.sequence > max(self.announced, default=0)
+        self.came[point.sequence] = self.clock.now_ns
         if point.kind in ("crash", "application"):
             self._announce([point])
         elif point.kind == "before-rollback":
@@ -585,9 +627,7 @@ class World:
             )
             if self.group.is_point_applied(point.sequence):
                 assert point.received_ns > 0
-                assert self.received.setdefault(point.sequence, point.received_ns) == (
-                    point.received_ns
-                )
+                self.check_age(point)
                 self.check_point(point)
         for sequence, view, contents in self.views:
             self.check_view(sequence, view, contents)
@@ -596,6 +636,12 @@ class World:
             assert not [event for event in self.events if event.name in FINDINGS], "nothing rotted"
             self.check_sums()
         self.check_closed()
+
+    def check_age(self, point: Point) -> None:
+        """By the clock that deletion goes by no point is older than it is."""
+        ages = self.counted.ages()
+        counted_ns = ages.now_ns - moved_ns(point.received_ns, self.group._keeping._new_lags(ages))
+        assert counted_ns <= self._true_age_ns(point), point
 
     def check_sums(self) -> None:
         """Of every block of the replica; one that no batch changed is zero."""

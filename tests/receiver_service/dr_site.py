@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from receiver.counted.machine import Machine
 from receiver.service import Receiver, started
 from replicator.base.clock import SystemClock
 from replicator.base.notify import Notifier
@@ -42,7 +43,9 @@ class DrSite:
         return self.data_dir / "groups" / group / "disks" / f"{disk}.raw"
 
     @asynccontextmanager
-    async def running(self, storage: Storage | None = None) -> AsyncIterator[Receiver]:
+    async def running(
+        self, storage: Storage | None = None, machine: Machine | None = None
+    ) -> AsyncIterator[Receiver]:
         """In this process."""
         config = load_receiver(self.config_file)
         section = config.receiver
@@ -55,6 +58,7 @@ class DrSite:
             SystemClock(),
             Notifier(),
             lambda: load_receiver(self.config_file),
+            machine,
         ) as receiver:
             self.port = receiver.port
             yield receiver

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from prometheus_client import generate_latest
 
+from receiver.counted.keeper import ClockFacts
 from receiver.figures import GroupFigures
 from receiver.metrics import GroupSnapshot, ReceiverSnapshot, registry_of
 from replicator.states.words import WORDS
 
+CLOCK = ClockFacts("stepped", 0, 0, 604_800_000_000_000, "why")
+
 
 def snapshot(*groups: GroupSnapshot) -> ReceiverSnapshot:
-    return ReceiverSnapshot("dr", "0.1.0", groups, 1 << 30, 5 << 30, {"identity": 3}, 77 * 10**9)
+    refused = {"identity": 3}
+    return ReceiverSnapshot("dr", "0.1.0", groups, 1 << 30, 5 << 30, refused, CLOCK, 77 * 10**9)
 
 
 def lines_of(*groups: GroupSnapshot) -> list[str]:

@@ -22,6 +22,7 @@ from agent.resume import Paused, Plan
 from agent.shipper import Shipper
 from agent.splitter.status import group_status
 from receiver.catalog import MemoryCatalog
+from receiver.counted.keeper import CountedClock
 from receiver.group import GroupReplica, Limits
 from receiver.pointspec import find
 from receiver.source_clock import Pair
@@ -32,6 +33,7 @@ from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.frames import Frame
 from replicator.wire.messages import Ack, DigestsWanted, Hold, Message, Open, Opened, Welcome
 from replicator.wire.messages import Point as WirePoint
+from tests.receiver.machine import MachineOf
 from tests.splitter.rig import DISK, MEMORY, STATE, Client, ManualClock, Rig, trim, write, zero
 from tests.world.storage import SimStorage, Volume
 
@@ -104,7 +106,13 @@ class Chain:
 
     def _start_receiver(self) -> None:
         self.replica = GroupReplica(
-            self.dr, self.dr_clock, DR / "g", "g", MemoryCatalog(), limits=SMALL
+            self.dr,
+            self.dr_clock,
+            DR / "g",
+            "g",
+            MemoryCatalog(),
+            age_clock=CountedClock(self.dr, DR / "clock.json", MachineOf(self.dr_clock)),
+            limits=SMALL,
         )
         self.replica.recover()
 
