@@ -103,13 +103,19 @@ class Machine:
         (group,) = (await asyncio.to_thread(self.site.agent.status)).groups
         return group
 
-    async def protected(self) -> GroupStatus:
+    async def protected(self) -> None:
+        await self._until_said(protected=True)
+
+    async def unprotected(self) -> None:
+        """The next protection comes a second later at the earliest."""
+        await self._until_said(protected=False)
+
+    async def _until_said(self, *, protected: bool) -> None:
         """The agent's word has no event of its own."""
         async with asyncio.timeout(LIMIT_SECONDS):
             while True:
-                group = await self.said()
-                if group.state == "protected":
-                    return group
+                if ((await self.said()).state == "protected") is protected:
+                    return
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def until_domain_is(self, state: str) -> None:
