@@ -20,6 +20,7 @@ What the model knows of QEMU (docs/splitter.md, tests/qemu, tests/libvirt have t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
@@ -81,6 +82,13 @@ class Machine:
         self._reconnects = reconnects
         self._held: list[tuple[str, int]] = []  # writes that failed and are tried on resume
         self._values = 0
+
+    def meets(self, rig: Rig) -> None:
+        """Another splitter: nobody is connected to that one."""
+        self._rig = rig
+        for job in self.jobs.values():
+            if job.client is not None:
+                job.client.gone = True
 
     # What libvirt is asked for.
 
@@ -196,7 +204,8 @@ class Machine:
         if job.client is None or job.client.gone:
             name = parse_export_name(job.export)
             assert name is not None
-            if job.client is not None and not job.reconnects:
+            is_served = name.disk in self._rig.group.roster.disks
+            if (job.client is not None and not job.reconnects) or not is_served:
                 self._conclude(name.disk, EndKind.EOF)
                 return None
             job.client = self._rig.connect(name.disk, name.sync_lsn)
@@ -214,13 +223,22 @@ class Machine:
 class Protected:
     """See the head of this file."""
 
-    def __init__(self, *disks: str, flushes: int = 2, reconnects: bool = False) -> None:
-        self.rig = Rig("libvirt")
+    def __init__(
+        self,
+        *disks: str,
+        flushes: int = 2,
+        reconnects: bool = False,
+        rig: Rig | None = None,
+        above: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`above`: the ordinal that a new stream has to be above of."""
+        self.rig = rig or Rig("libvirt")
         self.rig.group.begin()
         self.names = disks
         self.machine = Machine(self.rig, *disks, flushes=flushes, reconnects=reconnects)
         self.told = Told()
         self.cuts = 0
+        self._above = above
         self._stream: str | None = None
         self._seen, self._end_lsn = 0, 0  # records of this stream
         self._replica: dict[int, bytearray] = {}
@@ -258,7 +276,7 @@ class Protected:
         try:
             match step:
                 case OpenStream(reason):
-                    group.open_stream(0, reason)
+                    group.open_stream(self._above(), reason)
                 case Declare(disk):
                     group.declare_disk(disk.name, disk.size, str(disk.instance))
                 case BeginSync(disk):
@@ -288,6 +306,13 @@ class Protected:
 
     def agent_is_killed(self) -> None:
         self.told = Told()
+
+    def splitter_is_replaced(self, rig: Rig) -> None:
+        """QEMU notices that its connections are dead when it uses them next."""
+        self.rig = rig
+        rig.group.begin()
+        self.machine.meets(rig)
+        self._stream = None
 
     def _tell(
         self,

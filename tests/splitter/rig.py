@@ -7,7 +7,7 @@ Nothing runs by itself: the test gives batches, moves the clock, ticks, and lets
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -174,7 +174,9 @@ class Rig:
         memory_bytes: int = 64 * MIB,
         disk_bytes: int = 64 * MIB,
         memory_is_sticky: bool = False,
+        streams: Iterator[int] | None = None,
     ) -> None:
+        """`streams`: what their UUIDs are made of, where several lives share one."""
         self.sim = SimStorage(Volume(MEMORY, volatile=True), Volume(DISK), Volume(STATE))
         self.storage: Storage = storage or self.sim
         self.clock = clock or ManualClock()
@@ -185,7 +187,7 @@ class Rig:
         )
         self.woken: list[int] = []
         self.changes = 0
-        numbers = count(1)
+        numbers = streams or count(1)
         self.around = Surroundings(
             storage=self.storage,
             clock=self.clock,
