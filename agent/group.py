@@ -12,10 +12,10 @@ driver; orders of the driver never overlap (one lock).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from agent.shipper import Shipper
 from agent.shipping import Renew
 from agent.splitter_link import GroupOrders, SplitterLink
 from agent.standing import Seen, Standing
+from agent.supervision import Supervision
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339
 from replicator.base.errors import (
@@ -73,6 +74,8 @@ class Surroundings:
     splitter: SplitterLink
     connector: Connector
     pool: Executor
+    hosts: Mapping[str, Supervision] = field(default_factory=dict)
+    """What becomes of the kinds of source that several groups share."""
 
 
 class GroupAgent:
@@ -109,6 +112,7 @@ class GroupAgent:
         self._given_up = ""  # the stream that was closed because it cannot be shipped
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self.supervision = Supervision(config.name, self._changed.set)
         self.link = ReceiverLink(
             config.name,
             around.connector,
@@ -138,12 +142,13 @@ class GroupAgent:
         """Runs until it is cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.link.run())
-                tasks.create_task(self._driving.run())
-                tasks.create_task(self._watch())
-                tasks.create_task(self.quiescence.recover())
+                keep = self.supervision.keep
+                tasks.create_task(keep("shipping", self.link.run))
+                tasks.create_task(keep("driver", self._driving.run))
+                tasks.create_task(keep("watch", self._watch))
+                tasks.create_task(keep("thawing", self.quiescence.recover))
                 if self.schedule is not None:
-                    tasks.create_task(self.schedule.run())
+                    tasks.create_task(keep("schedule", self.schedule.run))
         finally:
             self._host.forget(self._driver)
             await self.quiescence.close()
@@ -307,6 +312,7 @@ class GroupAgent:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self.supervision.ended, "errand"))
 
     # -- orders
 
@@ -419,6 +425,9 @@ class GroupAgent:
 
     def _trouble(self) -> Trouble:
         """What keeps the source's side from going on."""
+        host = self._around.hosts.get(self.config.driver)
+        if died := self.supervision.problem or (host.problem if host is not None else ""):
+            return Trouble(died)
         if self.status is None:
             return self._no_status()
         return Trouble(self._driving.problem or self._driver.problem)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of the agent: take the lock, look at what is needed, serve until told to stop.
 
-Tasks: the splitter link, one `run` per host of drivers, one per group. They end together: a bug
-in one ends the process with its traceback, and the next start loses nothing (group.py).
+Tasks: the splitter link, one `run` per host of drivers, one per group. What one of them dies of is
+named in the status of the group, and it is begun anew (supervision.py); the others do not notice.
 
 What cannot work without a person ends the start with its documented code: a config that is wrong or
 files that are missing (2), a second agent (11), a certificate that does not name this agent (12).
@@ -32,6 +32,7 @@ from agent.group import GroupAgent, Surroundings
 from agent.memory import AgentMemory
 from agent.metrics import AgentCollector
 from agent.splitter_link import SplitterLink
+from agent.supervision import Supervision
 from replicator import __version__
 from replicator.base.certificates import require_own_name
 from replicator.base.clock import SystemClock, rfc3339
@@ -81,6 +82,7 @@ class Agent:
         self._load = load
         self._one_reload = asyncio.Lock()
         self._hosts: dict[Driver, Host] = {}
+        self._supervisions: dict[str, Supervision] = {}
         self.splitter = SplitterLink(config.splitter.control, self._publish)
         storage = SystemStorage()
         memory = self._memory = AgentMemory(storage, config.agent.state_dir)
@@ -93,6 +95,7 @@ class Agent:
             splitter=self.splitter,
             connector=connector,
             pool=pool,
+            hosts=self._supervisions,
         )
         self.groups: dict[str, GroupAgent] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -113,8 +116,8 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self.splitter.run())
-            for host in self._hosts.values():
-                tasks.create_task(host.run())
+            for kind in self._hosts:
+                self._start_host(kind)
             for name in self.groups:
                 self._start(name)
 
@@ -193,9 +196,14 @@ class Agent:
         if host is None:
             host = ExternalHost() if group.driver == "external" else _libvirt_host(self._config)
             self._hosts[group.driver] = host
+            self._supervisions[group.driver] = Supervision(group.driver)
             if self._tasks is not None:
-                self._tasks.create_task(host.run())
+                self._start_host(group.driver)
         return host
+
+    def _start_host(self, kind: Driver) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(self._supervisions[kind].keep(kind, self._hosts[kind].run))
 
     def _publish(self, status: SplitterStatus | None) -> None:
         self._status = status
@@ -203,7 +211,12 @@ class Agent:
         if status is not None:
             known = {group.name: group for group in status.groups}
         for name, group in self.groups.items():
-            group.publish(known.get(name))
+            try:
+                group.publish(known.get(name))
+            except Exception as error:  # noqa: BLE001 - a supervision
+                group.supervision.failed("status", error)
+            else:
+                group.supervision.well("status")
 
     def told(self) -> Iterator[dict[str, object]]:
         """The state, for the log."""

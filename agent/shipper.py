@@ -85,7 +85,7 @@ class Shipper:
         self._directories = directories
         self._group = group
         self._memory = memory
-        self._remembered: GroupMemory = memory.group(group)
+        self._known: GroupMemory | None = None
         self._window_bytes = window_bytes
         self._frame_bytes = frame_bytes
         self._builder = FrameBuilder()
@@ -110,6 +110,14 @@ class Shipper:
         """The live stream, if it cannot be shipped to this receiver."""
 
     # -- what is known
+
+    @property
+    def _remembered(self) -> GroupMemory:
+        """Read when it is needed: a file that cannot be read is this group's trouble, not that of
+        the agent's start. Raises DamageError, OSError."""
+        if self._known is None:
+            self._known = self._memory.group(self._group)
+        return self._known
 
     @property
     def generation_seen(self) -> int:
@@ -448,4 +456,4 @@ class Shipper:
     def _remember(self, memory: GroupMemory) -> None:
         if memory != self._remembered:
             self._memory.remember(self._group, memory)
-            self._remembered = memory
+            self._known = memory

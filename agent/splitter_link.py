@@ -28,6 +28,7 @@ import structlog
 
 from agent.pace import Pace
 from replicator.base.errors import ReplicatorError, UnreachableError
+from replicator.base.trouble import is_bug, words_of
 from replicator.control.splitter import (
     NEWS,
     AgentSide,
@@ -86,7 +87,7 @@ class SplitterLink:
         while True:
             try:
                 await self._connect_and_listen(pace)
-            except (OSError, ReplicatorError) as error:
+            except Exception as error:  # noqa: BLE001 - a supervision: see supervision.py
                 self._lost(error)
             await asyncio.sleep(pace.next_seconds())
 
@@ -175,7 +176,7 @@ class SplitterLink:
     def _lost(self, error: Exception) -> None:
         text = error.message if isinstance(error, ReplicatorError) else _why(error, self._path)
         if text != self.problem:
-            log.warning("no splitter", reason=text)
+            log.warning("no splitter", reason=text, exc_info=error if is_bug(error) else None)
         self.problem = text
         for waiting in self._waiting.values():
             if not waiting.done():
@@ -199,6 +200,8 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 def _why(error: Exception, path: Path) -> str:
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return f"no splitter is running at {path}"
+    if is_bug(error):
+        return f"the splitter at {path} cannot be heard: {words_of(error)}"
     return f"the splitter at {path} cannot be reached: {error}"
 
 

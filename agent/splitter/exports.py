@@ -101,7 +101,11 @@ class DiskExport:
         self._group.opened(self._disk, client, self._sync_lsn)
 
     def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
-        self._clients[connection].submit(batch)
+        try:
+            self._clients[connection].submit(batch)
+        except Exception as error:
+            self._group.lose_by(error)  # known, before the connection ends by it
+            raise
 
     def closed(self, connection: Connection, end: ConnectionEnd) -> None:
         client = self._clients.pop(connection, None)

@@ -59,6 +59,7 @@ from agent.splitter.ending import Ending
 from agent.splitter.reservation import NewStream, Reservation
 from agent.splitter.roster import Roster, detach_body, sync_begin_body, sync_end_body
 from agent.splitter.stream import StreamFailedError, StreamLog
+from agent.splitter.trouble import named
 from agent.splitter.writer import GroupWriter, MadeCut, Surroundings
 from journal.bodies import CutKind, DomainXml, encode_body
 from journal.record import NO_DISK, RecordType
@@ -424,6 +425,15 @@ class GroupLog:
         _log.error("continuity lost", extra={"group": self.settings.name, "reason": reason})
         self._end_stream()
         self._changed()
+
+    def lose_by(self, error: Exception) -> None:
+        """As `lose`, for whatever a supervision caught; also where no stream is open."""
+        reason = named(self.settings.name, "stream", error).message
+        self.lose(reason)
+        if not self._lost:
+            self._lost = True
+            self._changed()
+        self.reason = reason
 
     def _end_stream(self) -> None:
         """Nothing is appended any more; what is queued is settled. Fine if there is none."""

@@ -12,6 +12,11 @@ pays for what an operator does to one:
   have ended, for a copy that we cut off is an error in somebody's log. Until then it is *leaving*:
   served as before, and it stays if it comes back to the file. Its spool stays where it is.
 
+One group's trouble is that group's. What its state file, its spool or a fault of the program does
+to it ends its stream, with the reason in its status; guests go on being answered, the other groups
+do not notice. A group whose state file cannot be read is *unusable*: it has no stream and no
+exports, until the splitter is started anew, or a reload finds the file readable.
+
 All or nothing: what can fail, the reservation of a new group's first stream on a disk, comes before
 anything is changed. What a start alone can change stays as it was.
 
@@ -32,17 +37,21 @@ from agent.splitter.control import Publisher
 from agent.splitter.group import GroupLog, GroupSettings
 from agent.splitter.lane import ThreadLane, aside
 from agent.splitter.reservation import NewStream, Reservation, first_sequence
-from agent.splitter.status import dump_of, splitter_status
+from agent.splitter.status import dump_of, lost_status, splitter_status
 from agent.splitter.tiers import SpoolTiers, Tier
+from agent.splitter.trouble import named
 from agent.splitter.writer import Surroundings
-from replicator.base.clock import Clock
-from replicator.base.errors import NotFoundError, UsageError
+from replicator.base.clock import NS_PER_S, Clock
+from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig, SplitterSection
 from replicator.config.changes import Change, agent_changes
 from replicator.control.splitter import SplitterStatus
 
 _log = logging.getLogger(__name__)
+
+FAULT_NS: Final = NS_PER_S
+"""How long a group's timer rests after a fault of the program."""
 
 COUNT_SECONDS: Final = 1.0
 """How often it is looked up what the spool's files take, for the status."""
@@ -79,7 +88,12 @@ class GroupTimer:
     def _tick(self) -> None:
         self._handle = None
         assert self.group is not None
-        self.wake(self.group.tick())
+        try:
+            due_ns = self.group.tick()
+        except Exception as error:  # noqa: BLE001 - a supervision: a timer must not end unseen
+            self.group.lose_by(error)
+            due_ns = self._clock.monotonic_ns() + FAULT_NS
+        self.wake(due_ns)
 
 
 class Groups:
@@ -105,13 +119,20 @@ class Groups:
         self._counter: asyncio.TimerHandle | None = None
         self._count_lane = ThreadLane(self._loop, "spool-count")
         self._sequence = count(first_sequence(storage, config.agent.state_dir))
+        self.unusable: dict[str, ReplicatorError] = {}
         for group in config.groups:
-            self._add(group, self._reservation_of(group))
+            try:
+                self._add(group, self._reservation_of(group))
+            except Exception as error:  # noqa: BLE001 - a supervision
+                self.unusable[group.name] = named(group.name, "start", error)
 
     def begin(self) -> None:
         """Before anybody can connect."""
         for log in self.logs.values():
-            log.begin()
+            try:
+                log.begin()
+            except Exception as error:  # noqa: BLE001 - a supervision
+                log.lose_by(error)
         for timer in self._timers.values():
             timer.wake(0)
         self._count()
@@ -124,13 +145,26 @@ class Groups:
         everything as it was."""
         async with self._one_reload:
             found = agent_changes(self._config, config)
-            added = [group for group in config.groups if group.name not in self.logs]
-            reserved = [await self._reserved(group) for group in added]
+            added, reserved = [], []
+            for group in config.groups:
+                if group.name in self.logs:
+                    continue
+                try:
+                    reserved.append(await self._reserved(group))
+                except (OSError, ReplicatorError):
+                    if group.name not in self.unusable:
+                        raise
+                else:
+                    added.append(group)
             for group, (reservation, first) in zip(added, reserved, strict=True):
                 self._add(group, reservation).begin("the group is new", first)
+                self.unusable.pop(group.name, None)
                 self._timers[group.name].wake(0)
             self._take_over(config)
-            self._leaving = set(self.logs) - {group.name for group in config.groups}
+            named_groups = {group.name for group in config.groups}
+            self._leaving = set(self.logs) - named_groups
+            for name in set(self.unusable) - named_groups:
+                del self.unusable[name]
             self._config = config
             if not with_agent:
                 for name in list(self._leaving):
@@ -164,8 +198,8 @@ class Groups:
         self.tiers.memory.limit_bytes = int(splitter.spool_memory_bytes)
         self.tiers.disk.limit_bytes = int(splitter.spool_disk_bytes)
         for group in config.groups:
-            log = self.logs[group.name]
-            if log.settings.driver != group.driver:
+            log = self.logs.get(group.name)
+            if log is None or log.settings.driver != group.driver:
                 continue  # it takes a start, and so does all else of that group
             log.resettle(
                 checkpoint_interval_ns=group.checkpoint_interval_ns,
@@ -223,7 +257,9 @@ class Groups:
 
     def status(self) -> SplitterStatus:
         now_ns = self._clock.monotonic_ns()
-        return splitter_status(self.instance, self.logs.values(), self.tiers, now_ns)
+        status = splitter_status(self.instance, self.logs.values(), self.tiers, now_ns)
+        status.groups.extend(lost_status(name, str(why)) for name, why in self.unusable.items())
+        return status
 
     def told(self) -> Iterator[dict[str, object]]:
         """The state, for the log."""

@@ -17,7 +17,8 @@ from agent.splitter.group import GroupLog
 from agent.splitter.lane import aside
 from agent.splitter.writer import MadeCut
 from replicator import __version__
-from replicator.base.errors import NoPointError, NotFoundError, UsageError
+from replicator.base.errors import NoPointError, NotFoundError, ReplicatorError, UsageError
+from replicator.base.trouble import anew
 from replicator.config.changes import Change
 from replicator.control.splitter import (
     PROTOCOL,
@@ -55,6 +56,8 @@ class Groups(Protocol):
     def instance(self) -> str: ...
     @property
     def logs(self) -> Mapping[str, GroupLog]: ...
+    @property
+    def unusable(self) -> Mapping[str, ReplicatorError]: ...
     def remove(self, name: str) -> None: ...
 
 
@@ -180,6 +183,8 @@ class Orders:
         return Marked(lsn=cut.lsn, time_ns=cut.time_ns)
 
     def _group(self, name: str) -> GroupLog:
+        if name in self._all.unusable:
+            raise anew(self._all.unusable[name])
         if name not in self._groups:
             raise NotFoundError(
                 f"the splitter has no group {name[:80]!r}", hint="see its config, and reload it"

@@ -56,6 +56,27 @@ def group_status(group: GroupLog, tiers: SpoolTiers, now_ns: int) -> SplitterGro
     )
 
 
+def lost_status(name: str, reason: str) -> SplitterGroupStatus:
+    """Of a group that has no log."""
+    return SplitterGroupStatus(
+        name=name,
+        state="lost",
+        reason=reason,
+        stream=None,
+        ordinal=0,
+        first_lsn=0,
+        end_lsn=0,
+        last_cut_time_ns=0,
+        held_until_ns=0,
+        disks=[],
+        memory_bytes=0,
+        disk_bytes=0,
+        latency=LatencyStatus(bounds_us=BOUNDS_US, counts=Histogram().counts, sum_us=0, count=0),
+        requests=0,
+        bytes=0,
+    )
+
+
 def _disk_status(group: str, disk: Disk) -> SplitterDiskStatus:
     return SplitterDiskStatus(
         name=disk.name,

@@ -190,7 +190,7 @@ async def test_a_killed_splitter_is_a_known_loss_until_a_resync(site: Site, hous
     assert "splitter" in lost.reason
     site.model.check(house.group)
     await site.start_splitter()
-    lost = await site.until(lambda group: "just started" in group.reason)
+    lost = await site.until(lambda group: "anew" in group.reason)
     assert lost.state == "lost"
     with pytest.raises(NoPointError):
         await asyncio.to_thread(site.control.mark, "g", "never", wait=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture
 def make_site() -> Iterator[MakeSite]:
-    """Makes a site with one external group `g` of `disks` disks, `a`, `b`, …"""
+    """Makes a site with external groups of `disks` disks each, `a`, `b`, …"""
     home = Path(tempfile.mkdtemp(prefix="rpl-", dir="/var/tmp"))  # short: sockets lie in it
     account = Account(os.getuid(), os.getgid(), (), is_self=True)
     for name in ("tmp", "run", "config", "cache", "data"):
@@ -34,10 +34,11 @@ def make_site() -> Iterator[MakeSite]:
         disk_bytes: int = DISK_BYTES,
         interval: str = "200ms",
         limits: Limits | None = None,
+        groups: Sequence[str] = ("g",),
     ) -> Site:
         tables = tuple(f'name = "{name}"\nsize = "{disk_bytes}"' for name in "abcdef"[:disks])
-        group = Group("g", "external", tables, interval)
-        site = Site(home, account, (group,), limits or Limits())
+        made = tuple(Group(name, "external", tables, interval) for name in groups)
+        site = Site(home, account, made, limits or Limits())
         site.prepare()
         sites.append(site)
         return site
