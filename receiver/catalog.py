@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from receiver.audit.chain import Fact, Link
-from receiver.fitting.evidence import Seen
+from receiver.fitting.evidence import Reached
 from receiver.values import Point
 
 SCHEMA_VERSION = 2
@@ -81,7 +81,7 @@ class GroupCatalog(Protocol):
         """Up to when that point is known to have held; 0 if unknown."""
         ...
 
-    def seen(self) -> Seen:
+    def reached(self) -> Reached:
         """How far the group has come, as far as is known here."""
         ...
 
@@ -240,7 +240,7 @@ class _SqliteGroup:
         value = rows[0][0] if rows else 0
         return value if isinstance(value, int) else 0
 
-    def seen(self) -> Seen:
+    def reached(self) -> Reached:
         found = [
             self._catalog.query(statement, (self._name,))
             for statement in (
@@ -249,7 +249,7 @@ class _SqliteGroup:
             )
         ]
         point, generation = (rows[0][0] if rows else 0 for rows in found)
-        return Seen(
+        return Reached(
             point if isinstance(point, int) else 0,
             generation if isinstance(generation, int) else 0,
         )
@@ -330,8 +330,8 @@ class MemoryCatalog:
     def held(self, sequence: int) -> int:
         return self.untils.get(sequence, 0)
 
-    def seen(self) -> Seen:
-        return Seen(max(self.points, default=0), self.generation)
+    def reached(self) -> Reached:
+        return Reached(max(self.points, default=0), self.generation)
 
     def below(self, sequence: int) -> list[int]:
         return [each for each in sorted(self.points) if each < sequence]

@@ -32,6 +32,8 @@ from uuid import UUID
 from receiver import rollback as rolling
 from receiver.apply import Applier
 from receiver.apply_batch import BATCH_BYTES
+from receiver.audit.chain import OpenEnd
+from receiver.beside import Beside, InTurn
 from receiver.catalog import GroupCatalog
 from receiver.counted.ages import AgeClock, Ages
 from receiver.damage import Damage, damaged_points, refuse
@@ -41,8 +43,8 @@ from receiver.fine_history import FineHistory
 from receiver.fine_log import FineLog, Span
 from receiver.fine_view import FineView
 from receiver.fitting.applied import NAME as SLOTS_NAME
-from receiver.fitting.applied import AppliedSlots, Beside, in_turn
-from receiver.fitting.evidence import Seen
+from receiver.fitting.applied import AppliedSlots
+from receiver.fitting.evidence import Reached
 from receiver.fitting.opening import Opening, Parts
 from receiver.fitting.voucher import Voucher
 from receiver.healing import Healer
@@ -124,11 +126,12 @@ class GroupReplica:
         notify: Callable[[GroupEvent], None] = ignore_event,
         limits: Limits | None = None,
         fine_ns: int = 0,
-        seen: Callable[[], Seen] = Seen,
-        beside: Beside = in_turn,
+        reached: Callable[[], Reached] = Reached,
+        beside: Beside | None = None,
     ) -> None:
-        """`age_clock` is what points age by; `clock` is for what people read. `seen`: how far the
-        audit has seen the group. `beside`: see receiver.fitting.applied."""
+        """`age_clock` is what points age by; `clock` is for what people read. `reached`: how far the
+        audit has seen the group. `beside`: for syncs that go beside others; it is closed with the
+        replica."""
         limits = limits or Limits()
         self.name = name
         self._telling = Telling(name, notify)
@@ -174,7 +177,8 @@ class GroupReplica:
             cache_bytes=limits.cache_bytes,
             leave=fine_log.take,
         )
-        slots = AppliedSlots(storage, self._replica.directory / SLOTS_NAME, beside)
+        self._beside = beside or InTurn()
+        slots = AppliedSlots(storage, self._replica.directory / SLOTS_NAME, self._beside)
         self._slots = slots
         self._voucher = voucher = Voucher(slots, self._history, self._replica)
         healer = Healer(
@@ -267,7 +271,7 @@ class GroupReplica:
             ),
             slots,
             voucher,
-            seen,
+            reached,
         )
         """`accept` and `settle` in the apply thread."""
         self._pins: Counter[int] = Counter()
@@ -319,6 +323,16 @@ class GroupReplica:
     @property
     def point_count(self) -> int:
         return len(self._points.all)
+
+    @property
+    def open_end(self) -> OpenEnd | None:
+        """How far it has come, for the audit; None where nothing is stated of that. Any thread."""
+        newest = self._points.newest
+        if not self._voucher.has_spoken or self.opening.is_mending:
+            return None
+        return OpenEnd(
+            self._history.durable_end, 0 if newest is None else newest.sequence, self.generation
+        )
 
     @property
     def newest_point(self) -> Point | None:
@@ -696,4 +710,5 @@ class GroupReplica:
         self._newest_sums.close()
         self._past_sums.close()
         self._slots.close()
+        self._beside.close()
         self._replica.close()

@@ -27,8 +27,10 @@ from pathlib import Path
 
 import structlog
 
+from receiver.audit.chain import OpenEnd
 from receiver.audit.recorder import Recorder
 from receiver.audit.watch import HistoryWatch
+from receiver.beside import InThread
 from receiver.catalog import Catalog
 from receiver.control import ReceiverService
 from receiver.counted.ages import Ages
@@ -227,13 +229,22 @@ async def started(
         watch = HistoryWatch(storage)
         lookout = Lookout(watch, workers)
         recorder = Recorder(
-            storage, audit_dir(data_dir), catalog, clock.utc_ns, watch, refuses=catalog_trouble
+            *(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch),
+            refuses=catalog_trouble,
+            ends=lambda: _open_ends(workers),
         )
         closing.callback(recorder.close)  # once the workers have ended
         closing.push_async_callback(lookout.close)
         counted = CountedClock(storage, clock_path(data_dir), machine or _machine(config))
         closing.callback(counted.save)
-        make = partial(_worker_of, catalog=catalog, storage=storage, clock=clock, counted=counted)
+        make = partial(
+            _worker_of,
+            catalog=catalog,
+            storage=storage,
+            clock=clock,
+            counted=counted,
+            recorder=recorder,
+        )
         workers |= {group.name: make(config, group) for group in config.groups}
         closing.push_async_callback(_close_all, workers)
         closing.push_async_callback(views.close_all)
@@ -285,6 +296,7 @@ def _worker_of(
     storage: Storage,
     clock: Clock,
     counted: CountedClock,
+    recorder: Recorder,
 ) -> GroupWorker:
     """One that has not touched a disk."""
     replica = GroupReplica(
@@ -296,6 +308,8 @@ def _worker_of(
         age_clock=counted,
         notify=_event_logger(),
         fine_ns=int(config.history_of(group).fine_history),
+        reached=partial(recorder.reached, group.name),
+        beside=InThread(group.name),
     )
     return GroupWorker(
         replica,
@@ -318,6 +332,16 @@ def _newest_stamp_ns(workers: dict[str, GroupWorker], below_ns: int) -> int | No
         if worker.is_recovered
     ]
     return max((stamp for stamp in stamps if stamp is not None), default=None)
+
+
+def _open_ends(workers: dict[str, GroupWorker]) -> dict[str, OpenEnd]:
+    """Of the groups that could be read, and are whole."""
+    ends = {
+        name: each.replica.open_end
+        for name, each in workers.items()
+        if each.is_recovered and each.stopped is None
+    }
+    return {name: end for name, end in ends.items() if end is not None}
 
 
 async def _bring_up(

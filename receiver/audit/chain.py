@@ -49,11 +49,21 @@ class Head(msgspec.Struct, frozen=True):
     digest: str
 
 
+class OpenEnd(msgspec.Struct, frozen=True):
+    """How far a group has come: its history is durable up to `position`, its newest durable point
+    is number `point`."""
+
+    position: int
+    point: int
+    generation: int
+
+
 class Seen(msgspec.Struct, frozen=True):
     """What is new of the histories, by group: see Entry."""
 
     heads: dict[str, Head] = {}
     rewritten: dict[str, dict[int, str]] = {}
+    ends: dict[str, OpenEnd] = {}
 
 
 NOTHING_SEEN = Seen()
@@ -65,7 +75,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `outcome` is "started" (written before the order is carried out), "done", "cancelled", or the
     name of an error. uid and pid are null for what no person ordered. `heads` holds the histories
     that were sealed further than when the entry before was written; `rewritten` the segments that
-    a compaction has made since, by their first position, with their own digests."""
+    a compaction has made since, by their first position, with their own digests; `ends` how far the
+    groups have come that have moved."""
 
     sequence: int
     time: str
@@ -79,6 +90,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     heads: dict[str, Head] = {}
     rewritten: dict[str, dict[int, str]] = {}
+    ends: dict[str, OpenEnd] = {}
     previous: str
 
 
@@ -130,6 +142,7 @@ def pack_entry(fact: Fact, time_ns: int, seen: Seen, before: Link) -> bytes:
         message=_sound(fact.message)[:_MESSAGE_CHARS],
         heads=seen.heads,
         rewritten=seen.rewritten,
+        ends=seen.ends,
         previous=before.digest,
     )
     body = msgspec.json.encode(entry)[:-1]

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from receiver.audit.chain import Entry, Head
+from receiver.audit.chain import Entry, Head, OpenEnd
+from receiver.fitting.evidence import Reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,42 @@ def newest_heads(entries: Iterable[Entry]) -> dict[str, Head]:
     for entry in entries:
         heads.update(entry.heads)
     return heads
+
+
+def newest_seen(
+    entries: Iterable[Entry],
+) -> tuple[dict[str, Head], dict[str, dict[int, str]], dict[str, OpenEnd]]:
+    """What the audit saw last of each group: its head, the digest of each compacted segment by
+    position, and how far it had come."""
+    heads: dict[str, Head] = {}
+    rewritten: dict[str, dict[int, str]] = {}
+    ends: dict[str, OpenEnd] = {}
+    for entry in entries:
+        heads.update(entry.heads)
+        ends.update(entry.ends)
+        for group, digests in entry.rewritten.items():
+            rewritten.setdefault(group, {}).update(digests)
+    return heads, rewritten, ends
+
+
+def reached_by(head: Head | None, end: OpenEnd | None) -> Reached:
+    """What these say at the group's next opening. The open end is noted with each head, and in
+    older versions there was none."""
+    if end is not None:
+        return Reached(end.point, end.generation, end.position, by_this_version=True)
+    return Reached(position=head.end if head is not None else 0)
+
+
+def moved(before: Mapping[str, OpenEnd], now: Mapping[str, OpenEnd]) -> dict[str, OpenEnd]:
+    """The groups that have come somewhere else."""
+    return {group: end for group, end in now.items() if before.get(group) != end}
+
+
+def is_set_back(before: Mapping[str, OpenEnd], now: Mapping[str, OpenEnd]) -> bool:
+    """Whether one was accepted, or mended, at a place that it had been behind."""
+    return any(
+        group in before and end.position < before[group].position for group, end in now.items()
+    )
 
 
 def newest_rewritten(entries: Iterable[Entry]) -> dict[str, dict[int, str]]:

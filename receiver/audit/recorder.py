@@ -3,8 +3,12 @@
 
 Each order is recorded before it is carried out and after; one that cannot be recorded is refused.
 An entry also holds the heads of the histories that were sealed further since the entry before, and
-once a day an entry is written for them alone. Where the chain ends is kept in the catalog, and said
-in the daemon's log, which usually leaves the machine: so an audit that was cut short shows.
+once a day an entry is written for them alone; and how far each group has come (its open end), for
+which an entry is written once a minute while one moves, and never when all are idle. By that the
+next opening sees whether an older history was put back (receiver.fitting).
+
+Where the chain ends is kept in the catalog, and said in the daemon's log, which usually leaves the
+machine: so an audit that was cut short shows.
 
 Failures. Audit and catalog are shared by all groups. Where one of them cannot be used, orders are
 refused, with the reason; nothing is kept from replicating.
@@ -22,11 +26,20 @@ from pathlib import Path
 import structlog
 
 from receiver.audit.answers import audit_verdict, list_audit
-from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link, Seen
-from receiver.audit.heads import Stretch, newest_rewritten, news, rewritten_news
+from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link, OpenEnd, Seen
+from receiver.audit.heads import (
+    Stretch,
+    is_set_back,
+    moved,
+    newest_seen,
+    news,
+    reached_by,
+    rewritten_news,
+)
 from receiver.audit.log import AuditLog, open_audit, read_entries
 from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
+from receiver.fitting.evidence import Reached
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Storage
@@ -34,6 +47,9 @@ from replicator.base.trouble import is_bug, words_of
 from replicator.control.types import AuditRecord, AuditVerdict
 
 DAY_NS = 86_400 * NS_PER_S
+ENDS_NS = 60 * NS_PER_S
+
+Ends = Callable[[], Mapping[str, OpenEnd]]
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +66,9 @@ class Recorder:
         now_ns: Callable[[], int],
         watch: HistoryWatch,
         refuses: str = "",
+        ends: Ends = dict,
     ) -> None:
+        """`ends`: how far each group has come that can be read."""
         self._storage = storage
         self._directory = directory
         self._catalog = catalog
@@ -58,22 +76,33 @@ class Recorder:
         self._watch = watch
         self._heads: dict[str, Head] = {}
         self._rewritten: dict[str, dict[int, str]] = {}
-        self._noted_ns = 0
+        self._ends: dict[str, OpenEnd] = {}
+        self._ends_now = ends
+        self._reached: dict[str, Reached] = {}
+        self._noted_ns = self._ended_ns = 0
         self._audit: AuditLog | None = None
         self.refuses = refuses
         """Why orders are refused; empty if they are not."""
         try:
             self._audit = open_audit(storage, directory, now_ns, kept=catalog.audit_link())
-            self._rewritten = newest_rewritten(read_entries(storage, directory))
+            heads, self._rewritten, self._ends = newest_seen(read_entries(storage, directory))
         except Exception as error:  # noqa: BLE001 - a supervision: orders end here, replication not
             self._fail(error, "open")
             return
+        self._reached = {
+            group: reached_by(heads.get(group), self._ends.get(group))
+            for group in {*heads, *self._ends}
+        }
         for each in self._audit.breaks:
             _log.error("audit.broken", file=each.file, offset=each.offset, problem=each.problem)
 
     @property
     def breaks(self) -> list[Break]:
         return [] if self._audit is None else self._audit.breaks
+
+    def reached(self, group: str) -> Reached:
+        """How far the audit had seen the group when the receiver started. Any thread."""
+        return self._reached.get(group, Reached())
 
     @property
     def link(self) -> Link:
@@ -119,8 +148,11 @@ class Recorder:
         self._heads.update(changed.heads)
         for group, digests in changed.rewritten.items():
             self._rewritten.setdefault(group, {}).update(digests)
+        self._ends.update(changed.ends)
         if changed.heads:
             self._noted_ns = self._now_ns()
+        if changed.ends:
+            self._ended_ns = self._now_ns()
         _log.info("audit.entry", sequence=link.sequence, order=fact.order, digest=link.digest)
         try:
             self._catalog.keep_audit_link(link)
@@ -128,13 +160,18 @@ class Recorder:
             _log.warning("audit.link_not_kept", error=str(error))
 
     def note_heads(self) -> None:
-        """What a compaction has made, at once; where the histories are, at the first call and
-        once a day, if they have moved."""
+        """What a compaction has made, and a group that was set back, at once; where the histories
+        are sealed, at the first call and once a day, and how far the groups have come, once a
+        minute: if they have moved."""
         now_ns, changed = self._now_ns(), self._news()
         is_due = not self._noted_ns or now_ns - self._noted_ns >= DAY_NS
         if is_due:
             self._noted_ns = now_ns
-        if not changed.rewritten and not (is_due and changed.heads):
+        since_ns = now_ns - self._ended_ns
+        ends_are_due = (
+            is_set_back(self._ends, changed.ends) or since_ns >= ENDS_NS or since_ns < 0
+        ) and bool(changed.ends)
+        if not changed.rewritten and not (is_due and changed.heads) and not ends_are_due:
             return
         if self._audit is None:
             return
@@ -147,7 +184,11 @@ class Recorder:
 
     def _news(self) -> Seen:
         now = self._watch.look()
-        return Seen(news(self._heads, now.heads), rewritten_news(self._rewritten, now.rewritten))
+        return Seen(
+            news(self._heads, now.heads),
+            rewritten_news(self._rewritten, now.rewritten),
+            moved(self._ends, self._ends_now()),
+        )
 
     def import_from_catalog(self) -> None:
         """Takes over the entries of a catalog of the first release, which kept the audit itself."""

@@ -27,6 +27,7 @@ from uuid import UUID
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from receiver.beside import Beside
 from receiver.fitting.evidence import Applied
 from replicator.base.storage import File, Storage, write_all, write_durably
 
@@ -38,15 +39,6 @@ _FRONT = Struct("<8sQII")
 _SUM = Struct("<Q")
 HEADER_BYTES = _FRONT.size + _SUM.size
 assert HEADER_BYTES == 32
-
-Beside = Callable[[Callable[[], None]], Callable[[], None]]
-"""Starts a step beside what the caller does next; what it returns waits for the end of the step,
-and raises what that raised."""
-
-
-def in_turn(step: Callable[[], None]) -> Callable[[], None]:
-    """Not beside, but when it is waited for: for a simulation."""
-    return step
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -62,7 +54,7 @@ class _Body(msgspec.Struct, frozen=True):
 class AppliedSlots:
     """See the head of this file. `open` comes first."""
 
-    def __init__(self, storage: Storage, path: Path, beside: Beside = in_turn) -> None:
+    def __init__(self, storage: Storage, path: Path, beside: Beside) -> None:
         self._storage = storage
         self._path = path
         self._beside = beside
@@ -95,7 +87,7 @@ class AppliedSlots:
             return
         with suppress(OSError):
             self._put(self._file, applied)
-            self._writing = applied, self._beside(self._file.datasync)
+            self._writing = applied, self._beside.start(self._file.datasync)
 
     def settle(self) -> None:
         """Whatever was begun has ended, well or not."""

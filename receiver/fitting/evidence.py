@@ -40,7 +40,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Reached:
     """E3: how far catalog and audit have seen a group; 0 where they know nothing. `point` is the
     highest number, `position` where its history ended. `by_this_version`: the audit has noted an
     open end, which versions without `disks/applied` do not do."""
@@ -50,8 +50,8 @@ class Seen:
     position: int = 0
     by_this_version: bool = False
 
-    def with_more(self, other: Seen) -> Seen:
-        return Seen(
+    def with_more(self, other: Reached) -> Reached:
+        return Reached(
             max(self.point, other.point),
             max(self.generation, other.generation),
             max(self.position, other.position),

@@ -35,7 +35,7 @@ from receiver.counted.stamps import mended
 from receiver.fine_log import FineLog
 from receiver.fitting import compare, looking
 from receiver.fitting.applied import AppliedSlots
-from receiver.fitting.evidence import Applied, Evidence, ImageState, InboxState, Line, Seen
+from receiver.fitting.evidence import Applied, Evidence, ImageState, InboxState, Line, Reached
 from receiver.fitting.mending import Mending
 from receiver.fitting.verdict import Action, Finding, Verdict, judge
 from receiver.fitting.voucher import Voucher
@@ -110,13 +110,13 @@ class Opening:
     applied."""
 
     def __init__(
-        self, parts: Parts, slots: AppliedSlots, voucher: Voucher, seen: Callable[[], Seen]
+        self, parts: Parts, slots: AppliedSlots, voucher: Voucher, reached: Callable[[], Reached]
     ) -> None:
-        """`seen`: what the audit has seen of the group."""
+        """`reached`: how far the audit has seen the group."""
         self._parts = parts
         self._slots = slots
         self._voucher = voucher
-        self._audit_seen = seen
+        self._audit_reached = reached
         self._mending: Mending | None = None
         self._sizes: dict[str, int] = {}  # by the history
         self.stopped = Verdict(())
@@ -175,7 +175,7 @@ class Opening:
             is_empty=looking.is_nothing_there(
                 parts.history, parts.replica, parts.inbox, parts.fine
             ),
-            was_vouched=self._slots.is_unreadable or self._audit_seen().by_this_version,
+            was_vouched=self._slots.is_unreadable or self._audit_reached().by_this_version,
             sums_beyond=parts.sum_base.upto > parts.history.last_end.number
             or parts.sum_base.end > parts.history.opened_end,
             fine_beyond=looking.fine_reaches_beyond(parts.fine, state),
@@ -266,7 +266,7 @@ class Opening:
     def _seen_more(self, read: _Read) -> Evidence:
         parts, evidence = self._parts, read.evidence
         front = parts.intake.front.state
-        seen = self._seen()
+        seen = self._reached()
         beyond = (
             seen.point >= front.next_point
             or seen.generation > front.generation
@@ -283,9 +283,9 @@ class Opening:
             )
         return replace(evidence, seen_beyond=beyond, holds_newer=newer)
 
-    def _seen(self) -> Seen:
-        parts, found = self._parts, [self._audit_seen()]
-        parts.telling.index(lambda: found.append(parts.catalog.seen()))
+    def _reached(self) -> Reached:
+        parts, found = self._parts, [self._audit_reached()]
+        parts.telling.index(lambda: found.append(parts.catalog.reached()))
         return found[0] if len(found) == 1 else found[0].with_more(found[1])
 
     def _stop_for(self, verdict: Verdict) -> None:
@@ -321,7 +321,7 @@ class Opening:
     # -- going on
 
     def _mend(self, verdict: Verdict) -> Mending:
-        mending, seen = Mending(), self._seen()
+        mending, seen = Mending(), self._reached()
         vouched = self._slots.durable
         mending.next_point = max(seen.point + 1, vouched.next_point if vouched is not None else 0)
         mending.generation = max(seen.generation, vouched.generation if vouched is not None else 0)

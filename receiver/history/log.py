@@ -255,6 +255,11 @@ class HistoryLog:
         return self._writer.end
 
     @property
+    def durable_end(self) -> int:
+        """Up to where it survives a power cut. Any thread."""
+        return self._writer.durable_end
+
+    @property
     def newest_first(self) -> int:
         """Batches from this position on lie in the segment that is being written."""
         return self._writer.segment_first if self._writer.in_segment else self._writer.end

@@ -13,7 +13,93 @@ _COUNTED = ("tests/receiver/test_counted.py",)
 _AGEING = ("tests/receiver/test_ageing.py",)
 _SEAT = ("tests/receiver_service/test_seat.py",)
 
+_FITTING = ("tests/receiver/test_fitting.py",)
+
 MUTANTS = (
+    Mutant(
+        "a history that was cut back goes on with its own chain",
+        "receiver/history/writer.py",
+        "        self._durable_end, self._durable_chain = log.end_lsn, log.chain\n",
+        "        self._durable_end = log.end_lsn\n",
+        ("tests/receiver/test_apply.py",),
+    ),
+    Mutant(
+        "an inbox that was cut back goes on with its own chain",
+        "receiver/inbox.py",
+        "            stream.received_lsn, stream.chain = stream.durable_lsn, stream.durable_chain",
+        "            stream.received_lsn = stream.durable_lsn",
+        ("tests/receiver/test_inbox.py",),
+    ),
+    Mutant(
+        "a closed stream is closed after a restart",
+        "receiver/sync_state.py",
+        "            closed_ordinal=body.closed_ordinal,\n",
+        "",
+        ("tests/receiver/test_rollback.py",),
+    ),
+    Mutant(
+        "frames of a closed stream go at an opening",
+        "receiver/fitting/opening.py",
+        "        self._parts.inbox.remove_closed(read.state.closed_ordinal)\n",
+        "",
+        (f"{_FITTING[0]}::test_history_older_accepted_with_a_crash_before_every_call",),
+    ),
+    Mutant(
+        "a restore cuts off what lies behind its finished pieces",
+        "receiver/restore_image.py",
+        "        self._file.truncate(min(len(noted) * self._piece, self._size))\n",
+        "",
+        ("tests/receiver/test_restore_resume.py",),
+    ),
+    Mutant(
+        "an inbox without what comes next is a stop",
+        "receiver/fitting/looking.py",
+        "    if found.name.stream != state.stream or _first_lsn(found) > state.lsn:",
+        "    if found.name.stream != state.stream:",
+        (f"{_FITTING[0]}::test_inbox_newer_than_the_rest",),
+    ),
+    Mutant(
+        "what a write heals, and no more, goes off the record",
+        "receiver/healing.py",
+        "                damage = rules.healed(damage, keys[fits], replaced=0)",
+        "                damage = rules.healed(damage, keys, replaced=0)",
+        ("tests/receiver/test_scrub.py",),
+    ),
+    Mutant(
+        "a history that ends before what the replica holds is a stop",
+        "receiver/fitting/looking.py",
+        "    if applied.number > history.last_end.number:",
+        "    if applied.number < 0:",
+        (f"{_FITTING[0]}::test_history_older",),
+    ),
+    Mutant(
+        "what the replica wrote behind its statement is compared",
+        "receiver/fitting/opening.py",
+        "        if self._compare(read):\n",
+        "        if False:\n",
+        (f"{_FITTING[0]}::test_replica_older",),
+    ),
+    Mutant(
+        "what an opening found is on record before the replica is vouched for",
+        "receiver/fitting/opening.py",
+        "        self._voucher.hold_back()\n",
+        "",
+        (f"{_FITTING[0]}::test_history_older_accepted_with_a_crash_before_every_call",),
+    ),
+    Mutant(
+        "the replica is vouched for before it is overwritten",
+        "receiver/apply.py",
+        "            self._voucher.ensure()\n",
+        "",
+        ("tests/receiver/test_voucher.py",),
+    ),
+    Mutant(
+        "numbers go on above all that were ever given",
+        "receiver/fitting/mending.py",
+        "        state.next_point = max(state.next_point, self.next_point)\n",
+        "",
+        (f"{_FITTING[0]}::test_the_whole_group_older_goes_on_above_all_numbers",),
+    ),
     Mutant(
         "a stream begins with a sync",
         "receiver/front.py",

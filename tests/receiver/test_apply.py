@@ -60,6 +60,23 @@ def test_blocks_that_do_not_change_have_neither_image_nor_write() -> None:
     world.check()
 
 
+def test_a_history_that_was_cut_back_goes_on_with_its_own_chain() -> None:
+    """A sync of it fails; the batch is written again, and every record follows the one before."""
+    world = started()
+    for value in (b"3", b"4"):
+        world.write("a", 0, value * 4096)
+        world.cut()
+    world.ship_all()
+    history = GROUP_DIRECTORY / "history"
+    world.storage.plan(Failure(frozenset(["datasync"]), 1, errno.EIO, under=history))
+    with pytest.raises(OSError, match="Input/output"):
+        world.apply()
+    world.storage.heal()
+    world.apply_all()
+    world.crash(power=True)
+    world.check()
+
+
 def test_a_batch_costs_three_syncs_under_load() -> None:
     world = started(Limits())
     for value in range(2, 12):

@@ -136,6 +136,24 @@ def test_a_failed_sync_takes_back_what_was_not_durable() -> None:
     assert len(inbox.frames_from(1, 0)) == 6
 
 
+def test_what_is_left_after_a_failed_sync_has_its_own_chain() -> None:
+    """By the chain the source proves that it goes on with the same stream."""
+    storage = SimStorage()
+    inbox, source = new_inbox(storage), stream_of(1)
+    begin(inbox, source)
+    feed(inbox, source, slice(0, 2))
+    inbox.sync()
+    feed(inbox, source, slice(2, 4))
+    storage.plan(Failure(frozenset(["datasync"]), 1, errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        inbox.sync()
+    inbox.sync()  # nothing has come since
+    stream = inbox.newest
+    assert stream is not None
+    known = source.chain_at(source.records[1].end_lsn)
+    assert (stream.chain, stream.durable_chain) == (known, known)
+
+
 def test_what_a_failed_sync_left_does_not_come_back() -> None:
     """By the time of a power cut the source may be elsewhere."""
     for seed in range(20):

@@ -190,6 +190,16 @@ def test_a_finished_piece_that_rotted_is_written_again(
     assert world.storage.allocated_bytes(TARGET / "a.raw") <= 6 * 65_536
 
 
+def test_what_lies_behind_the_finished_pieces_is_cut_off(world: World) -> None:
+    """A power cut may leave anything there, and the copy writes no zeroes into holes."""
+    interrupted(world, 9 * MIB)
+    file = world.storage.open(PARTIAL, writable=True)
+    file.pwritev([b"stale"], 8 * MIB + 512 * 1024)
+    file.close()
+    restore(world, replace(RESUME, verify=False))
+    check_files(world)
+
+
 def test_rot_after_resuming_is_found_when_read_back(world: World) -> None:
     interrupted(world, 9 * MIB)
 

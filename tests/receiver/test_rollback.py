@@ -60,6 +60,23 @@ def test_the_stream_is_closed_and_the_generation_raised(world: World) -> None:
     assert world.group.condition == "rolled-back"
 
 
+def test_a_stream_that_was_opened_and_sent_nothing_is_closed_as_well(world: World) -> None:
+    """For ever: also for a receiver that is started anew."""
+    world.ship_all()
+    world.begin_stream(from_zero=False)
+    second = world.source
+    world.connect()
+    assert world.group.facts().stream == second.stream
+    world.group.rollback(2)
+    for _ in range(2):
+        assert world.group.facts().closed_ordinal == 2
+        with pytest.raises(FencedError, match="closed for ever"):
+            world.group.open_stream(second.stream, 2, second.first_lsn, second.first_chain)
+        world.storage.kill()
+        world.group = world._new_group()
+        world.group.recover()
+
+
 def test_the_inbox_of_a_closed_stream_goes(world: World) -> None:
     world.rollback(2)
     assert world.group.inbox_bytes == 0

@@ -215,6 +215,15 @@ def test_a_sync_from_the_source_heals_the_replica(world: World) -> None:
     assert scrub(world) == []
 
 
+def test_a_sync_that_heals_one_block_leaves_the_others_on_record(world: World) -> None:
+    for block in (0, 2):
+        world.storage.flip(DISK_A, block * BLOCK)
+    assert [each.healed for each in scrub(world)] == [False, False]
+    world.guest["a"][:BLOCK] = noise(99, BLOCK)
+    at_the_source_again(world)
+    assert refused(world) == [6], "block 2 is healed, what block 0 held at #6 is lost"
+
+
 def test_newer_points_are_good_after_a_sync_that_ships_something_else(world: World) -> None:
     world.storage.flip(DISK_A, 2 * BLOCK)
     scrub(world)
