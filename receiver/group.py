@@ -129,9 +129,9 @@ class GroupReplica:
         reached: Callable[[], Reached] = Reached,
         beside: Beside | None = None,
     ) -> None:
-        """`age_clock` is what points age by; `clock` is for what people read. `reached`: how far the
-        audit has seen the group. `beside`: for syncs that go beside others; it is closed with the
-        replica."""
+        """`age_clock` is what points age by; `clock` is for what people read. `reached`: how far
+        the audit has seen the group. `beside`: for syncs that go beside others; it is closed with
+        the replica."""
         limits = limits or Limits()
         self.name = name
         self._telling = Telling(name, notify)
@@ -223,6 +223,7 @@ class GroupReplica:
             self._current_pins,
             self._telling,
             clock.utc_ns,
+            self._scrubbed,
         )
         """Its steps in the apply thread."""
         self._keeping = Keeping(
@@ -284,6 +285,11 @@ class GroupReplica:
         """Takes up what the last life left. May be called again where it failed. Raises DamageError
         with file and offset, VersionError, OSError."""
         self.opening.run()
+        self._keeping.see_stamps()
+
+    def accept_loss(self, progress: Progress) -> None:
+        """See Opening."""
+        self.opening.accept(progress)
         self._keeping.see_stamps()
 
     # -- what is known, any thread
@@ -675,6 +681,9 @@ class GroupReplica:
     def unlock(self, policy: HistoryPolicy, reason: str) -> int:
         """See Keeping."""
         return self._keeping.unlock(policy, reason)
+
+    def _scrubbed(self) -> None:
+        self.opening.scrubbed()
 
     def _catch_up(self) -> None:
         """Sums of the newest batches are about to go to where they can no longer be told apart from

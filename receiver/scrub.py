@@ -72,7 +72,10 @@ class Scrub:
         pins: Callable[[], Pins],
         telling: Telling,
         utc_ns: Callable[[], int],
+        ended: Callable[[], None],
     ) -> None:
+        """`ended` is told when a whole one has, with what it found on record."""
+        self._ended = ended
         self._storage = storage
         self._path = path
         self._history = history
@@ -212,6 +215,7 @@ class Scrub:
         self.state.end(self._utc_ns())
         self._of_images.end()
         self.is_due = False
+        self._ended()
         self._save()
         self._telling.event(
             "scrub.done", bad=self.state.errors, left=self.state.left, bytes=self.state.done_bytes

@@ -160,7 +160,7 @@ class GroupWorker:
         gone = self.stopped.message
         progress = _progress(report, f"comparing {self.name} with what is on record")
         with _mishaps():
-            await self._apply.run(self._replica.opening.accept, progress)
+            await self._apply.run(self._replica.accept_loss, progress)
         self.is_recovered = True
         self.stop.lift()
         self.start()

@@ -403,7 +403,6 @@ class Opening:
         """There is nothing left to be applied. Whether something was put on record. Raises
         OSError."""
         parts = self._parts
-        self.take_stock()
         if self._mending is not None:
             state = self._mending.put_on_record(parts.applier, parts.intake, parts.inbox)
             parts.intake.mending = False
@@ -414,11 +413,12 @@ class Opening:
         self._voucher.rest(parts.applier.applied)
         return False
 
-    def take_stock(self) -> None:
-        """A scrub that was begun for images that are not the ones we wrote may have ended."""
-        if self._voucher.unverified and not self._parts.scrub.is_due:
+    def scrubbed(self) -> None:
+        """A whole scrub has ended; what it found is on record. Raises OSError."""
+        if self._voucher.unverified:
             self._voucher.verified()
             self._parts.telling.event("replica.verified")
+            self._voucher.rest(self._parts.applier.applied)
 
     def rebuild_catalog(self) -> None:
         parts = self._parts

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of a real data_dir put back from another time: what the daemon says and serves."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from receiver.audit.heads import newest_seen
+from receiver.audit.log import read_entries
+from receiver.service import Receiver
+from replicator.base.errors import DamageError, ReplicatorError, UsageError
+from replicator.base.storage import SystemStorage
+from tests.receiver_service.dr_site import DrSite
+from tests.receiver_service.source import CutMade, Source
+from tests.receiver_service.test_orders import compare, order
+
+SIZE = 1 << 20
+BLOCK = 4096
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def site() -> Iterator[DrSite]:
+    with TemporaryDirectory(prefix="side-") as folder:  # short: sockets of views lie in it
+        yield DrSite(Path(folder))
+
+
+class Life:
+    """A group's source over several lives of its receiver. `cuts` by number of point."""
+
+    def __init__(self, site: DrSite) -> None:
+        self.site = site
+        self.source = Source({"vda": SIZE})
+        self.source.start_from_zero()
+        self.shipped = self.source.first_lsn
+        self.cuts: dict[int, CutMade] = {}
+
+    @property
+    def group(self) -> Path:
+        return self.site.data_dir / "groups" / "web"
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            number = len(self.cuts) + 1 + len(self.source.cuts)
+            self.source.write("vda", number % 7 * BLOCK, bytes([number % 251 + 1]) * BLOCK)
+            self.source.write("vda", 40 * BLOCK + number % 5 * 512, bytes([number % 251]) * 512)
+            self.source.cut()
+
+    async def ship(self) -> None:
+        """What was written since, until it is applied; and which numbers its cuts got."""
+        agent = await self.site.agent()
+        await agent.welcomed("web")
+        await agent.open(self.source, self.shipped)
+        before = await self.numbers()
+        fresh = [cut for cut in self.source.cuts if cut.end_lsn > self.shipped]
+        await agent.ship(self.source, self.shipped)
+        await agent.applied(self.source.end_lsn)
+        self.shipped = self.source.end_lsn
+        numbers = sorted(await self.numbers() - before)
+        assert not set(numbers) & set(self.cuts), "a number was given twice"
+        self.cuts |= dict(zip(numbers, fresh, strict=True))
+        await agent.close()
+
+    async def numbers(self) -> set[int]:
+        points = await order(self.site.control.points, "web")
+        return {point.sequence for point in points if point.sequence is not None}
+
+    async def sync(self) -> None:
+        """A new stream, with all of the disk."""
+        old = self.source
+        self.source = Source(
+            {"vda": SIZE},
+            ordinal=old.ordinal + 1,
+            first_lsn=old.end_lsn + 4096,
+            contents={"vda": bytes(old.contents["vda"])},
+        )
+        self.shipped = self.source.first_lsn
+        self.source.sync_begin("vda")
+        replica = self.site.replica("vda").read_bytes()
+        for at in range(0, SIZE, 65536):
+            content = bytes(old.contents["vda"][at : at + 65536])
+            if replica[at : at + 65536] == content:
+                self.source.same("vda", at, 65536)
+            else:
+                self.source.write("vda", at, content)
+        self.source.sync_end("vda")
+        self.write(1)
+        await self.ship()
+
+    async def served(self) -> list[int]:
+        """The points that can be had, each compared through a view."""
+        good = []
+        for point in await order(self.site.control.points, "web"):
+            assert point.sequence is not None
+            name = f"#{point.sequence}"
+            try:
+                view = (await order(self.site.control.open_view, "web", name)).result
+            except DamageError:
+                continue
+            await compare(self.site, view.disks, self.cuts[point.sequence])
+            await order(self.site.control.close_view, view.id)
+            good.append(point.sequence)
+        return good
+
+    async def until_settled(self, receiver: Receiver) -> None:
+        worker = receiver.workers["web"]
+        async with asyncio.timeout(WAIT_SECONDS):
+            await worker.changed.until(lambda: not worker.replica.opening.is_mending)
+
+
+async def lived(site: DrSite) -> tuple[Life, Path]:
+    """Six points, a copy of data_dir, six more."""
+    life = Life(site)
+    copy = site.folder / "copy"
+    for _ in range(2):
+        async with site.running():
+            life.write(6)
+            await life.ship()
+        if not copy.exists():
+            shutil.copytree(site.data_dir, copy)
+    return life, copy
+
+
+def put_back(life: Life, copy: Path, *folders: str) -> None:
+    for folder in folders:
+        shutil.rmtree(life.group / folder, ignore_errors=True)
+        shutil.copytree(copy / "groups" / "web" / folder, life.group / folder)
+
+
+async def refusal(site: DrSite) -> ReplicatorError:
+    agent = await site.agent()
+    with pytest.raises(ReplicatorError) as told:
+        await agent.welcomed("web")
+    await agent.close()
+    return told.value
+
+
+async def test_an_older_history_stops_the_group_until_it_is_accepted(site: DrSite) -> None:
+    life, copy = await lived(site)
+    put_back(life, copy, "history")
+    async with site.running() as receiver:
+        (group,) = (await order(site.control.status)).groups
+        assert group.state == "damaged"
+        assert "history ends before what its replica holds" in group.reason
+        assert (await refusal(site)).message == group.reason
+        with pytest.raises(DamageError, match="history ends before"):
+            await order(site.control.points, "web")
+        with pytest.raises(UsageError, match="reason"):
+            await order(site.control.accept, "web", " ")
+        done = await order(site.control.accept, "web", "the disk of the newer one is gone")
+        assert (done.next_point, done.generation) == (13, 2)
+        assert done.points + done.damaged_points == 6
+        assert "history ends before" in done.gone
+        with pytest.raises(UsageError, match="has not stopped"):
+            await order(site.control.accept, "web", "again")
+        await life.until_settled(receiver)
+        await life.sync()
+        served = await life.served()
+        assert 13 in served
+        assert len(served) == done.points + 1
+        audited = [each for each in await order(site.control.audited) if "accept" in each.order]
+        done_entry = next(each for each in audited if each.outcome == "done")
+        assert "the disk of the newer one is gone" in done_entry.argument
+    async with site.running():
+        assert await life.served() == served
+        (group,) = (await order(site.control.status)).groups
+        assert group.state != "damaged"
+
+
+async def test_the_newer_history_put_back_is_as_it_was(site: DrSite) -> None:
+    life, copy = await lived(site)
+    newer = site.folder / "newer"
+    shutil.copytree(site.data_dir, newer)
+    put_back(life, copy, "history")
+    async with site.running():
+        (group,) = (await order(site.control.status)).groups
+        assert group.state == "damaged"
+    put_back(life, newer, "history")
+    async with site.running():
+        assert await life.served() == list(range(1, 13))
+        life.write(1)
+        await life.ship()
+        assert await life.served() == list(range(1, 14))
+
+
+async def test_a_whole_group_put_back_goes_on_above_its_numbers(site: DrSite) -> None:
+    life, copy = await lived(site)
+    put_back(life, copy, "history", "disks", "inbox")
+    async with site.running() as receiver:
+        await life.until_settled(receiver)
+        assert await life.served() == [1, 2, 3, 4, 5, 6]
+        await life.sync()
+        assert await life.served() == [1, 2, 3, 4, 5, 6, 13]
+    async with site.running() as receiver:
+        assert not receiver.workers["web"].replica.opening.is_mending
+        life.write(1)
+        await life.ship()
+
+
+async def test_a_whole_data_dir_put_back_is_read_back_and_served(site: DrSite) -> None:
+    _, copy = await lived(site)
+    shutil.rmtree(site.data_dir)
+    shutil.copytree(copy, site.data_dir)
+    life = Life(site)
+    life.write(6)
+    life.cuts = dict(enumerate(life.source.cuts, 1))
+    async with site.running() as receiver:
+        worker = receiver.workers["web"]
+        assert await life.served() == [1, 2, 3, 4, 5, 6]
+        async with asyncio.timeout(WAIT_SECONDS):
+            await worker.scrubbing.moved.until(lambda: worker.scrubbing.good_ns > 0)
+    async with site.running() as receiver:
+        assert receiver.workers["web"].replica.opening.unverified == set()
+
+
+async def test_the_audit_is_a_witness_where_the_replica_is_silent(site: DrSite) -> None:
+    """No disks/applied, no catalog: the audit has seen the group come further."""
+    life, copy = await lived(site)
+    async with site.running():
+        pass  # what the last life came to is noted at the next start
+    _, _, ends = newest_seen(read_entries(SystemStorage(), site.data_dir / "audit"))
+    assert ends["web"].point == 12
+    put_back(life, copy, "history", "inbox")
+    (life.group / "disks" / "applied").unlink()
+    for path in site.data_dir.glob("catalog.db*"):
+        path.unlink()
+    async with site.running():
+        (group,) = (await order(site.control.status)).groups
+        assert group.state == "damaged"
+        assert "audit" in group.reason
