@@ -88,10 +88,11 @@ MUTANTS = (
         _SHIPPER,
     ),
     Mutant(
-        "a hold counts when the log that it speaks of is durable",
+        "a hold counts when the receiver says so",
         "agent/shipper.py",
-        "        if self._hold is not None and (self._durable_lsn or 0) >= self._hold.lsn:",
-        "        if self._hold is not None:",
+        "            self._hold = hold\n            out.append(hold)",
+        "            self._hold = hold\n            out.append(hold)\n"
+        "            self._held_until_ns = hold.until_ns",
         _SHIPPER,
     ),
 )

@@ -91,6 +91,13 @@ MUTANTS = (
         _PLAN,
     ),
     Mutant(
+        "an answer of libvirt's that an event has overtaken is not kept",
+        "agent/drivers/libvirt_facts.py",
+        "        self._facts = read if forgotten == self._forgotten else None",
+        "        self._facts = read",
+        ("tests/drivers/test_libvirt_facts.py",),
+    ),
+    Mutant(
         "a sync that failed is tried again later each time",
         "agent/drivers/sync_tries.py",
         "            self.backoff.failed(why, now)",
