@@ -70,3 +70,17 @@ class FineView:
 
 
 GroupView = PointView | FineView
+
+
+class DiskOfView:
+    """One disk of a view."""
+
+    def __init__(self, view: GroupView, name: str) -> None:
+        self._view = view
+        self._name = name
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._view.read(self._name, offset, length)
+
+    def extents(self, offset: int, length: int) -> Extents:
+        return self._view.extents(self._name, offset, length)

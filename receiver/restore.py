@@ -3,8 +3,8 @@
 for each domain.
 
 Reads through a view, so replication goes on and the replica is not touched. The images are sparse:
-what is zero in whole 64-KiB steps is left a hole. Each is read back and compared, unless that is
-not wanted. Everything is durable when it returns.
+what is zero in whole 64-KiB steps is left a hole, and what was a hole is not even read. Each is
+read back and compared, unless that is not wanted. Everything is durable when it returns.
 
 Nothing is overwritten: a file that is there already refuses the whole restore before anything is
 written, and so does a disk with too little room. The order of things, each durable before the next:
@@ -31,7 +31,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.fine_view import GroupView
+from receiver.fine_view import DiskOfView, GroupView
 from receiver.restore_image import ImageWriter, drop_cache, verify_image
 from receiver.restore_progress import (
     FILE_BYTES_MAX,
@@ -80,7 +80,7 @@ class RestoreOrder:
 
 @dataclass(frozen=True, slots=True)
 class RestoredImage:
-    """`checksum` is the XXH3-128 of the disk's content; `verified`: it was read back."""
+    """`checksum`: see receiver.restore_sums; `verified`: it was read back."""
 
     disk: str
     path: Path
@@ -287,10 +287,10 @@ class _Restore:
                 file,
                 disk.size_bytes,
                 self._state.piece_bytes,
-                lambda offset, length: self._view.read(disk.name, offset, length),
+                DiskOfView(self._view, disk.name),
                 lambda pieces: self._note(self._state.with_pieces(number, pieces)),
             )
-            self._tell(writer.write(disk.pieces), disk.size_bytes)
+            self._tell(writer.write(disk.sums), disk.size_bytes)
         if self._order.verify:
             reading = verify_image(
                 self._storage, path, disk.size_bytes, self._state.piece_bytes, writer.pieces

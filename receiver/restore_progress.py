@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from receiver.restore_sums import NOTHING
 from receiver.values import Point
 from replicator.base.errors import DamageError, VersionError
 from replicator.base.units import MIB
@@ -28,7 +29,10 @@ READ_BYTES = 4 * MIB
 PIECE_BYTES = 64 * MIB
 assert PIECE_BYTES % READ_BYTES == 0
 
-_VERSION = 1
+_VERSION = 2
+_WHOLE_SUMS = 1
+"""The version of 0.1.0: its sums were of whole pieces, zeroes and all. They are not believed, which
+costs copying what it had copied."""
 
 ImageFormat = Literal["raw", "qcow2"]
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -36,11 +40,24 @@ _Sum = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
 class DiskProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`pieces`: the XXH3-128 of each piece that is written and durable, from the start on."""
+    """`pieces`: the sum of each piece that is written and durable, from the start on; a number
+    stands for so many pieces that hold nothing."""
 
     name: str
     size_bytes: _Positive
-    pieces: list[_Sum] = []
+    pieces: list[_Sum | _Positive] = []
+
+    @property
+    def sums(self) -> list[str]:
+        """Of each piece (receiver.restore_sums)."""
+        found: list[str] = []
+        for each in self.pieces:
+            found += [each] if isinstance(each, str) else [NOTHING] * each
+        return found
+
+    @property
+    def piece_count(self) -> int:
+        return sum(1 if isinstance(each, str) else each for each in self.pieces)
 
 
 class RestoreProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +91,7 @@ class RestoreProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def with_pieces(self, number: int, pieces: list[str]) -> RestoreProgress:
         """The same, with so much of disk `number`."""
         disks = list(self.disks)
-        disks[number] = msgspec.structs.replace(disks[number], pieces=list(pieces))
+        disks[number] = msgspec.structs.replace(disks[number], pieces=_packed(pieces))
         return msgspec.structs.replace(self, disks=disks)
 
     def completed(self) -> RestoreProgress:
@@ -114,7 +131,7 @@ def decode(text: bytes, path: str) -> RestoreProgress:
     """Raises DamageError, VersionError."""
     try:
         version = msgspec.json.decode(text, type=_Versioned).version
-        if version != _VERSION:
+        if version not in (_VERSION, _WHOLE_SUMS):
             raise VersionError(
                 f"{path}: version {version}, and this receiver writes {_VERSION}",
                 hint="go on with the version that began it, or remove it and *.partial",
@@ -125,11 +142,27 @@ def decode(text: bytes, path: str) -> RestoreProgress:
             f"{path}: {error}", hint="remove it and *.partial, and restore again"
         ) from error
     if found.piece_bytes % READ_BYTES or any(
-        len(disk.pieces) > -(-disk.size_bytes // found.piece_bytes) for disk in found.disks
+        disk.piece_count > -(-disk.size_bytes // found.piece_bytes) for disk in found.disks
     ):
         raise DamageError(
             f"{path}: its figures do not agree", hint="remove it and *.partial, and restore again"
         )
+    if version == _WHOLE_SUMS:
+        disks = [msgspec.structs.replace(disk, pieces=[]) for disk in found.disks]
+        found = msgspec.structs.replace(found, version=_VERSION, disks=disks)
+    return found
+
+
+def _packed(pieces: list[str]) -> list[str | int]:
+    found: list[str | int] = []
+    for piece in pieces:
+        last = found[-1] if found else NOTHING
+        if piece != NOTHING:
+            found.append(piece)
+        elif isinstance(last, int):
+            found[-1] = last + 1
+        else:
+            found.append(1)
     return found
 
 

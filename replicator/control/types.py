@@ -142,7 +142,7 @@ class RollbackResult(Point, frozen=True, kw_only=True):
 
 
 class RestoredImage(Message, frozen=True, kw_only=True):
-    """`checksum` is the XXH3-128 of the disk's content, a hole counting as zeroes, in hex.
+    """`checksum` is the XXH3-128 of the sums of what it holds (docs/formats.md), in hex.
     `verified`: the image was read back and is what was written."""
 
     disk: str

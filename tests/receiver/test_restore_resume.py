@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xxhash import xxh3_128_hexdigest
 
 from receiver.point_view import PointView
 from receiver.restore import Restored, RestoreOrder, restore_view
@@ -25,6 +24,7 @@ from replicator.base.errors import (
     VersionError,
 )
 from replicator.base.storage import write_durably
+from tests.receiver.restored_checksum import checksum_by_hand
 from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.storage import Stopped
@@ -43,11 +43,12 @@ def nobody(_done: int, _total: int) -> None:
 
 
 def made(seed: int = 0) -> World:
-    world = World(seed=seed, disks=[("a", 9 * MIB), ("b", 6 * 4096)])
+    world = World(seed=seed, disks=[("a", 13 * MIB), ("b", 6 * 4096)])
     world.begin_stream(from_zero=True)
     world.log(world.source.domain_xml("vm", "<domain/>"))
-    world.write("a", 3 * MIB, noise(1, 2 * 70_000))
-    world.write("a", 8 * MIB, noise(2, 70_000))
+    world.write("a", 4 * MIB, noise(1, 4 * MIB))
+    world.write("a", 9 * MIB, noise(2, 70_000))
+    world.write("a", 12 * MIB, noise(3, 70_000))
     world.write("b", 0, b"1" * 600)
     world.cut()
     world.settle()
@@ -86,7 +87,7 @@ def check_files(world: World) -> None:
 def check_done(world: World, done: Restored) -> None:
     check_files(world)
     for image in done.images:
-        assert image.checksum == xxh3_128_hexdigest(world.expected[1][image.disk])
+        assert image.checksum == checksum_by_hand(world.expected[1][image.disk], 4 * MIB)
 
 
 def run_stopped(world: World, at: int) -> bool:
@@ -170,24 +171,34 @@ def test_any_number_of_deaths(seed: int, deaths: list[tuple[int, bool]]) -> None
 def test_only_what_was_not_finished_is_copied(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     assert world.storage.names(TARGET) == ["a.raw.partial", "restore.json"]
     view = world.group.view(1)
     reads = reads_of(view, monkeypatch)
     check_done(world, restore(world, view=view))
-    assert reads == [("a", 8), ("b", 0)]
+    assert reads == [("a", 9), ("a", 12), ("b", 0)]
 
 
 def test_a_finished_piece_that_rotted_is_written_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(world, 9 * MIB)
-    world.storage.flip(PARTIAL, 6 * MIB)  # in a hole
+    interrupted(world, 13 * MIB)
+    world.storage.flip(PARTIAL, 2 * MIB)  # in a piece that holds nothing
+    world.storage.flip(PARTIAL, 6 * MIB)
     view = world.group.view(1)
     reads = reads_of(view, monkeypatch)
     check_done(world, restore(world, view=view))
-    assert reads == [("a", 4), ("a", 8), ("b", 0)]
-    assert world.storage.allocated_bytes(TARGET / "a.raw") <= 6 * 65_536
+    assert reads == [("a", 4), ("a", 9), ("a", 12), ("b", 0)]
+    assert world.storage.allocated_bytes(TARGET / "a.raw") <= 4 * MIB + 4 * 65_536
+
+
+def test_what_version_0_1_0_began_is_copied_again(world: World) -> None:
+    """Its sums were of whole pieces, zeroes and all."""
+    interrupted(world, 13 * MIB)
+    text = world._read(NOTED)
+    old = text.replace(b'"version":2', b'"version":1').replace(b"[1,", b'["' + b"0" * 32 + b'",')
+    write_durably(world.storage, NOTED, old)
+    check_done(world, restore(world))
 
 
 def test_what_lies_behind_the_finished_pieces_is_cut_off(world: World) -> None:
@@ -201,10 +212,10 @@ def test_what_lies_behind_the_finished_pieces_is_cut_off(world: World) -> None:
 
 
 def test_rot_after_resuming_is_found_when_read_back(world: World) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
 
     def flip(done: int, _total: int) -> None:
-        if done * 2 >= 9 * MIB and not flipped:
+        if done * 2 >= 13 * MIB and not flipped:
             flipped.append(done)
             world.storage.flip(PARTIAL, 100)
 
@@ -215,7 +226,7 @@ def test_rot_after_resuming_is_found_when_read_back(world: World) -> None:
 
 
 def test_leftovers_refuse_without_resume(world: World) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     with pytest.raises(UsageError, match="holds the beginnings of a restore") as caught:
         restore(world, ORDER)
     assert "--resume" in caught.value.hint
@@ -233,23 +244,23 @@ def test_leftovers_refuse_without_resume(world: World) -> None:
 def test_the_beginnings_of_another_restore_are_left_alone(
     world: World, order: RestoreOrder, sequence: int, text: str
 ) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     with pytest.raises(UsageError, match=text):
         restore(world, order, view=world.group.view(sequence))
     check_done(world, restore(world))
 
 
 def test_other_disks_are_another_restore(world: World) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     noted = msgspec.json.decode(world._read(NOTED), type=RestoreProgress)
     other = msgspec.structs.replace(noted, disks=noted.disks[:1])
     write_durably(world.storage, NOTED, other.encode())
-    with pytest.raises(UsageError, match=r"disks a \(9437184 bytes\) there, a .*, b .* wanted"):
+    with pytest.raises(UsageError, match=r"disks a \(13631488 bytes\) there, a .*, b .* wanted"):
         restore(world)
 
 
 def test_partials_without_a_progress_file_are_not_ours(world: World) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     world.storage.unlink(NOTED)
     for order in (ORDER, RESUME):
         with pytest.raises(UsageError, match=r"no restore.json beside it"):
@@ -258,7 +269,7 @@ def test_partials_without_a_progress_file_are_not_ours(world: World) -> None:
 
 
 def test_a_file_under_its_own_name_that_came_meanwhile_is_not_overwritten(world: World) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     world.storage.create(TARGET / "b.raw").close()
     with pytest.raises(UsageError, match=r"b.raw exists already"):
         restore(world)
@@ -269,17 +280,19 @@ def test_a_file_under_its_own_name_that_came_meanwhile_is_not_overwritten(world:
     ("change", "kind"),
     [
         (lambda text: text[:-9], DamageError),
-        (lambda text: text.replace(b'"version":1', b'"version":9'), VersionError),
+        (lambda text: text.replace(b'"version":2', b'"version":9'), VersionError),
         (lambda text: text.replace(b'"piece_bytes":4194304', b'"piece_bytes":8'), DamageError),
-        (lambda text: text.replace(b'"size_bytes":9437184', b'"size_bytes":8'), DamageError),
-        (lambda text: text.replace(b'"pieces":["', b'"pieces":["z'), DamageError),
+        (lambda text: text.replace(b'"size_bytes":13631488', b'"size_bytes":8'), DamageError),
+        (lambda text: text.replace(b'"pieces":[1,"', b'"pieces":[1,"z'), DamageError),
+        (lambda text: text.replace(b'"pieces":[1,"', b'"pieces":[9,"'), DamageError),
+        (lambda text: text.replace(b'"pieces":[1,"', b'"pieces":[0,"'), DamageError),
         (lambda text: text.replace(b'"group":"', b'"group":"\xff'), DamageError),
     ],
 )
 def test_a_progress_file_that_makes_no_sense_is_refused_and_left(
     world: World, change: Callable[[bytes], bytes], kind: type[ReplicatorError]
 ) -> None:
-    interrupted(world, 9 * MIB)
+    interrupted(world, 13 * MIB)
     text = world._read(NOTED)
     assert change(text) != text
     write_durably(world.storage, NOTED, change(text))

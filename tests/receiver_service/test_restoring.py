@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from xxhash import xxh3_128_hexdigest
 
 from receiver import restore_image
 from receiver.restore_qcow2 import compare, convert, find_qemu_img
@@ -23,6 +22,7 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.storage import SystemStorage
+from tests.receiver.restored_checksum import checksum_by_hand
 from tests.receiver_service.dr_site import DrSite, launched
 from tests.receiver_service.test_orders import feed, good, leave, order, story
 from tests.receiver_service.test_views import run
@@ -68,7 +68,7 @@ async def test_qcow2_images_hold_the_point(site: DrSite, receiver: Receiver) -> 
         code, output = await run("qemu-img", "info", "--output=json", image.path)
         assert json.loads(output)["format"] == "qcow2"
         assert (image.format, image.verified) == ("qcow2", True)
-        assert (image.size, image.checksum) == (len(content), xxh3_128_hexdigest(content))
+        assert (image.size, image.checksum) == (len(content), checksum_by_hand(content))
         assert Path(image.path).stat().st_mode & 0o777 == 0o600
 
 
@@ -116,7 +116,7 @@ async def test_a_restore_that_the_shutdown_interrupts_is_gone_on_with(
         )
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
-        assert image.checksum == xxh3_128_hexdigest(good(source).disks[image.disk])
+        assert image.checksum == checksum_by_hand(good(source).disks[image.disk])
 
 
 async def test_a_receiver_that_was_killed_goes_on_in_its_next_life(
@@ -146,7 +146,7 @@ async def test_a_receiver_that_was_killed_goes_on_in_its_next_life(
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
         assert image.verified
-        assert image.checksum == xxh3_128_hexdigest(good(source).disks[image.disk])
+        assert image.checksum == checksum_by_hand(good(source).disks[image.disk])
 
 
 async def test_a_qemu_img_that_a_signal_ends_is_an_interruption(
