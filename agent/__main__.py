@@ -6,12 +6,14 @@ from __future__ import annotations
 import sys
 
 from replicator.base.signals import Signals
+from replicator.base.standard import occupy_standard_streams
 
 DEFAULT_CONFIG = "/etc/replicator/agent.toml"
 
 
 def main() -> int:
     signals = Signals()  # first of all: to load the rest takes a while
+    occupy_standard_streams()
 
     from agent.service import life
     from replicator.base.daemon import Daemon, config_path, run_daemon

@@ -34,6 +34,7 @@ from agent.resume import Fenced, Paused, Plan
 from agent.shipper import Shipper
 from agent.shipping import Renew
 from replicator.base.errors import FencedError, ReplicatorError, UnreachableError
+from replicator.base.trouble import words_of
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.states.words import TOLD_SECONDS, State, Trouble, Verdict
 from replicator.wire.limits import GREETING_SECONDS
@@ -159,7 +160,7 @@ class ReceiverLink:
                 self._ended(error)
                 pace = soon if isinstance(error, UnreachableError) else later
             except OSError as error:  # of the spool or the state directory
-                self._ended(ReplicatorError(f"{error.filename or 'spool'}: {error.strerror}"))
+                self._ended(words_of(error))
                 pace = later
             await self._wait(pace.next_seconds())
 

@@ -31,6 +31,7 @@ from uuid import UUID
 
 from journal.segment import HEADER_BYTES, SegmentHeader, SegmentKind, pack_header, segment_name
 from journal.spool import StreamName
+from replicator.base.mishaps import placed, reason
 from replicator.base.storage import IOV_MAX, Buffer, File, Storage
 
 
@@ -38,8 +39,9 @@ class AppendError(Exception):
     """Nothing of the batch is in the log. `broken`: nothing can be appended any more."""
 
     def __init__(self, path: Path, cause: OSError, *, broken: bool) -> None:
-        super().__init__(f"{path}: {cause.strerror or cause}")
+        super().__init__(f"{path}: {reason(cause)}")
         self.path = path
+        self.cause = placed(cause, "appending", path)
         self.errno = cause.errno
         self.broken = broken
 
@@ -141,7 +143,8 @@ class LogWriter:
         An OSError condemns the log: `broken` is set, the sync is never tried again.
         """
         if self.broken:
-            raise OSError(errno.EIO, "log condemned", str(self._current_path()))
+            condemned = OSError(errno.EIO, "condemned, as an earlier sync failed")
+            raise placed(condemned, "syncing", self._current_path())
         end_lsn = self.end_lsn
         if end_lsn == self.known_durable and not self._new_directories:
             return end_lsn
@@ -203,7 +206,7 @@ class LogWriter:
             raise AppendError(path, error, broken=False) from error
         try:
             if file.pwritev([pack_header(header)], 0) != HEADER_BYTES:
-                raise OSError(errno.ENOSPC, "short write of a segment header")
+                raise OSError(errno.ENOSPC, "no room for the header of a segment")
         except OSError as error:
             file.close()
             self._remove(path)
@@ -220,7 +223,8 @@ class LogWriter:
             else:
                 written = self._write_slices(file, buffers, at)
             if written != total_bytes:
-                raise OSError(errno.ENOSPC, f"short append: {written} of {total_bytes} bytes")
+                short = f"{written} of {total_bytes} bytes were taken"
+                raise placed(OSError(errno.ENOSPC, short), "appending", file.path, at)
         except OSError as error:
             self._take_back(file, at)
             raise AppendError(file.path, error, broken=self.broken) from error

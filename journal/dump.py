@@ -28,6 +28,7 @@ from journal.stream_files import read_seal
 from journal.survey import next_good, survey_behind
 from replicator.base.clock import rfc3339, rfc3339_exact
 from replicator.base.errors import DamageError, NotFoundError, VersionError
+from replicator.base.mishaps import reason
 from replicator.base.storage import File, SystemStorage
 from replicator.base.units import format_size
 
@@ -143,12 +144,12 @@ class _Inspection:
         try:
             file = SystemStorage().open(self.path)
         except OSError as error:
-            yield f"{self.path}: cannot be opened: {error.strerror}"
+            yield f"{self.path}: cannot be opened: {reason(error)}"
             return
         try:
             yield from self._segment(file)
         except OSError as error:
-            yield f"{self.path}: cannot be read: {error.strerror}"
+            yield f"{self.path}: cannot be read: {reason(error)}"
         finally:
             file.close()
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from replicator.base.signals import Signals
+from replicator.base.standard import occupy_standard_streams
 
 DEFAULT_CONFIG = "/etc/replicator/receiver.toml"
 
@@ -14,6 +15,7 @@ DEFAULT_CONFIG = "/etc/replicator/receiver.toml"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; see replicator.base.errors."""
     signals = Signals()  # first of all: to load the rest takes a while
+    occupy_standard_streams()
 
     from receiver.service import run_receiver
     from replicator.base.daemon import Daemon, config_path, run_daemon

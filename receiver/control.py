@@ -228,6 +228,9 @@ class ReceiverService:
         worker.check_alive()
         return await worker.scrubbing.order(report, waits=request.wait, rate=request.rate)
 
+    async def cancel_scrub(self, group: str) -> ScrubReport:
+        return await self._worker(group).scrubbing.cancel()
+
     async def scrubbed(self, group: str) -> ScrubReport:
         worker = self._worker(group)
         worker.check_recovered()

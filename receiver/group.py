@@ -89,6 +89,7 @@ from replicator.base.errors import (
     OwnedError,
     UnreachableError,
 )
+from replicator.base.mishaps import mishap
 from replicator.base.storage import Storage
 from replicator.base.units import MIB
 from replicator.wire.frames import Frame
@@ -476,12 +477,13 @@ class GroupReplica:
                 self._intake.doubtful = False
             moved = self._applier.step() or self.opening.settle()
         except OSError as error:
-            mishap = as_mishap(error, "history and replica", self.name)
-            self.pause_reason = mishap.message if isinstance(mishap, NoSpaceError) else str(error)
-            if isinstance(mishap, NoSpaceError):
+            found = as_mishap(error, "history and replica", self.name)
+            said = found if isinstance(found, NoSpaceError) else mishap(error)
+            self.pause_reason = said.message
+            if isinstance(found, NoSpaceError):
                 with suppress(OSError):  # the disk has been told of already
                     self.fine.give_way()
-            raise mishap from error
+            raise found from error
         self.pause_reason = ""
         if moved:
             self._after_step()

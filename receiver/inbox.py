@@ -27,7 +27,6 @@ frames and of segments, under one lock that is never held over I/O.
 
 from __future__ import annotations
 
-import errno
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -281,7 +280,7 @@ class Inbox:
         except AppendError as error:
             if error.broken:
                 self._lose_writer()
-            raise OSError(error.errno or errno.EIO, str(error), str(error.path)) from error
+            raise error.cause from None
         path = writer.segment_path
         assert path is not None
         taken = InboxFrame(position, size, frame.header.start_lsn, frame.header.end_lsn)

@@ -27,12 +27,13 @@ from dataclasses import dataclass
 from receiver.history.batches import Batch, Segment
 from receiver.history.compaction import Compaction
 from receiver.history.images import ImageTable
-from receiver.history.log import HistoryLog, no_space
+from receiver.history.log import HistoryLog
 from receiver.history.merging import PART_BLOCKS, Group, Sources, group_batches, merged_bytes
 from receiver.history.sums import LatestSums
 from receiver.points import PointList
 from receiver.values import Point
 from replicator.base.errors import DamageError
+from replicator.base.mishaps import is_full
 from replicator.base.storage import Storage
 from replicator.base.units import MIB
 
@@ -297,7 +298,7 @@ class Reclaim:
         """The compaction of `_run` has ended by an error, and changed nothing. It is left alone."""
         self._compaction = None
         self._futile.add(self._run)
-        if isinstance(error, DamageError) or not no_space(error):
+        if isinstance(error, DamageError) or not is_full(error):
             self._failed(error)
 
     def _is_worth_while(self, run: Run, segments: Sequence[Segment]) -> bool:

@@ -50,6 +50,7 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
+from replicator.base.mishaps import mishap
 from replicator.base.storage import (
     File,
     Storage,
@@ -366,8 +367,9 @@ def _partial(path: Path) -> Path:
 def _mishap(error: OSError, directory: Path) -> ReplicatorError:
     if isinstance(error, FileExistsError):
         return UsageError(f"{error.filename} exists already", hint="a restore overwrites nothing")
-    text = f"restoring into {directory}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    said = mishap(error)
+    text = f"restoring into {directory}: {said.message}"
+    if isinstance(said, NoSpaceError):
         return NoSpaceError(text)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(

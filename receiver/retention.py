@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from receiver.counted.ages import Ages
 from receiver.history.batches import Batch, Segment
-from receiver.history.log import HistoryLog, no_space
+from receiver.history.log import HistoryLog
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import GAIN_BYTES_MIN, GAIN_SHARE, Pins, Reclaim, oldest_kept
@@ -30,6 +30,7 @@ from receiver.sync_state import GroupState
 from receiver.thinning import NEVER_NS, Protection, Rule, end_ns, is_promised, thinned
 from receiver.values import Point, Retained
 from replicator.base.clock import NS_PER_S
+from replicator.base.mishaps import is_full
 
 HEADROOM = 50
 """A fiftieth of the budget is freed beyond what must be, and where nothing could be freed the
@@ -290,7 +291,7 @@ class Retention:
         try:
             self._history.drop_points(sequences, state)
         except OSError as error:
-            if not no_space(error):
+            if not is_full(error):
                 raise
             self._history.forget_points(sequences)
 

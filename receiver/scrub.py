@@ -40,6 +40,7 @@ from receiver.scrub_replica import ReplicaCheck
 from receiver.scrub_state import Bad, ScrubState, load_state, save_state
 from receiver.sync_state import Disk
 from receiver.telling import Telling
+from replicator.base.errors import OwnedError
 from replicator.base.storage import Storage
 from replicator.base.units import MIB
 
@@ -127,6 +128,22 @@ class Scrub:
         if not self.state.is_running:
             self._findings.state = self.state.anew(self._utc_ns())
             self._base_findings()
+            self._save()
+
+    def check_may_be_cancelled(self) -> None:
+        """Raises OwnedError for one that has to come to its end. Any thread."""
+        if self.is_due:
+            raise OwnedError(
+                f"the scrub of group {self._telling.group!r} cannot be cancelled: what its images"
+                " hold is not believed before it has ended",
+                hint="`replicator scrub --rate` makes it slower, or faster",
+            )
+
+    def cancel(self) -> None:
+        """Gives up the one under way."""
+        if self.state.is_running:
+            self.state.cancel(self._utc_ns())
+            self._of_images.end()
             self._save()
 
     @property

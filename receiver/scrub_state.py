@@ -37,12 +37,14 @@ class Bad(msgspec.Struct):
 class ScrubState(msgspec.Struct):
     """`slot`, `block`: what of the replica comes next; `position`: what of the history. `ended_ns`
     is when the last one ended, 0 while none has; `good_ns` when the last one ended that left
-    nothing bad. Of all bad places (`errors`), `left` were not healed; `bad` lists the first."""
+    nothing bad; `cancelled_ns` when the last one was given up by order, unless it ended. Of all bad
+    places (`errors`), `left` were not healed; `bad` lists the first."""
 
     is_running: bool = False
     began_ns: int = 0
     ended_ns: int = 0
     good_ns: int = 0
+    cancelled_ns: int = 0
     slot: int = 0
     block: int = 0
     position: int = 0
@@ -62,6 +64,11 @@ class ScrubState(msgspec.Struct):
         return ScrubState(
             is_running=True, began_ns=now_ns, ended_ns=self.ended_ns, good_ns=self.good_ns
         )
+
+    def cancel(self, now_ns: int) -> None:
+        """What was found stays on record; the next one begins anew."""
+        self.is_running = False
+        self.cancelled_ns = now_ns
 
     def end(self, now_ns: int) -> None:
         self.is_running = False

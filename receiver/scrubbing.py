@@ -2,8 +2,9 @@
 """Scrubs of one group, from the event loop: by order and by the clock, one at a time, throttled.
 
 A scrub is a task of its own. Who orders one waits for it or not; who goes away does not end it; who
-comes while one runs waits for that one. Its steps take turns with batches in the apply lane, and
-between two there is a rest, so that no more than `rate` bytes a second are read.
+comes while one runs waits for that one, at the rate that was said last. An order cancels it: what
+it has found stays on record, and the next one begins anew. Its steps take turns with batches in the
+apply lane, and between two there is a rest, so that no more than `rate` bytes a second are read.
 
 By the clock: the first one within a tenth of `every` after the start (so groups do not all begin at
 once), then `every` after the last one ended. One that a shutdown or a crash interrupted goes on at
@@ -16,8 +17,8 @@ waits, and the clock tries again an hour later; a fault of the program stops the
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -30,9 +31,16 @@ from receiver.lane import Aside, Lane
 from receiver.scrub import Scrub, SegmentReading
 from receiver.stop import Stop
 from replicator.base.clock import NS_PER_S, rfc3339
-from replicator.base.errors import ReplicatorError
+from replicator.base.errors import (
+    NotFoundError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.base.mishaps import mishap
 from replicator.base.trouble import is_bug
-from replicator.config.receiver import ScrubSection
+from replicator.base.units import format_size
+from replicator.config.receiver import SCRUB_RATE_MIN, ScrubSection
 from replicator.control.service import Report
 from replicator.control.types import BadPlace, Progress, ScrubReport
 
@@ -70,7 +78,9 @@ class Scrubbing:
         self._group = group
         self._scrub = scrub
         self._lane = lane
-        self._rate = int(section.rate)
+        self._rate = self._rate_now = int(section.rate)
+        self._repaced = asyncio.Event()
+        self._is_unwanted = False
         self._every_ns = int(section.every)
         self._figures = figures
         self._until_change = until_change
@@ -108,15 +118,37 @@ class Scrubbing:
     # Orders.
 
     async def order(self, report: Report, *, waits: bool, rate: int | None) -> ScrubReport:
-        """Begins one, or joins the one under way. `rate` holds for this scrub; else the
-        configured."""
-        task = self._begin(self._rate if rate is None else rate)
+        """Begins one, or joins the one under way. `rate` holds for this scrub from here on; else
+        the configured."""
+        if rate is not None and rate < SCRUB_RATE_MIN:
+            raise UsageError(
+                f"a scrub of {format_size(max(rate, 0))} a second would never end",
+                hint=f"the least is {format_size(SCRUB_RATE_MIN)} a second",
+            )
+        task = self._begin(rate)
         if waits:
             while not task.done():
                 state = self._scrub.state
                 report(Progress(done=state.done_bytes, total=self._total_bytes, what=self._what()))
                 await asyncio.wait([task], timeout=1.0)
-            await asyncio.shield(task)
+            if task.cancelled():
+                raise self._gave_up()
+            task.result()
+        return self.report()
+
+    async def cancel(self) -> ScrubReport:
+        """Gives up the one under way; the last report. Raises NotFoundError where there is none,
+        OwnedError for one that has to come to its end."""
+        task = self._task
+        if task is None or task.done():
+            raise NotFoundError(f"no scrub of group {self._group!r} is under way")
+        self._scrub.check_may_be_cancelled()
+        self._is_unwanted = True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._lane.run(self._scrub.cancel)  # behind the step that was under way
+        self.moved.told()
+        _log.info("scrub.cancelled", group=self._group, done_bytes=self._scrub.state.done_bytes)
         return self.report()
 
     def report(self) -> ScrubReport:
@@ -127,6 +159,7 @@ class Scrubbing:
             began=_time(state.began_ns),
             ended=_time(state.ended_ns),
             good=_time(state.good_ns),
+            cancelled=_time(state.cancelled_ns),
             done_bytes=state.done_bytes,
             total_bytes=self._total_bytes if state.is_running else state.done_bytes,
             replica_bytes=state.replica_bytes,
@@ -175,10 +208,22 @@ class Scrubbing:
     def _what(self) -> str:
         return f"scrubbing {self._group}"
 
-    def _begin(self, rate: int) -> asyncio.Task[None]:
+    def _gave_up(self) -> ReplicatorError:
+        if self._is_unwanted:
+            return ReplicatorError(f"the scrub of group {self._group!r} was cancelled")
+        return UnreachableError(
+            "the receiver is shutting down", hint="the scrub goes on when it runs again"
+        )
+
+    def _begin(self, rate: int | None = None) -> asyncio.Task[None]:
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(rate))
+            self._rate_now = self._rate if rate is None else rate
+            self._is_unwanted = False
+            self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(self._told)
+        elif rate is not None:
+            self._rate_now = rate
+            self._repaced.set()
         return self._task
 
     def _told(self, task: asyncio.Task[None]) -> None:
@@ -190,17 +235,15 @@ class Scrubbing:
         elif isinstance(error, ReplicatorError):
             _log.error("scrub.failed", group=self._group, reason=error.message, hint=error.hint)
 
-    async def _run(self, rate: int) -> None:
+    async def _run(self) -> None:
         try:
-            await self._steps(rate)
+            await self._steps()
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise ReplicatorError(
-                f"{where}{error.strerror or os.strerror(error.errno or 0)}",
-                hint="the scrub goes on from here when it is ordered again",
-            ) from error
+            said = mishap(error)
+            said.hint = "the scrub goes on from here when it is ordered again"
+            raise said from error
 
-    async def _steps(self, rate: int) -> None:
+    async def _steps(self) -> None:
         scrub = self._scrub
         await self._lane.run(scrub.begin)
         loop = asyncio.get_running_loop()
@@ -217,9 +260,17 @@ class Scrubbing:
                     await self._until_change()
             self._figures.scrub_errors += scrub.state.errors - errors
             self.moved.told()
-            rest = (scrub.state.done_bytes - done) / rate - (loop.time() - began)
-            if rest > 0 and scrub.state.is_running:
-                await asyncio.sleep(rest)  # the throttle
+            if scrub.state.is_running:
+                await self._rest(scrub.state.done_bytes - done, began)
+
+    async def _rest(self, done_bytes: int, began: float) -> None:
+        """The throttle: until so much may have been read since then."""
+        loop = asyncio.get_running_loop()
+        while (rest := done_bytes / self._rate_now - (loop.time() - began)) > 0:
+            self._repaced.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._repaced.wait()
 
     def _step(self) -> _Step:
         """In the apply lane."""
@@ -245,7 +296,7 @@ class Scrubbing:
             if wait_seconds > 0:
                 await asyncio.sleep(min(wait_seconds, RETRY_SECONDS))
                 continue
-            task = self._begin(self._rate)
+            task = self._begin()
             await asyncio.wait([task])
             if not self._every_ns and not self._scrub.is_due:
                 return
@@ -256,7 +307,7 @@ class Scrubbing:
         state = self._scrub.state
         if state.is_running:
             return 0.0
-        due_ns = state.ended_ns + self._every_ns
+        due_ns = max(state.ended_ns, state.cancelled_ns) + self._every_ns
         share = FIRST_SHARE * xxh3_64_intdigest(self._group.encode()) / _SPREAD
         first_ns = started_ns + int(self._every_ns * share)
         return (max(due_ns, first_ns) - self._utc_ns()) / NS_PER_S

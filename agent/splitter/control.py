@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from agent.splitter.orders import Orders
 from replicator.base.errors import ReplicatorError
-from replicator.base.report import mishap
+from replicator.base.mishaps import mishap
 from replicator.control.splitter import (
     HEARTBEAT_NS,
     STATUS_INTERVAL_MIN_NS,

@@ -18,7 +18,6 @@ Concurrency: the event loop's thread alone; an entry costs one fdatasync there.
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ from receiver.catalog import Catalog
 from receiver.fitting.evidence import Reached
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
+from replicator.base.mishaps import mishap
 from replicator.base.storage import Storage
 from replicator.base.trouble import is_bug, words_of
 from replicator.control.types import AuditRecord, AuditVerdict
@@ -138,11 +138,11 @@ class Recorder:
         try:
             link = self._audit.append(fact, changed, time_ns=time_ns)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise (NoSpaceError if full else ReplicatorError)(
-                f"the order cannot be recorded in the audit: {error}",
+            said = mishap(error)
+            raise type(said)(
+                f"the order cannot be recorded in the audit: {said.message}",
                 hint=f"free some space under {self._directory}"
-                if full
+                if isinstance(said, NoSpaceError)
                 else f"look after {self._directory}, and restart the receiver",
             ) from error
         self._heads.update(changed.heads)

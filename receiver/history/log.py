@@ -15,7 +15,6 @@ not touch what lies behind a pin.
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -42,6 +41,7 @@ from receiver.history.writer import Draft, HistoryWriter, history_name, initial_
 from receiver.sync_state import GroupState
 from receiver.values import Point
 from replicator.base.errors import NoSpaceError
+from replicator.base.mishaps import is_full
 from replicator.base.storage import Storage
 
 _NO_DIGEST = bytes(32)
@@ -509,13 +509,9 @@ def _held(point: Point, held: bodies.Held, following: Point | None) -> Point:
     return replace(point, until_ns=until_ns, stood_ns=max(point.stood_ns, stood_ns))
 
 
-def no_space(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def as_mishap(error: OSError, what: str, group: str) -> OSError | NoSpaceError:
     """A full disk as people know it; any other error as it is."""
-    if not no_space(error):
+    if not is_full(error):
         return error
     return NoSpaceError(
         f"the disk under {what} of group {group!r} is full",

@@ -31,7 +31,7 @@ import numpy as np
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import U64, Bools
-from receiver.history.log import HistoryLog, no_space
+from receiver.history.log import HistoryLog
 from receiver.history.past_sums import PastSums
 from receiver.history.recent_sums import Rows
 from receiver.history.sum_base import SumBase
@@ -39,6 +39,7 @@ from receiver.history.sum_layers import SumLayers
 from receiver.history.sum_runs import BadRange
 from receiver.history.sum_windows import KnownSums
 from replicator.base.errors import DamageError
+from replicator.base.mishaps import is_full
 
 HITS_MAX = 16
 GATHER_BLOCKS = 1 << 19
@@ -244,7 +245,7 @@ class LatestSums:
             )
         except OSError as error:
             stays = any(batch.begin >= end for batch in batches)
-            if not no_space(error) or (first == 0 and stays):
+            if not is_full(error) or (first == 0 and stays):
                 raise  # an empty base says that nothing went in front of position 0, images too
             self._base.give_up()
             self._lost()

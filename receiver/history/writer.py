@@ -14,7 +14,6 @@ Concurrency: one caller at a time, the group's apply thread.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -274,8 +273,7 @@ class HistoryWriter:
             if error.broken:
                 with suppress(OSError):
                     self._cut_back()
-            code = error.errno or errno.EIO
-            raise OSError(code, str(error), str(error.path)) from error
+            raise error.cause from None
 
     def _open_log(self) -> LogWriter:
         if self._log is None:

@@ -12,7 +12,6 @@ Nothing but the new images is written.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -34,11 +33,11 @@ from receiver.values import Point, PointDisk
 from replicator.base.errors import (
     DamageError,
     NoPointError,
-    NoSpaceError,
     NotFoundError,
     ReplicatorError,
     UsageError,
 )
+from replicator.base.mishaps import mishap
 from replicator.base.storage import File, Storage, write_all
 from replicator.base.units import KIB
 
@@ -118,9 +117,8 @@ def _remove(storage: Storage, written: list[Path], directory: Path | None) -> No
 
 
 def _mishap(error: OSError, directory: Path) -> ReplicatorError:
-    text = f"extracting into {directory}: {error.strerror or error}"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return NoSpaceError(text) if full else ReplicatorError(text)
+    said = mishap(error)
+    return type(said)(f"extracting into {directory}: {said.message}")
 
 
 # -- what is asked for

@@ -29,6 +29,7 @@ from receiver.offline.read_only import ReadOnlyStorage
 from receiver.points import apart
 from receiver.values import Point
 from replicator.base.errors import DamageError, NoPointError
+from replicator.base.mishaps import reason
 from replicator.base.storage import Storage
 
 
@@ -87,7 +88,7 @@ def _damage(file: SegmentFile, error: DamageError | OSError) -> DamageError:
     """A segment that the disk cannot give is as good as one that is bad."""
     if isinstance(error, DamageError):
         return error
-    return DamageError(f"{file.path}: cannot be read: {error.strerror or error}")
+    return DamageError(f"{file.path}: cannot be read: {reason(error)}")
 
 
 class _Reader:

@@ -45,6 +45,7 @@ from receiver.offline.places import HistoryPlace
 from receiver.offline.read_only import ReadOnlyStorage
 from receiver.offline.walk import Fault, RecordWalk, Skipped
 from replicator.base.errors import DamageError, VersionError
+from replicator.base.mishaps import reason
 from replicator.base.storage import File, Storage
 
 Progress = Callable[[int], None]
@@ -129,13 +130,13 @@ class HistoryVerification:
         try:
             file = self._storage.open(segment.path)
         except OSError as error:
-            self._fault(None, f"cannot be opened: {error.strerror or error}")
+            self._fault(None, f"cannot be opened: {reason(error)}")
             return
         try:
             report.size_bytes = file.size()
             self._read(segment, file, is_newest=is_newest)
         except OSError as error:
-            self._fault(None, f"cannot be read: {error.strerror or error}")
+            self._fault(None, f"cannot be read: {reason(error)}")
             self._link = _Link(name=segment.path.name)
         finally:
             file.close()

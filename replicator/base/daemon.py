@@ -45,8 +45,9 @@ import uvloop
 
 from replicator import __version__
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError
+from replicator.base.mishaps import mishap
 from replicator.base.notify import Notifier
-from replicator.base.report import mishap, report
+from replicator.base.report import report
 from replicator.base.signals import Signals, signal_name
 
 INTERRUPTED = 130

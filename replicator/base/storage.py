@@ -11,7 +11,8 @@ What `SystemStorage` promises is what Linux promises, no more:
 * `datasync` that failed once is never tried again by a caller: the kernel may have dropped the
   dirty pages, so the second call proves nothing. The file is condemned.
 * `replace` is atomic for readers; durable only after `sync_directory`.
-Errors are OSError; the caller that knows the operation turns them into a ReplicatorError.
+Errors are OSError, and always have a place: the path, what was being done, at which offset
+(replicator.base.mishaps, which also puts them into words).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from replicator.base.mishaps import placed
 
 Buffer = bytes | bytearray | memoryview
 
@@ -128,24 +131,28 @@ class SystemFile:
         self._fd = descriptor
 
     def pread(self, size: int, offset: int) -> bytes:
-        data = os.pread(self._fd, size, offset)
-        if len(data) == size or not data:
-            return data
-        parts = [data]  # a read may be short in the middle of a file on some filesystems
-        have = len(data)
-        while have < size:
-            more = os.pread(self._fd, size - have, offset + have)
-            if not more:
-                break
-            parts.append(more)
-            have += len(more)
-        return b"".join(parts)
+        try:
+            data = os.pread(self._fd, size, offset)
+            if len(data) == size or not data:
+                return data
+            parts = [data]  # a read may be short in the middle of a file on some filesystems
+            have = len(data)
+            while have < size:
+                more = os.pread(self._fd, size - have, offset + have)
+                if not more:
+                    break
+                parts.append(more)
+                have += len(more)
+            return b"".join(parts)
+        except OSError as error:
+            placed(error, "reading", self.path, offset)
+            raise
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
         try:
             return os.pwritev(self._fd, buffers, offset)
         except OSError as error:
-            self._name(error)
+            placed(error, "writing", self.path, offset)
             raise
 
     def punch(self, offset: int, length: int) -> None:
@@ -154,7 +161,7 @@ class SystemFile:
             return
         code = ctypes.get_errno()
         if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
-            raise OSError(code, os.strerror(code), str(self.path))
+            raise placed(OSError(code, os.strerror(code)), "punching a hole", self.path, offset)
         length = min(length, self.size() - offset)
         if length > 0:
             write_all(self, [bytes(min(length, 1 << 20))], offset, repeat_to=length)
@@ -163,11 +170,12 @@ class SystemFile:
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            self._name(error)
+            placed(error, f"setting the size to {size}", self.path)
             raise
 
     def size(self) -> int:
-        return os.fstat(self._fd).st_size
+        with _Doing("looking at the size", self.path):
+            return os.fstat(self._fd).st_size
 
     def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         end = min(end, self.size())
@@ -175,13 +183,14 @@ class SystemFile:
         while start < end:
             try:
                 data = os.lseek(self._fd, start, os.SEEK_DATA)
+                if data >= end:
+                    break
+                hole = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
             except OSError as error:
                 if error.errno == errno.ENXIO:  # only a hole is left
                     break
+                placed(error, "looking for holes", self.path, start)
                 raise
-            if data >= end:
-                break
-            hole = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
             ranges.append((data, hole))
             start = hole
         return ranges
@@ -191,15 +200,8 @@ class SystemFile:
             os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def datasync(self) -> None:
-        try:
+        with _Doing("syncing", self.path):
             os.fdatasync(self._fd)
-        except OSError as error:
-            self._name(error)
-            raise
-
-    def _name(self, error: OSError) -> None:
-        """Which file it was; a descriptor does not say."""
-        error.filename = str(self.path)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -212,18 +214,22 @@ class SystemStorage:
 
     def create(self, path: Path) -> File:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        return SystemFile(path, os.open(path, flags, 0o600))
+        with _Doing("creating", path):
+            return SystemFile(path, os.open(path, flags, 0o600))
 
     def open(self, path: Path, *, writable: bool = False) -> File:
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
-        return SystemFile(path, os.open(path, flags))
+        with _Doing("opening", path):
+            return SystemFile(path, os.open(path, flags))
 
     def exists(self, path: Path) -> bool:
-        return path.exists()
+        with _Doing("looking", path):
+            return path.exists()
 
     def names(self, directory: Path) -> list[str]:
         try:
-            return sorted(os.listdir(directory))
+            with _Doing("listing", directory):
+                return sorted(os.listdir(directory))
         except FileNotFoundError:
             return []
 
@@ -233,7 +239,8 @@ class SystemStorage:
         if path.parent != path:
             self.make_directory(path.parent)
         try:
-            path.mkdir(mode=0o700)
+            with _Doing("making the directory", path):
+                path.mkdir(mode=0o700)
         except FileExistsError:
             if not path.is_dir():
                 raise
@@ -241,30 +248,52 @@ class SystemStorage:
         self.sync_directory(path.parent)
 
     def remove_directory(self, path: Path) -> None:
-        path.rmdir()
+        with _Doing("removing the directory", path):
+            path.rmdir()
 
     def replace(self, source: Path, target: Path) -> None:
-        os.replace(source, target)
+        with _Doing(f"renaming to {target.name}", source):
+            os.replace(source, target)
 
     def unlink(self, path: Path) -> None:
-        os.unlink(path)
+        with _Doing("removing", path):
+            os.unlink(path)
 
     def sync_directory(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with _Doing("syncing the directory", path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def allocated_bytes(self, path: Path) -> int:
-        return os.stat(path).st_blocks * 512
+        with _Doing("looking at its blocks", path):
+            return os.stat(path).st_blocks * 512
 
     def inode(self, path: Path) -> int:
-        return os.stat(path).st_ino
+        with _Doing("looking at its inode", path):
+            return os.stat(path).st_ino
 
     def free_bytes(self, path: Path) -> int:
-        figures = os.statvfs(path)
+        with _Doing("looking at the free room", path):
+            figures = os.statvfs(path)
         return figures.f_bavail * figures.f_frsize
+
+
+class _Doing:
+    """What goes wrong in the block gets its place."""
+
+    def __init__(self, doing: str, path: Path) -> None:
+        self._doing = doing
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            placed(error, self._doing, self._path)
 
 
 def write_all(
@@ -286,7 +315,8 @@ def write_all(
     while pending:
         written = file.pwritev(pending[:IOV_MAX], offset + done)
         if written <= 0:
-            raise OSError(errno.EIO, "write made no progress", str(file.path))
+            stuck = OSError(errno.EIO, "it made no progress")
+            raise placed(stuck, "writing", file.path, offset + done)
         done += written
         while pending and written >= len(pending[0]):
             written -= len(pending.pop(0))
@@ -316,7 +346,7 @@ def read_whole(storage: Storage, path: Path, limit_bytes: int) -> bytes:
     file = storage.open(path)
     try:
         if file.size() > limit_bytes:
-            raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", str(path))
+            raise placed(OSError(errno.EFBIG, f"more than {limit_bytes} bytes"), "reading", path)
         return file.pread(limit_bytes, 0)
     finally:
         file.close()

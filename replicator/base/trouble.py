@@ -17,7 +17,7 @@ an error that is raised twice keeps the frames of both, and with each further on
 from __future__ import annotations
 
 from replicator.base.errors import ReplicatorError, from_name
-from replicator.base.report import mishap
+from replicator.base.mishaps import mishap
 
 OF_THE_DISK = "look at the disk, and at the kernel's log of this machine"
 OF_THE_PROGRAM = "this is a fault of the program; the log of the daemon holds its traceback"

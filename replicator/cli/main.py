@@ -16,7 +16,9 @@ import click
 
 from replicator import __version__
 from replicator.base.errors import ReplicatorError, UsageError
-from replicator.base.report import mishap, report
+from replicator.base.mishaps import mishap
+from replicator.base.report import report
+from replicator.base.standard import STDOUT, occupy_standard_streams
 from replicator.cli import (
     audit,
     clock,
@@ -92,6 +94,15 @@ def _usage(error: click.ClickException) -> UsageError:
 
 
 def main() -> None:
+    if STDOUT in occupy_standard_streams():
+        sys.exit(
+            report(
+                UsageError(
+                    "stdout is closed: nothing was done, as there is no place for what it says",
+                    hint="send it to /dev/null if it is not wanted",
+                )
+            )
+        )
     sys.exit(run(sys.argv[1:]))
 
 

@@ -24,14 +24,27 @@ POINTS_SHOWN = 5
 @click.option("--background", "waits", flag_value=False, help="Return when it has begun.")
 @click.option("--rate", metavar="SIZE", help="Read at most so much a second, as 100MiB.")
 @click.option("--status", "is_look", is_flag=True, help="Show the last one, or the one under way.")
+@click.option("--cancel", "is_end", is_flag=True, help="Give up the one under way.")
 @takes_json
-def scrub(invocation: Invocation, group: str, waits: bool, rate: str | None, is_look: bool) -> None:
+def scrub(
+    invocation: Invocation,
+    group: str,
+    rate: str | None,
+    *,
+    waits: bool,
+    is_look: bool,
+    is_end: bool,
+) -> None:
     """Read replica and history of GROUP back, name what is bad, heal what has a copy (receiver).
 
     Ends with code 13 where something bad is left.
     """
     client = invocation.client("receiver")
-    if is_look:
+    if is_end and (is_look or rate is not None):
+        raise UsageError("--cancel goes with no other option")
+    if is_end:
+        report = client.cancel_scrub(group)
+    elif is_look:
         report = client.scrubbed(group)
     else:
         with progress_bar() as on_progress:
@@ -69,6 +82,8 @@ def _print(group: str, report: ScrubReport) -> None:
     if report.running:
         done, total = format_size(report.done_bytes), format_size(report.total_bytes)
         click.echo(f"a scrub of group {group} runs since {report.began}: {done} of {total}")
+    elif report.cancelled is not None:
+        click.echo(f"a scrub of group {group} was cancelled at {report.cancelled}")
     else:
         click.echo(
             f"group {group} was scrubbed until {report.ended}: replica"

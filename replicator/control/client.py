@@ -216,6 +216,9 @@ class ControlClient:
         target = _target(endpoints.SCRUB, group=group)
         return self._order("POST", target, ScrubReport, request, on_progress)
 
+    def cancel_scrub(self, group: str) -> ScrubReport:
+        return self._order("DELETE", _target(endpoints.SCRUB, group=group), ScrubReport)
+
     def scrubbed(self, group: str) -> ScrubReport:
         return self._order("GET", _target(endpoints.SCRUB, group=group), ScrubReport)
 

@@ -188,9 +188,12 @@ async def _restore(receiver: ReceiverControl, call: Call) -> object:
 
 async def _scrub(receiver: ReceiverControl, call: Call) -> object:
     group, request = call.group(), call.request(ScrubRequest)
-    if request.rate is not None and request.rate <= 0:
-        raise UsageError("rate is bytes a second, more than 0")
     return await receiver.scrub(group, request, call.report)
+
+
+async def _cancel_scrub(receiver: ReceiverControl, call: Call) -> object:
+    call.query_only()
+    return await receiver.cancel_scrub(call.group())
 
 
 async def _scrubbed(receiver: ReceiverControl, call: Call) -> object:
@@ -252,6 +255,7 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("POST", ROLLBACK, _rollback, "rollback", is_long=True, is_finished_anyway=True),
     Endpoint("GET", SCRUB, _scrubbed),
     Endpoint("POST", SCRUB, _scrub, "scrub", is_long=True),
+    Endpoint("DELETE", SCRUB, _cancel_scrub, "scrub cancel", is_finished_anyway=True),
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
     Endpoint("POST", DROP_POINTS, _drop_points, "points drop", is_finished_anyway=True),
     Endpoint("POST", ACCEPT, _accept, "history accept", is_long=True, is_finished_anyway=True),

@@ -31,6 +31,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from replicator.base.address import Address
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError, from_name
+from replicator.base.trouble import words_of
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.control.endpoints import AGENT, RECEIVER, Call, Endpoint
 from replicator.control.service import AgentControl, ReceiverControl
@@ -244,10 +245,10 @@ class _Control(Generic[S]):
 
     async def _carry_out(self, endpoint: Endpoint[S], call: Call, entry: AuditEntry) -> object:
         if not endpoint.order:
-            return await endpoint.run(self._service, call)
+            return await self._run(endpoint, call)
         self._audit(replace(entry, outcome="started"))
         try:
-            result = await endpoint.run(self._service, call)
+            result = await self._run(endpoint, call)
         except ReplicatorError as error:
             self._end(replace(entry, outcome=error.name, message=error.message))
             raise
@@ -259,6 +260,13 @@ class _Control(Generic[S]):
             text = f"{entry.order} was carried out, but {unrecorded.message}"
             raise from_name(unrecorded.name, text, unrecorded.hint)
         return result
+
+    async def _run(self, endpoint: Endpoint[S], call: Call) -> object:
+        """The edge at which the operating system's refusal becomes words, for all orders."""
+        try:
+            return await endpoint.run(self._service, call)
+        except OSError as error:
+            raise words_of(error) from error
 
     def _end(self, entry: AuditEntry) -> ReplicatorError | None:
         """Records how an order ended; if that fails, how it ended counts more."""

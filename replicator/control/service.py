@@ -122,6 +122,10 @@ class ReceiverControl(Protocol):
         """Begins one, or joins the one under way. It goes on when nobody waits for it any more."""
         ...
 
+    async def cancel_scrub(self, group: str) -> ScrubReport:
+        """Gives up the one under way."""
+        ...
+
     async def scrubbed(self, group: str) -> ScrubReport:
         """The one under way, or the last one."""
         ...

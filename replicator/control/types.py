@@ -177,13 +177,15 @@ class BadPlace(Message, frozen=True, kw_only=True):
 
 class ScrubReport(Message, frozen=True, kw_only=True):
     """A scrub: the one under way, or else the last one. `ended` is when the last one did, `good`
-    when the last one that left nothing bad; null: never. Bytes without a sum to check them by are
+    when the last one that left nothing bad; null: never. `cancelled`: when the last one was given
+    up by order, if it was. Bytes without a sum to check them by are
     `unverified_bytes`."""
 
     running: bool
     began: str | None
     ended: str | None
     good: str | None
+    cancelled: str | None = None
     done_bytes: int
     total_bytes: int
     replica_bytes: int

@@ -27,7 +27,7 @@ from pathlib import Path
 from replicator.base.certificates import EXPIRES_SOON, read_certificates
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import IdentityError, ReplicatorError
-from replicator.base.report import mishap
+from replicator.base.mishaps import mishap
 
 DAY_SECONDS = 24 * 3600.0
 

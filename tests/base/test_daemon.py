@@ -343,4 +343,4 @@ sys.exit(run_daemon(life))
 def test_a_disk_that_takes_no_byte_is_a_sentence_that_names_the_file(tmp_path: Path) -> None:
     done = run(NO_BYTE_MORE, str(tmp_path / "lock"))
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path}/state.new: File too large\n"
+    assert done.stderr == f"error: {tmp_path}/state.new: writing at offset 0: File too large\n"

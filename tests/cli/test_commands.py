@@ -583,3 +583,40 @@ def test_a_source_is_cut_off_only_when_that_is_said(at_receiver: Run) -> None:
     done = at_receiver(*wanted, "--force-detach")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "undo with: replicator rollback web --to '#3'"
+
+
+def closed(which: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, with a stream that the shell has closed."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {which}', "sh", *command(*arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_closed_stream_is_no_traceback(sockets: dict[str, Any]) -> None:
+    at_receiver = ("--socket", sockets["receiver"])
+    before = len(sockets["receiver_orders"])
+    for order in (("points", "web"), ("rollback", "web", "--to", "#1", "--yes")):
+        done = closed(">&-", *at_receiver, *order)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: stdout is closed: nothing was done")
+    assert len(sockets["receiver_orders"]) == before
+    asking = closed("<&-", *at_receiver, "rollback", "web", "--to", "#1")
+    assert asking.returncode == 2
+    assert "there is no terminal to ask at" in asking.stderr
+    silent = closed("2>&-", *at_receiver, "points", "web")
+    assert (silent.returncode, silent.stdout.split()[0]) == (0, "POINT")
+    failing = closed("2>&- <&-", *at_receiver, "points", "unknown")
+    assert (failing.returncode, failing.stdout) == (10, "")
+
+
+def test_a_scrub_is_cancelled(at_receiver: Run, sockets: dict[str, Any]) -> None:
+    done = at_receiver("scrub", "web", "--cancel")
+    assert sockets["receiver_orders"][-1] == ("cancel scrub", "web")
+    assert "a scrub of group web was cancelled at 2026-03-01T02:00:00.000000Z" in done.stdout
+    assert at_receiver("scrub", "web", "--cancel", "--status").returncode == 2
+    assert at_receiver("scrub", "web", "--cancel", "--rate", "1MiB").returncode == 2

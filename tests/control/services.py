@@ -347,6 +347,11 @@ class CannedReceiver:
         self.orders.append(("scrub", group, str(request.wait), str(request.rate)))
         return SCRUBBED
 
+    async def cancel_scrub(self, group: str) -> ScrubReport:
+        known(group)
+        self.orders.append(("cancel scrub", group))
+        return msgspec.structs.replace(SCRUBBED, cancelled=FIRST.time)
+
     async def scrubbed(self, group: str) -> ScrubReport:
         known(group)
         return msgspec.structs.replace(SCRUBBED, bad=[SCRUBBED.bad[1]])

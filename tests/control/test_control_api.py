@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import os
@@ -28,6 +29,7 @@ from replicator.base.errors import (
     UsageError,
     VersionError,
 )
+from replicator.base.mishaps import placed
 from replicator.control import server as server_module
 from replicator.control.client import ControlClient
 from replicator.control.server import HTTP_STATUS, INTERNAL
@@ -143,6 +145,24 @@ async def test_every_error_arrives_as_its_own_class(
         "message": "what happened",
         "hint": "what to do",
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [(errno.ENOSPC, NoSpaceError, ""), (errno.EDQUOT, NoSpaceError, ""), (errno.EIO, None, "disk")],
+)
+async def test_what_the_system_refuses_becomes_words_once_and_is_no_bug(
+    tmp_path: Path, code: int, kind: type[ReplicatorError] | None, hint: str
+) -> None:
+    refused = placed(OSError(code, os.strerror(code)), "creating", "/dr/a.sock")
+    receiver = FailingReceiver(refused)
+    daemon = Daemon(tmp_path / "s", receiver, Audited())
+    server = await serve(daemon.path, receiver, daemon.audit)
+    with pytest.raises(kind or ReplicatorError) as failed:
+        await in_thread(daemon.client.points, "web")
+    await server.close()
+    assert failed.value.message == f"/dr/a.sock: creating: {os.strerror(code)}"
+    assert hint in failed.value.hint
 
 
 async def test_a_bug_in_the_service_is_told_from_a_mishap(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from receiver.service import Receiver
-from replicator.base.errors import DamageError, NotFoundError
+from replicator.base.errors import DamageError, NotFoundError, ReplicatorError, UsageError
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.test_orders import feed, leave, order, story
 
@@ -92,6 +92,40 @@ async def test_a_slow_scrub_is_joined_and_goes_on_after_a_restart(site: DrSite) 
         async with asyncio.timeout(WAIT_SECONDS):
             report = await order(site.control.scrub, "web", waits=True)
         assert report.began == joined.began, "the same one"
+        assert report.good is not None
+
+
+async def test_a_scrub_is_cancelled_and_whoever_waits_is_told(site: DrSite) -> None:
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        with pytest.raises(NotFoundError, match="no scrub of group 'web' is under way"):
+            await order(site.control.cancel_scrub, "web")
+        await order(site.control.scrub, "web", waits=False, rate=1 << 16)
+        scrubbing = receiver.workers["web"].scrubbing
+        waiting = asyncio.create_task(order(site.control.scrub, "web", waits=True))
+        async with asyncio.timeout(WAIT_SECONDS):
+            await scrubbing.moved.until(lambda: scrubbing.report().replica_bytes > 0)
+            report = await order(site.control.cancel_scrub, "web")
+            with pytest.raises(ReplicatorError, match="the scrub of group 'web' was cancelled"):
+                await waiting
+        assert (report.running, report.ended) == (False, None)
+        assert report.cancelled is not None
+    async with site.running():
+        assert not (await order(site.control.scrubbed, "web")).running, "also over a restart"
+        found = await order(site.control.scrub, "web", waits=True)
+        assert (found.good, found.cancelled) == (found.ended, None)
+
+
+async def test_a_rate_is_bounded_and_the_last_one_that_is_said_holds(site: DrSite) -> None:
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        for rate in (0, -1, 5, (1 << 16) - 1):
+            with pytest.raises(UsageError, match="would never end"):
+                await order(site.control.scrub, "web", waits=True, rate=rate)
+        assert (await order(site.control.scrubbed, "web")).began is None
+        await order(site.control.scrub, "web", waits=False, rate=1 << 16)
+        async with asyncio.timeout(WAIT_SECONDS / 2):  # at the first rate it would take 48 s
+            report = await order(site.control.scrub, "web", waits=True, rate=1 << 30)
         assert report.good is not None
 
 

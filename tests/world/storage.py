@@ -36,6 +36,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
+from replicator.base.mishaps import placed
 from replicator.base.storage import IOV_MAX, Buffer, File
 from tests.world.faults import ALL_CALLS, CHANGING_CALLS, Failure, Stopped
 from tests.world.inode import PAGE_BYTES, SECTOR_BYTES, UNLIMITED_BYTES, Inode, Volume
@@ -53,6 +54,25 @@ __all__ = [
 ]
 
 _STALE_PAGES_MAX = 64
+DOING = {
+    "pread": "reading",
+    "pwritev": "writing",
+    "punch": "punching a hole",
+    "truncate": "setting the size",
+    "size": "looking at the size",
+    "data_ranges": "looking for holes",
+    "datasync": "syncing",
+    "create": "creating",
+    "open": "opening",
+    "names": "listing",
+    "make_directory": "making the directory",
+    "remove_directory": "removing the directory",
+    "replace": "renaming",
+    "unlink": "removing",
+    "sync_directory": "syncing the directory",
+    "look": "looking",
+}
+"""What an error of each call says was being done."""
 
 
 class _Directory:
@@ -80,10 +100,11 @@ class SimFile:
         self._writable = writable
         self._life = storage.life
         self._closed = False
+        self._place: tuple[str, int | None] = DOING["size"], None
         inode.handles += 1
 
     def pread(self, size: int, offset: int) -> bytes:
-        inode = self._alive("pread")
+        inode = self._alive("pread", offset)
         if size < 0 or offset < 0:
             raise self._error(errno.EINVAL)
         end = min(offset + size, inode.size)
@@ -97,7 +118,7 @@ class SimFile:
         return parts[low : low + end - offset]
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
-        inode, failure = self._start("pwritev")
+        inode, failure = self._start("pwritev", offset)
         if len(buffers) > IOV_MAX or offset < 0:
             raise self._error(errno.EINVAL)
         if not self._writable:
@@ -115,7 +136,7 @@ class SimFile:
         return written
 
     def punch(self, offset: int, length: int) -> None:
-        inode = self._alive("punch")
+        inode = self._alive("punch", offset)
         if offset < 0 or length <= 0:
             raise self._error(errno.EINVAL)
         if not self._writable:
@@ -131,10 +152,12 @@ class SimFile:
         inode.resize(size)
 
     def size(self) -> int:
+        self._place = DOING["size"], None
         self._check_alive()
         return self._inode.size
 
     def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
+        self._place = DOING["data_ranges"], start
         self._check_alive()
         end = min(end, self._inode.size)
         ranges: list[tuple[int, int]] = []
@@ -170,18 +193,20 @@ class SimFile:
         if self._closed or self._life != self._storage.life:
             raise self._error(errno.EBADF)
 
-    def _alive(self, call: str) -> Inode:
-        inode, failure = self._start(call)
+    def _alive(self, call: str, offset: int | None = None) -> Inode:
+        inode, failure = self._start(call, offset)
         if failure is not None:
             raise self._error(failure.errno)
         return inode
 
-    def _start(self, call: str) -> tuple[Inode, Failure | None]:
+    def _start(self, call: str, offset: int | None = None) -> tuple[Inode, Failure | None]:
+        self._place = DOING[call], offset
         self._check_alive()
         return self._inode, self._storage.enter(call, self.path)
 
     def _error(self, code: int) -> OSError:
-        return OSError(code, os.strerror(code), str(self.path))
+        doing, offset = self._place
+        return placed(OSError(code, os.strerror(code)), doing, self.path, offset)
 
     def _fit(self, inode: Inode, offset: int, size: int) -> int:
         """How many of `size` bytes at `offset` the volume has room for."""
@@ -226,6 +251,7 @@ class SimStorage:
         self._stale: list[bytes] = []
         self._nameless: list[Inode] = []  # unlinked, but open
         self._volumes = volumes
+        self._doing = DOING["look"]
         self.life = 0
         self.calls: Counter[str] = Counter()
         self.written_bytes = 0
@@ -236,9 +262,9 @@ class SimStorage:
 
     def create(self, path: Path) -> File:
         self._step("create", path)
-        directory = self._directory(path.parent)
+        directory = self._directory(path.parent, path)
         if path.name in directory.entries:
-            raise _error(errno.EEXIST, path)
+            raise self._error(errno.EEXIST, path)
         inode = Inode(directory.volume)
         inode.links = 1
         self._change((directory, path.name, inode))
@@ -248,9 +274,9 @@ class SimStorage:
         self._step("open", path)
         node = self._find(path)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, path)
         if isinstance(node, _Directory):
-            raise _error(errno.EISDIR, path)
+            raise self._error(errno.EISDIR, path)
         return SimFile(self, path, node, writable=writable)
 
     def exists(self, path: Path) -> bool:
@@ -260,7 +286,7 @@ class SimStorage:
         self._step("names", directory)
         node = self._find(directory)
         if isinstance(node, Inode):
-            raise _error(errno.ENOTDIR, directory)
+            raise self._error(errno.ENOTDIR, directory)
         return [] if node is None else sorted(node.entries)
 
     def make_directory(self, path: Path) -> None:
@@ -269,12 +295,12 @@ class SimStorage:
             return
         self._step("make_directory", path)
         if node is not None:
-            raise _error(errno.EEXIST, path)
+            raise self._error(errno.EEXIST, path)
         directory = self._root
         for part in path.parts[1:]:
             below = directory.entries.get(part)
             if isinstance(below, Inode):
-                raise _error(errno.ENOTDIR, path)
+                raise self._error(errno.ENOTDIR, path)
             if below is None:
                 below = _Directory(directory.volume)
                 directory.entries[part] = below
@@ -284,18 +310,18 @@ class SimStorage:
     def remove_directory(self, path: Path) -> None:
         self._step("remove_directory", path)
         if self._directory(path).entries:
-            raise _error(errno.ENOTEMPTY, path)
+            raise self._error(errno.ENOTEMPTY, path)
         self._change((self._directory(path.parent), path.name, None))
 
     def replace(self, source: Path, target: Path) -> None:
         self._step("replace", source)
         node = self._find(source)
         if node is None:
-            raise _error(errno.ENOENT, source)
+            raise self._error(errno.ENOENT, source)
         into = self._directory(target.parent)
         before = into.entries.get(target.name)
         if isinstance(before, _Directory):
-            raise _error(errno.EISDIR, target)
+            raise self._error(errno.EISDIR, target)
         if before is node:
             return
         assert isinstance(node, Inode), "only files are replaced"
@@ -306,12 +332,12 @@ class SimStorage:
 
     def unlink(self, path: Path) -> None:
         self._step("unlink", path)
-        directory = self._directory(path.parent)
+        directory = self._directory(path.parent, path)
         node = directory.entries.get(path.name)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, path)
         if isinstance(node, _Directory):
-            raise _error(errno.EISDIR, path)
+            raise self._error(errno.EISDIR, path)
         self._change((directory, path.name, None))
         node.links -= 1
         self.release(node)
@@ -321,21 +347,22 @@ class SimStorage:
         self.sync_node(self._directory(path))
 
     def allocated_bytes(self, path: Path) -> int:
+        self._doing = DOING["look"]
         node = self._find(path)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, path)
         return len(node.pages) * PAGE_BYTES if isinstance(node, Inode) else PAGE_BYTES
 
     def inode(self, path: Path) -> int:
         node = self._find(path)
         if not isinstance(node, Inode):
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, path)
         return node.number
 
     def free_bytes(self, path: Path) -> int:
         node = self._find(path)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, path)
         return max(node.volume.room_pages(), 0) * PAGE_BYTES
 
     # Faults
@@ -461,10 +488,14 @@ class SimStorage:
         parent.entries[volume.path.name] = mounted
         parent.durable[volume.path.name] = mounted
 
+    def _error(self, code: int, path: Path) -> OSError:
+        return placed(OSError(code, os.strerror(code)), self._doing, path)
+
     def _step(self, call: str, path: Path) -> None:
+        self._doing = DOING[call]
         failure = self.enter(call, path)
         if failure is not None:
-            raise _error(failure.errno, path)
+            raise self._error(failure.errno, path)
 
     def _change(self, *changes: _Change) -> None:
         for directory, name, node in changes:
@@ -482,12 +513,13 @@ class SimStorage:
             node = below
         return node
 
-    def _directory(self, path: Path) -> _Directory:
+    def _directory(self, path: Path, asked: Path | None = None) -> _Directory:
+        """`asked`: the path in it that an error is to name."""
         node = self._find(path)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise self._error(errno.ENOENT, asked or path)
         if isinstance(node, Inode):
-            raise _error(errno.ENOTDIR, path)
+            raise self._error(errno.ENOTDIR, asked or path)
         return node
 
     def _all_directories(self, *, durable: bool) -> Iterator[_Directory]:
@@ -512,7 +544,3 @@ def _bind(entries: dict[str, _Node], name: str, node: _Node | None) -> None:
         entries.pop(name, None)
     else:
         entries[name] = node
-
-
-def _error(code: int, path: Path) -> OSError:
-    return OSError(code, os.strerror(code), str(path))

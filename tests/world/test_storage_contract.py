@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator.base.mishaps import mishap, reason
 from replicator.base.storage import (
     IOV_MAX,
     File,
@@ -22,6 +23,7 @@ from replicator.base.storage import (
     write_all,
     write_durably,
 )
+from tests.world.faults import Failure
 from tests.world.storage import PAGE_BYTES, SimStorage
 
 
@@ -243,3 +245,56 @@ def test_any_changes_leave_both_with_the_same_file(changes: list[Step]) -> None:
             assert not any(content[position:])
         simulated.close()
         real.close()
+
+
+# -- where it was
+
+
+def failing(place: Place) -> Iterator[tuple[str, Path, int | None, Callable[[], object]]]:
+    """Calls that fail on either, each with what is said of it."""
+    storage, there = place.storage, place.directory / "a"
+    write(storage, there, b"1" * 100)
+    read_only, closed = storage.open(there), storage.open(there, writable=True)
+    closed.close()
+    missing = place.directory / "none" / "b"
+    yield "reading", there, 70, lambda: closed.pread(10, 70)
+    yield "writing", there, 50, lambda: read_only.pwritev([b"x"], 50)
+    yield "writing", there, 0, lambda: write_all(read_only, [b"x"], 0)
+    yield "punching a hole", there, 10, lambda: read_only.punch(10, 20)
+    yield "setting the size", there, None, lambda: read_only.truncate(7)
+    yield "creating", there, None, lambda: storage.create(there)
+    yield "creating", missing, None, lambda: storage.create(missing)
+    yield "opening", missing, None, lambda: storage.open(missing)
+    yield "listing", there, None, lambda: storage.names(there)
+    yield "making the directory", there, None, lambda: storage.make_directory(there)
+    yield "renaming", missing, None, lambda: storage.replace(missing, there)
+    yield "removing", missing, None, lambda: storage.unlink(missing)
+    yield "syncing the directory", missing, None, lambda: storage.sync_directory(missing)
+    yield "looking", missing, None, lambda: storage.allocated_bytes(missing)
+    yield "reading", there, None, lambda: read_whole(storage, there, 10)
+
+
+def test_an_error_names_the_path_the_operation_and_the_offset(place: Place) -> None:
+    for doing, path, offset, call in failing(place):
+        with pytest.raises(OSError) as failed:  # noqa: PT011 - what it says is compared
+            call()
+        said = mishap(failed.value).message
+        assert said.startswith(f"{path}: {doing}"), said
+        assert said.count(str(path)) == 1
+        assert said.endswith(reason(failed.value))
+        if offset is not None:
+            assert f"{doing} at offset {offset}: " in said
+
+
+@pytest.mark.parametrize(
+    ("call", "doing"), [("pread", "reading at offset 0"), ("datasync", "syncing")]
+)
+def test_a_planned_failure_has_a_place_as_well(call: str, doing: str) -> None:
+    storage = SimStorage()
+    storage.make_directory(Path("/data"))
+    write(storage, Path("/data/a"), b"1")
+    file = storage.open(Path("/data/a"), writable=True)
+    storage.plan(Failure(frozenset([call]), 1, errno.EIO))
+    with pytest.raises(OSError) as failed:  # noqa: PT011 - what it says is compared
+        file.pread(1, 0) if call == "pread" else file.datasync()
+    assert mishap(failed.value).message == f"/data/a: {doing}: Input/output error"
