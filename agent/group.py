@@ -430,7 +430,9 @@ class GroupAgent:
             return Trouble(died)
         if self.status is None:
             return self._no_status()
-        return Trouble(self._driving.problem or self._driver.problem)
+        if self._driving.problem:
+            return Trouble(self._driving.problem)
+        return Trouble(self._driver.problem, self._driver.remedy)
 
     def _no_status(self) -> Trouble:
         """Why the splitter tells nothing of this group."""

@@ -128,6 +128,11 @@ class Driver(Protocol):
         ...
 
     @property
+    def remedy(self) -> str:
+        """What a person can do about it, where that is known; empty if nothing need be done."""
+        ...
+
+    @property
     def is_down(self) -> bool:
         """The source was seen not to run: nothing is written to any disk of the group."""
         ...

@@ -43,6 +43,10 @@ class ExternalDriver:
         return ""
 
     @property
+    def remedy(self) -> str:
+        return ""
+
+    @property
     def is_down(self) -> bool:
         return False
 

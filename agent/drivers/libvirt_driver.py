@@ -165,6 +165,10 @@ class LibvirtDriver:
     def disks(self) -> tuple[KnownDisk, ...]:
         return self._facts.known
 
+    @property
+    def remedy(self) -> str:
+        return self._errors.remedy(self._group.name, self._now())
+
     def uses(self, domain: str) -> bool:
         return any(disk.domain == domain for disk in self._group.disks)
 
@@ -285,7 +289,7 @@ class LibvirtDriver:
             return ""
         if not look.receiver_connected:
             return "a sync is due and waits for the receiver"
-        if holds := self._errors.holds(self._group.name, now):
+        if holds := self._errors.holds(now):
             return holds
         return self._streams.said(look.group, now) if self._streams.backoff.left(now) else ""
 

@@ -82,7 +82,7 @@ class SourceErrors:
         self._last.clear()
         self._again.clear()
 
-    def holds(self, group: str, now: float) -> str:
+    def holds(self, now: float) -> str:
         """Why no sync begins now; empty if one may."""
         waits = {disk: self._last[disk] + AGAIN_SECONDS - now for disk in self._again}
         left = max(waits.values(), default=0.0)
@@ -90,7 +90,10 @@ class SourceErrors:
             return ""
         names = ", ".join(sorted(disk for disk, wait in waits.items() if wait > 0))
         return (
-            f"the source of {names} had I/O errors twice within {AGAIN_SECONDS / 60:.0f} min:"
-            f" mend it, then run: replicator resync {group}"
-            f" (without, a sync begins in {left:.0f} s)"
+            f"the source of {names} had I/O errors twice within {AGAIN_SECONDS / 60:.0f} min;"
+            f" without an order a sync begins in {left:.0f} s"
         )
+
+    def remedy(self, group: str, now: float) -> str:
+        """What a person does about it; empty if nothing waits."""
+        return f"mend the disk, then run: replicator resync {group}" if self.holds(now) else ""

@@ -118,7 +118,8 @@ async def test_an_io_error_closes_the_stream_and_again_within_ten_minutes_holds_
         opens = await bench.step(bench.status(state="lost", stream=f"s{number}", reason="r"))
         assert opens is (number == 1)
         bench.mirror(MIRROR)
-    assert "replicator resync g" in bench.driver.problem
+    assert "I/O errors twice within 10 min" in bench.driver.problem
+    assert "replicator resync g" in bench.driver.remedy
     assert bench.orders.opened == ["r"]
     bench.mirror(None)
     bench.driver.look_again()

@@ -78,17 +78,17 @@ def test_the_same_disk_again_within_ten_minutes_waits_for_a_person_or_for_calm()
     errors = SourceErrors()
     errors.failed({"a"}, 1000.0)
     errors.failed({"b"}, 1100.0)
-    assert errors.holds("g", 1100.0) == ""
+    assert errors.holds(1100.0) == ""
     errors.failed({"a"}, 1000.0 + AGAIN_SECONDS - 1)
-    said = errors.holds("g", 1000.0 + AGAIN_SECONDS)
+    said = errors.holds(1000.0 + AGAIN_SECONDS)
     assert "the source of a " in said
-    assert "replicator resync g" in said
-    assert errors.holds("g", 1000.0 + 2 * AGAIN_SECONDS) == ""
+    assert "replicator resync g" in errors.remedy("g", 1000.0 + AGAIN_SECONDS)
+    assert errors.holds(1000.0 + 2 * AGAIN_SECONDS) == ""
     errors.failed({"a"}, 1000.0 + 3 * AGAIN_SECONDS)
-    assert errors.holds("g", 1000.0 + 3 * AGAIN_SECONDS) == "", "it was calm long enough"
+    assert errors.holds(1000.0 + 3 * AGAIN_SECONDS) == "", "it was calm long enough"
     errors.failed({"a"}, 1001.0 + 3 * AGAIN_SECONDS)
     errors.forget()
-    assert errors.holds("g", 1001.0 + 3 * AGAIN_SECONDS) == ""
+    assert errors.holds(1001.0 + 3 * AGAIN_SECONDS) == ""
 
 
 def test_each_lost_stream_waits_longer_until_one_has_stood() -> None:

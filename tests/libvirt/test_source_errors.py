@@ -60,9 +60,10 @@ async def test_an_io_error_of_the_source_is_a_loss_and_again_waits_for_a_person(
         await it.until("protected")
         await fail_a_write(it, disk, 3)
         await it.said(lost_by_it)
-        await it.until("lost", f"replicator resync {GUEST}")
+        await it.until("lost", "I/O errors twice within 10 min")
         await asyncio.sleep(3)  # no sync begins meanwhile
-        await it.until("lost", f"replicator resync {GUEST}")
+        group = await it.until("lost", "I/O errors twice within 10 min")
+        assert f"replicator resync {GUEST}" in group.remedy
         await asyncio.to_thread(it.site.agent.resync, GUEST)
         await compare(it)
 
