@@ -146,12 +146,16 @@ class LibvirtFacts:
         )
 
     async def _source_errors(self, domain: str) -> dict[str, int] | None:
-        """None if QEMU may not be asked; that it does not answer is an error like any other."""
+        """None if QEMU may not be asked; that it does not answer is an error like any other, and
+        so is that it is gone."""
         try:
             return await self._connection.source_errors(domain)
         except UnreachableError:
             raise
         except ReplicatorError as error:
+            found = await self._connection.find_domain(domain)
+            if found is None or not found.running:
+                raise
             if not self._uncounted:
                 log.warning("QEMU does not count the I/O errors of domain %s: %s", domain, error)
             self._uncounted = True

@@ -7,11 +7,12 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from replicator.base.errors import ReplicatorError
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.control.types import GroupStatus
 from replicator.demo.accelerator import probe_accelerator
@@ -102,7 +103,9 @@ class House:
         """Returns when libvirt says that it is off."""
         if kind == "shutdown":
             await until_agent_connected(self.libvirtd)
-            await self.virsh("shutdown", GUEST, "--mode", "agent")
+            # The guest may be gone before its agent has answered.
+            with suppress(ReplicatorError):
+                await self.virsh("shutdown", GUEST, "--mode", "agent")
             await self._off(LIMIT_SECONDS)
         elif kind == "destroy":
             await self.virsh("destroy", GUEST)
@@ -115,7 +118,8 @@ class House:
         assert self.console is not None
         async with asyncio.timeout(LIMIT_SECONDS):
             while True:
-                await self.console.send("poweroff")
+                with suppress(ConnectionError):  # it has just gone
+                    await self.console.send("poweroff")
                 try:
                     return await self._off(REPEAT_SECONDS)
                 except TimeoutError:
