@@ -8,7 +8,8 @@ Two halves. The core decides and does the file work, synchronously, on `Storage`
     applying     apply, apply_batch, apply_content, redo, replica, recovery, sync_state
     the past     history/, points, pointspec, point_view, rollback, restore
     keeping it   keeping: thinning, retention and budget, dropping (by order); reclaim gives the
-                 room back, pacing says how fast; counted/ is the clock by which all of it ages
+                 room back, pacing says how fast; counted/ is the clock by which all of it ages,
+                 reserve the room that is kept back for a full disk
     trusting it  scrub*, healing, damage; audit/ (what was ordered), offline/ (with no daemon)
 
 The daemon around it moves bytes and waits. In the direction of the data:

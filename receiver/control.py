@@ -32,6 +32,7 @@ from receiver.keep_out import refuse_inside
 from receiver.lookout import Lookout
 from receiver.pointspec import begun, reaches, stamp_of
 from receiver.reloading import Reloading
+from receiver.reserve import Reserve
 from receiver.restore import RestoreOrder
 from receiver.view_options import view_options
 from receiver.views import ViewDisk, Views
@@ -89,10 +90,12 @@ class ReceiverService:
         reloading: Reloading,
         *,
         data_dir: Path,
+        reserve: Reserve,
     ) -> None:
         """`agents`: who may feed each group. Nothing is restored into `data_dir`."""
         self._reloading = reloading
         self._data_dir = data_dir
+        self._reserve = reserve
         self._lookout = lookout
         self._agents = agents
         self._credentials = credentials
@@ -183,6 +186,7 @@ class ReceiverService:
         options = view_options(request, self._agents.get(request.group, ()))
         if options.listen is None:
             self._views.check_room(request.group)
+        await worker.aside.run(self._reserve.ready, "a view")
         chosen = await self._chooser.choose(worker, request.at, request.zone)
         options = replace(options, writes=chosen.writes)
         shown = await worker.open_view(chosen.point, report, chosen.writes)
@@ -248,8 +252,13 @@ class ReceiverService:
             None if request.older_than is None else _duration_ns(request.older_than),
             reason,
         )
-        gone = await worker.drop(order, dry_run=request.dry_run)
-        return DropResult(points=[point_of(point) for point in gone], dry_run=request.dry_run)
+        done = await worker.drop(order, dry_run=request.dry_run)
+        return DropResult(
+            points=[point_of(point) for point in done.points],
+            dry_run=request.dry_run,
+            freed_bytes=done.freed_bytes,
+            to_come_bytes=done.to_come_bytes,
+        )
 
     async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult:
         worker = self._worker(group)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiver's directory: what lies where, its format, and whether there is room to start.
+"""The receiver's directory: what lies where, and its format.
 
     DATA_DIR/lock          held by the one receiver that works here
     DATA_DIR/format        the number of the layout below
     DATA_DIR/clock.json    the counted clock (receiver.counted)
+    DATA_DIR/reserve/      room that is kept back (receiver.reserve)
     DATA_DIR/catalog.db    an index, made anew from the histories
     DATA_DIR/audit/        every order, hash-chained (receiver.audit)
     DATA_DIR/groups/GROUP/{disks,inbox,history,views}/
@@ -18,14 +19,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from replicator.base.errors import DamageError, NoSpaceError, VersionError
+from replicator.base.errors import DamageError, VersionError
 from replicator.base.storage import Storage, read_whole, write_durably
-from replicator.base.units import MIB, format_size
 
 FORMAT = 1
 FORMAT_FILE_BYTES_MAX = 64
-START_FREE_BYTES = 16 * MIB
-"""What a start itself may write: catalog, headers of new segments, the end of a torn batch."""
 
 
 def catalog_path(data_dir: Path) -> Path:
@@ -42,17 +40,6 @@ def audit_dir(data_dir: Path) -> Path:
 
 def groups_dir(data_dir: Path) -> Path:
     return data_dir / "groups"
-
-
-def check_room(storage: Storage, data_dir: Path) -> None:
-    """Raises NoSpaceError where a start would stop half-way."""
-    free = storage.free_bytes(data_dir)
-    if free < START_FREE_BYTES:
-        raise NoSpaceError(
-            f"the disk of {data_dir} is full: {format_size(free)} are free, and a start needs"
-            f" {format_size(START_FREE_BYTES)}",
-            hint="free some space there, or give the receiver a larger disk; nothing was changed",
-        )
 
 
 def check_format(storage: Storage, data_dir: Path) -> None:

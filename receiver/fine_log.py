@@ -22,7 +22,6 @@ Concurrency: the group's apply thread; `used_bytes` is for any.
 
 from __future__ import annotations
 
-import errno
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +35,11 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import StreamName, list_streams
 from receiver.counted.ages import AgeClock, moved_ns
 from replicator.base.errors import DamageError
+from replicator.base.mishaps import is_full
 from replicator.base.storage import File, Storage
 from replicator.wire.frames import Frame, FrameOpener, OpenedFrame
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.seg", re.ASCII)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class FineLog:
         except FileNotFoundError:
             return True  # an earlier call came so far
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_full(error):
                 raise
             self._kept = [each for each in self._kept if each.span.path != target]
             with suppress(FileNotFoundError):

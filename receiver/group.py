@@ -65,6 +65,7 @@ from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins, Reclaim
 from receiver.replica import Replica
+from receiver.reserve import UNRESERVED, Room
 from receiver.retention import Retention
 from receiver.scrub import Scrub
 from receiver.sync_state import Disk
@@ -72,6 +73,7 @@ from receiver.telling import Telling
 from receiver.values import (
     Condition,
     DigestChunk,
+    Dropped,
     Durable,
     GroupEvent,
     Point,
@@ -426,6 +428,11 @@ class GroupReplica:
         return self._reclaim.compacted_bytes
 
     @property
+    def kept_bytes(self) -> int:
+        """What the budget counts."""
+        return self._history.used_bytes + self.inbox_bytes + self.fine.log.used_bytes
+
+    @property
     def inbox_bytes(self) -> int:
         return self._inbox.used_bytes
 
@@ -676,9 +683,11 @@ class GroupReplica:
         stamps = (each.received_ns for each in self._points.all if not each.is_restamped)
         return max((stamp for stamp in stamps if 0 < stamp <= below_ns), default=None)
 
-    def drop(self, policy: HistoryPolicy, order: DropOrder, *, dry_run: bool) -> list[Point]:
+    def drop(
+        self, policy: HistoryPolicy, order: DropOrder, *, dry_run: bool, room: Room = UNRESERVED
+    ) -> Dropped:
         """See Keeping."""
-        return self._keeping.drop(policy, self._points.all, order, dry_run=dry_run)
+        return self._keeping.drop(policy, self._points.all, order, dry_run=dry_run, room=room)
 
     def unlock(self, policy: HistoryPolicy, reason: str) -> int:
         """See Keeping."""

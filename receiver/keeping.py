@@ -39,10 +39,11 @@ from receiver.history.log import HistoryLog, as_mishap
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins
+from receiver.reserve import Room
 from receiver.retention import Retention, Situation
 from receiver.telling import Telling
 from receiver.thinning import Protection, end_ns, span_ns, thinned, window_ns
-from receiver.values import Point, Retained
+from receiver.values import Dropped, Point, Retained
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import OwnedError, UnreachableError
 
@@ -227,25 +228,35 @@ class Keeping:
         return before_ns
 
     def drop(
-        self, policy: HistoryPolicy, points: Sequence[Point], order: DropOrder, *, dry_run: bool
-    ) -> list[Point]:
-        """Gives up what a person ordered, durably. `points` are all there are. Raises what
-        receiver.dropping does, and NoSpaceError, OSError."""
+        self,
+        policy: HistoryPolicy,
+        points: Sequence[Point],
+        order: DropOrder,
+        *,
+        dry_run: bool,
+        room: Room,
+    ) -> Dropped:
+        """Gives up what a person ordered, durably, and gives back at once what can be. `points` are
+        all there are. Raises what receiver.dropping does, and NoSpaceError, OSError."""
         self._check_orderly()
         situation = self.situation(policy)
         gone = chosen(self._group, points, order, situation)
         if dry_run or not gone:
-            return gone
+            return Dropped(gone)
         if locked_points(gone, situation):
             self._telling.event(
                 "history.lock_broken", what=f"drop of {len(gone)} points", reason=order.reason
             )
+        sequences = [point.sequence for point in gone]
         try:
-            self._retention.drop([point.sequence for point in gone], situation)
+            room.with_room(lambda: self._retention.drop(sequences, situation), "points drop")
+            self._tell_dropped(gone)
+            freed, to_come = room.with_room(
+                lambda: self._retention.give_back(sequences, situation), "points drop"
+            )
         except OSError as error:
             raise as_mishap(error, "the history", self._group) from error
-        self._tell_dropped(gone)
-        return gone
+        return Dropped(gone, freed, to_come)
 
     def _check_orderly(self) -> None:
         if self._applier.is_rolling_back:

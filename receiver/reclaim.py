@@ -184,6 +184,27 @@ class Reclaim:
             pass
         return self._history.used_bytes < before
 
+    def remove_whole(self) -> int:
+        """Whole segments that no point needs any more, at once; the bytes freed. Raises OSError."""
+        self.close()
+        before = self._history.used_bytes
+        kept = frozenset(point.sequence for point in self._points.all)
+        while self._remove_oldest(kept):
+            pass
+        return before - self._history.used_bytes
+
+    def gain_bytes(self, pins: Pins) -> int:
+        """About what compactions will free. Raises DamageError, OSError."""
+        history = self._history
+        kept = frozenset(point.sequence for point in self._points.all)
+        segments = history.segments
+        runs = runs_of(segments, history.batches, kept, self._frozen_from(pins))
+        return sum(
+            run.gain_bytes(history.table)
+            for run in runs
+            if run.gain_bytes_max >= self._least_gain(run, segments)
+        )
+
     def step(self, pins: Pins) -> bool:
         """Some of that. False if there is nothing to do. Raises OSError."""
         self._check(pins)
@@ -301,9 +322,12 @@ class Reclaim:
         if isinstance(error, DamageError) or not is_full(error):
             self._failed(error)
 
-    def _is_worth_while(self, run: Run, segments: Sequence[Segment]) -> bool:
+    def _least_gain(self, run: Run, segments: Sequence[Segment]) -> float:
         size = sum(segment.size_bytes for segment in segments[run.first : run.last + 1])
-        least = max(GAIN_BYTES_MIN, size * GAIN_SHARE)
+        return max(GAIN_BYTES_MIN, size * GAIN_SHARE)
+
+    def _is_worth_while(self, run: Run, segments: Sequence[Segment]) -> bool:
+        least = self._least_gain(run, segments)
         if run.gain_bytes_max < least or run.name in self._futile:
             return False
         if run.gain_bytes(self._history.table) < least:

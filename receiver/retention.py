@@ -287,6 +287,25 @@ class Retention:
             self._history.drop_points(sequences, situation.state)
         return self._points.drop(sequences)
 
+    def give_back(self, dropped: Sequence[int], situation: Situation) -> tuple[int, int]:
+        """The room of points that were given up, as far as it can be had at once: (bytes freed,
+        bytes that will be). What lies in the segment being written is sealed for that. May be done
+        again where it failed. Raises DamageError, OSError."""
+        before = self._history.used_bytes
+        newest = max(
+            (
+                batch.begin
+                for batch in self._history.batches
+                if batch.point is not None and batch.point.sequence in dropped
+            ),
+            default=-1,
+        )
+        if newest >= self._history.newest_first:
+            self._seal(situation)
+        self._reclaim.remove_whole()
+        freed = max(before - self._history.used_bytes, 0)
+        return freed, self._reclaim.gain_bytes(situation.pins)
+
     def _drop(self, sequences: list[int], state: GroupState) -> None:
         try:
             self._history.drop_points(sequences, state)

@@ -40,17 +40,18 @@ from receiver.data_dir import (
     audit_dir,
     catalog_path,
     check_format,
-    check_room,
     clock_path,
     groups_dir,
 )
 from receiver.describe import group_snapshot, group_state, group_status
+from receiver.errand import Errand
 from receiver.group import GroupReplica
 from receiver.listener import Listener
 from receiver.lookout import Lookout
 from receiver.metrics import ReceiverSnapshot, registry_of
 from receiver.policy import policy_of
 from receiver.reloading import Reloading
+from receiver.reserve import Reserve, Room
 from receiver.values import GroupEvent
 from receiver.views import Views
 from receiver.worker import GroupWorker
@@ -130,6 +131,7 @@ class Receiver:
         recorder: Recorder,
         credentials: Credentials,
         lookout: Lookout,
+        reserve: Reserve,
     ) -> None:
         self.port = 0
         self.reloading = reloading
@@ -142,6 +144,8 @@ class Receiver:
         self._recorder = recorder
         self._credentials = credentials
         self._lookout = lookout
+        self.clock_errand = Errand("clock", counted.tend)
+        self.reserve_errand = Errand("reserve", reserve.tend)
 
     async def run(self, stop: asyncio.Event, notifier: Notifier) -> None:
         """Until `stop` is set. Tells systemd meanwhile that the loop turns, and what it does."""
@@ -154,12 +158,13 @@ class Receiver:
             self._recorder.note_heads()
             self._credentials.look(asyncio.get_running_loop().time())
             self._lookout.begin()
-            await self.tend_clock()
+            self.tend()
 
-    async def tend_clock(self) -> None:
-        """See CountedClock. Every few seconds."""
+    def tend(self) -> None:
+        """The clock and the reserve. Every few seconds."""
         witnesses, monotonic_ns = self._listener.witnesses(), self._clock.monotonic_ns()
-        await asyncio.to_thread(self._counted.tend, witnesses, monotonic_ns, self._ageing_out)
+        self.clock_errand.begin(witnesses, monotonic_ns, self._ageing_out)
+        self.reserve_errand.begin()
 
     def _ageing_out(self, before: Ages, after: Ages) -> int:
         return sum(
@@ -220,7 +225,8 @@ async def started(
     configuration anew, for a reload."""
     data_dir = config.receiver.data_dir.absolute()
     check_format(storage, data_dir)
-    check_room(storage, data_dir)
+    reserve = Reserve(storage, data_dir)
+    reserve.prepare_start()
     async with AsyncExitStack() as closing:
         catalog, catalog_trouble = _open_catalog(catalog_path(data_dir))
         closing.callback(catalog.close)
@@ -232,6 +238,7 @@ async def started(
             *(storage, audit_dir(data_dir), catalog, clock.utc_ns, watch),
             refuses=catalog_trouble,
             ends=lambda: _open_ends(workers),
+            room=reserve,
         )
         closing.callback(recorder.close)  # once the workers have ended
         closing.push_async_callback(lookout.close)
@@ -244,6 +251,7 @@ async def started(
             clock=clock,
             counted=counted,
             recorder=recorder,
+            room=reserve,
         )
         workers |= {group.name: make(config, group) for group in config.groups}
         closing.push_async_callback(_close_all, workers)
@@ -264,11 +272,13 @@ async def started(
             *(reloading, workers, views, listener, storage, clock, counted, recorder),
             credentials,
             lookout,
+            reserve,
         )
         service = ReceiverService(
             *(config.receiver.name, workers, views, recorder, clock, counted, agents),
             *(credentials, lookout, reloading),
             data_dir=data_dir,
+            reserve=reserve,
         )
         control = await serve_receiver_control(
             config.receiver.control, service, name=config.receiver.name, audit=service.audit
@@ -285,6 +295,9 @@ async def started(
         closing.push_async_callback(server.wait_closed)
         closing.callback(server.close, UnreachableError("the receiver is shutting down"))
         receiver.port = server.port
+        receiver.tend()
+        closing.push_async_callback(receiver.reserve_errand.ended)
+        closing.push_async_callback(receiver.clock_errand.ended)
         yield receiver
 
 
@@ -297,6 +310,7 @@ def _worker_of(
     clock: Clock,
     counted: CountedClock,
     recorder: Recorder,
+    room: Room,
 ) -> GroupWorker:
     """One that has not touched a disk."""
     replica = GroupReplica(
@@ -317,6 +331,7 @@ def _worker_of(
         policy=policy_of(config.history_of(group)),
         scrub=config.scrub,
         clock=clock,
+        room=room,
     )
 
 

@@ -156,6 +156,16 @@ class RollbackDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """Points that were given up by order, or would be. `freed_bytes` of the disk are free since
+    then, `to_come_bytes`, about, will be when what is left of the history has been put together."""
+
+    points: list[Point]
+    freed_bytes: int = 0
+    to_come_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Retained:
     """`over_budget` says why history and inbox are still larger than they may be; empty if they
     are not. `must_wait`: the history by itself is, so nothing more may be applied."""

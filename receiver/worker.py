@@ -42,13 +42,14 @@ from receiver.lane import Aside, Lane, P, T
 from receiver.pacing import Pacing
 from receiver.policy import HistoryPolicy
 from receiver.pump import ApplyPump
+from receiver.reserve import UNRESERVED, Room
 from receiver.restore import Restored, RestoreOrder, restore_view
 from receiver.rewrite_rate import RewriteRate
 from receiver.scrubbing import Scrubbing
 from receiver.seat import Seat
 from receiver.source_clock import Pair
 from receiver.stop import Stop
-from receiver.values import Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
+from receiver.values import Dropped, Point, RollbackDone, RollbackPlan, SyncNotice, WelcomeFacts
 from receiver.witness import Witness
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
@@ -71,6 +72,8 @@ from replicator.wire.protocol import PeerClocks
 
 IDLE_SECONDS = 60.0
 """A group that has nothing to apply takes a step so often all the same: its points grow older."""
+TIDY_SECONDS = 2.0
+"""For how long at a stretch room is made while nothing may be applied for want of it."""
 RESENT_POINTS = 64
 """Points told again when a stream is resumed: their ACK may have been lost with the connection."""
 
@@ -105,8 +108,10 @@ class GroupWorker:
         policy: HistoryPolicy,
         scrub: ScrubSection | None = None,
         clock: Clock | None = None,
+        room: Room = UNRESERVED,
     ) -> None:
         self.name = replica.name
+        self._room = room
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
         self.changed = Change()
@@ -348,6 +353,7 @@ class GroupWorker:
 
     def _take_in(self, frames: Sequence[Frame]) -> TakenIn:
         """In the intake lane."""
+        self._room.check()
         accepted: list[Frame] = []
         taken = TakenIn([], [])
         try:
@@ -441,9 +447,10 @@ class GroupWorker:
             return await self._apply.run(self._replica.fine.around, moment_ns, window_ns, limit)
 
     async def _open_view(self, point: Point, writes: int) -> GroupView:
+        opening: Callable[[], GroupView] = partial(self._replica.view, point.sequence)
         if writes:
-            return await self._apply.run(self._replica.fine_view, point.sequence, writes)
-        return await self._apply.run(self._replica.view, point.sequence)
+            opening = partial(self._replica.fine_view, point.sequence, writes)
+        return await self._apply.run(self._room.with_room, opening, "a view")
 
     async def plan_rollback(self, point: Point, writes: int = 0) -> RollbackPlan:
         self.check_recovered()
@@ -463,17 +470,17 @@ class GroupWorker:
             self._pump.wake()
             self.changed.told()
 
-    async def drop(self, order: DropOrder, *, dry_run: bool) -> list[Point]:
-        """Gives up points that a person named. What they needed is freed afterwards."""
+    async def drop(self, order: DropOrder, *, dry_run: bool) -> Dropped:
+        """Gives up points that a person named, and what room can be given back at once."""
         self.check_alive()
-        dropping = partial(self._replica.drop, self.policy, order, dry_run=dry_run)
+        dropping = partial(self._replica.drop, self.policy, order, dry_run=dry_run, room=self._room)
         try:
             with _mishaps():
                 gone = await self._changing(dropping, "drop")
         finally:
             self._pump.wake()
         if not dry_run:
-            self.figures.points_dropped += len(gone)
+            self.figures.points_dropped += len(gone.points)
         return gone
 
     def wake(self) -> None:
@@ -485,7 +492,7 @@ class GroupWorker:
         self.check_alive()
         with _mishaps():
             order = partial(self._replica.unlock, self.policy, reason)
-            return await self._changing(order, "unlock")
+            return await self._changing(partial(self._room.with_room, order, "unlock"), "unlock")
 
     async def _changing(self, order: Callable[[], T], what: str) -> T:
         """In the apply lane. A supervision: a fault of the program may have left it half done."""
@@ -522,6 +529,7 @@ class GroupWorker:
         try:
             self._make_room()
             self._check_images()
+            self._check_disk()
             before = self._replica.applied_lsn
             rewritten, began = self._replica.rewritten_bytes, time.monotonic()
             if not self._replica.apply_next():
@@ -540,6 +548,16 @@ class GroupWorker:
         as if nothing had been lost."""
         self._replica.check_images()
 
+    def _check_disk(self) -> None:
+        """Raises NoSpaceError while the disk has only what was kept back for making room: then
+        that is gone on with."""
+        if not self._room.is_given or not self._replica.unapplied_bytes:
+            return
+        until = time.monotonic() + TIDY_SECONDS
+        while time.monotonic() < until and self._replica.tidy():
+            pass
+        self._room.check()
+
     def _tidy(self) -> float:
         """A step of upkeep, if it is time for one. In how many seconds the next is due; 0 where
         there is nothing to do."""
@@ -555,7 +573,9 @@ class GroupWorker:
     def _make_room(self) -> None:
         """Raises NoSpaceError where there is none within the budget: then the inbox goes on, and
         this is tried again."""
-        retained = self._replica.retain(self.policy)
+        if self.paused is not None and self._replica.kept_bytes > self.policy.max_bytes:
+            self._room.ready("the budget")  # else points would go, and free nothing
+        retained = self._room.with_room(lambda: self._replica.retain(self.policy), "ageing")
         self.figures.points_dropped += len(retained.dropped)
         if retained.must_wait and self._replica.unapplied_bytes:
             raise NoSpaceError(

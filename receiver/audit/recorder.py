@@ -39,6 +39,7 @@ from receiver.audit.log import AuditLog, open_audit, read_entries
 from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.fitting.evidence import Reached
+from receiver.reserve import UNRESERVED, Room
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.mishaps import mishap
@@ -67,8 +68,11 @@ class Recorder:
         watch: HistoryWatch,
         refuses: str = "",
         ends: Ends = dict,
+        *,
+        room: Room = UNRESERVED,
     ) -> None:
         """`ends`: how far each group has come that can be read."""
+        self._room = room
         self._storage = storage
         self._directory = directory
         self._catalog = catalog
@@ -136,7 +140,7 @@ class Recorder:
             raise ReplicatorError(f"nothing can be recorded in the audit: {self.refuses}")
         changed = self._news()
         try:
-            link = self._audit.append(fact, changed, time_ns=time_ns)
+            link = self._appended(self._audit, fact, changed, time_ns)
         except OSError as error:
             said = mishap(error)
             raise type(said)(
@@ -158,6 +162,9 @@ class Recorder:
             self._catalog.keep_audit_link(link)
         except sqlite3.Error as error:
             _log.warning("audit.link_not_kept", error=str(error))
+
+    def _appended(self, audit: AuditLog, fact: Fact, seen: Seen, time_ns: int | None) -> Link:
+        return self._room.with_room(lambda: audit.append(fact, seen, time_ns=time_ns), "the audit")
 
     def note_heads(self) -> None:
         """What a compaction has made, and a group that was set back, at once; where the histories

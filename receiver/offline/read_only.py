@@ -37,6 +37,9 @@ class ReadOnlyFile:
     def truncate(self, size: int) -> None:
         _refuse("truncated", self.path)
 
+    def allocate(self, size: int) -> None:
+        _refuse("allocated", self.path)
+
     def size(self) -> int:
         return self._file.size()
 
@@ -97,6 +100,9 @@ class ReadOnlyStorage:
 
     def inode(self, path: Path) -> int:
         return self._storage.inode(path)
+
+    def total_bytes(self, path: Path) -> int:
+        return self._storage.total_bytes(path)
 
     def free_bytes(self, path: Path) -> int:
         return self._storage.free_bytes(path)

@@ -62,6 +62,11 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None: ...
 
+    def allocate(self, size: int) -> None:
+        """The file is so large, and its blocks are its own from now on. OSError where there are
+        not so many, or where the filesystem cannot."""
+        ...
+
     def size(self) -> int: ...
 
     def data_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
@@ -122,6 +127,10 @@ class Storage(Protocol):
         """Bytes an unprivileged writer may still use on the filesystem of an existing path."""
         ...
 
+    def total_bytes(self, path: Path) -> int:
+        """Of that filesystem, used or not."""
+        ...
+
 
 class SystemFile:
     """A file of the machine."""
@@ -172,6 +181,11 @@ class SystemFile:
         except OSError as error:
             placed(error, f"setting the size to {size}", self.path)
             raise
+
+    def allocate(self, size: int) -> None:
+        if _libc.fallocate(self._fd, 0, 0, size):
+            code = ctypes.get_errno()
+            raise placed(OSError(code, os.strerror(code)), f"allocating {size} bytes", self.path)
 
     def size(self) -> int:
         with _Doing("looking at the size", self.path):
@@ -279,6 +293,11 @@ class SystemStorage:
         with _Doing("looking at the free room", path):
             figures = os.statvfs(path)
         return figures.f_bavail * figures.f_frsize
+
+    def total_bytes(self, path: Path) -> int:
+        with _Doing("looking at the size", path):
+            figures = os.statvfs(path)
+        return figures.f_blocks * figures.f_frsize
 
 
 class _Doing:

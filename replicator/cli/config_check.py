@@ -84,7 +84,8 @@ def _agent_checks(config: AgentConfig) -> Iterator[Callable[[], object]]:
 
 
 def _receiver_checks(config: ReceiverConfig) -> Iterator[Callable[[], object]]:
-    from receiver.data_dir import check_room, require_known_format
+    from receiver.data_dir import require_known_format
+    from receiver.reserve import check_room
     from replicator.base.storage import SystemStorage
     from replicator.wire.identity import server_context
 

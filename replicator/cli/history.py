@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from replicator.base.errors import ReplicatorError, UsageError
-from replicator.base.units import format_duration
+from replicator.base.units import format_duration, format_size
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import (
     confirm,
@@ -189,6 +189,11 @@ def _described(group: str, result: DropResult) -> str:
     lines += [f"  {describe_point(point)}" for point in result.points[:SHOWN_MAX]]
     if count > SHOWN_MAX:
         lines.append(f"  and {count - SHOWN_MAX} more, up to {describe_point(result.points[-1])}")
+    if not result.dry_run and count:
+        lines.append(
+            f"{format_size(result.freed_bytes)} are free by it, about"
+            f" {format_size(result.to_come_bytes)} to come"
+        )
     return "\n".join(lines)
 
 

@@ -195,10 +195,13 @@ class ScrubReport(Message, frozen=True, kw_only=True):
 
 
 class DropResult(Message, frozen=True, kw_only=True):
-    """The points that were given up; with `dry_run` those that would be."""
+    """The points that were given up; with `dry_run` those that would be. `freed_bytes` of the disk
+    are free since then; `to_come_bytes`, about, will be when what is left has been put together."""
 
     points: list[Point]
     dry_run: bool
+    freed_bytes: int = 0
+    to_come_bytes: int = 0
 
 
 class UnlockResult(Message, frozen=True, kw_only=True):

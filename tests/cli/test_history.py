@@ -32,13 +32,23 @@ def test_points_lists_with_or_without_the_word(site: Site) -> None:
 
 def test_what_is_dropped_is_said(site: Site) -> None:
     order = ("points", "drop", "web", "#1", "mine", "--older-than", "3d", "--yes")
-    assert document(run(*site.socket, *order, "--json")) == {"points": [POINT_1], "dry_run": False}
+    assert document(run(*site.socket, *order, "--json")) == {
+        "points": [POINT_1],
+        "dry_run": False,
+        "freed_bytes": 9 << 20,
+        "to_come_bytes": 2 << 20,
+    }
     assert site.orders == [("drop", "web", "#1", "mine", "3d", "")]
     done = run(*site.socket, "points", "drop", "web", "#1", "--dry-run")
     assert done.stdout == (
         "group web: 1 point would be given up\n  point #1 of 2026-03-01T02:00:00.000000Z (crash)\n"
     )
     assert site.orders[-1] == ("plan drop", "web", "#1", "None", "")
+
+
+def test_what_is_free_by_a_drop_and_what_is_to_come_is_said(site: Site) -> None:
+    done = run(*site.socket, "points", "drop", "web", "#1", "--yes")
+    assert done.stdout.splitlines()[-1] == "9 MiB are free by it, about 2 MiB to come"
 
 
 def test_a_point_that_must_stay_is_exit_code_11(site: Site) -> None:

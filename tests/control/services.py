@@ -362,7 +362,9 @@ class CannedReceiver:
             raise OwnedError("point #2 of group 'web' cannot be given up: it is the newest one")
         words = (*request.points, str(request.older_than), request.reason)
         self.orders.append(("plan drop" if request.dry_run else "drop", group, *words))
-        return DropResult(points=[FIRST], dry_run=request.dry_run)
+        if request.dry_run:
+            return DropResult(points=[FIRST], dry_run=True)
+        return DropResult(points=[FIRST], dry_run=False, freed_bytes=9 << 20, to_come_bytes=2 << 20)
 
     async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult:
         known(group)

@@ -11,6 +11,7 @@ _INBOX = ("tests/receiver/test_inbox.py", "tests/receiver/test_apply.py")
 _THINNING = ("tests/receiver/test_thinning.py",)
 _COUNTED = ("tests/receiver/test_counted.py",)
 _AGEING = ("tests/receiver/test_ageing.py",)
+_RESERVE = ("tests/receiver/test_reserve.py",)
 _SEAT = ("tests/receiver_service/test_seat.py",)
 
 _FITTING = ("tests/receiver/test_fitting.py",)
@@ -253,5 +254,26 @@ MUTANTS = (
         "min(until_ns - last.time_ns, counted_ns))",
         "until_ns - last.time_ns)",
         _AGEING,
+    ),
+    Mutant(
+        "a full disk gives the reserve back for making room",
+        "receiver/reserve.py",
+        "            if not is_full(error) or not self.give(what):",
+        "            if True:",
+        _RESERVE,
+    ),
+    Mutant(
+        "nothing is taken in while the reserve is given back",
+        "receiver/worker.py",
+        "        self._room.check()\n        accepted: list[Frame] = []",
+        "        accepted: list[Frame] = []",
+        ("tests/receiver_service/test_reserve.py",),
+    ),
+    Mutant(
+        "the reserve is made where four times as much is free",
+        "receiver/reserve.py",
+        "or self._free_bytes < FREE_TIMES * size:",
+        "or self._free_bytes < size:",
+        _RESERVE,
     ),
 )

@@ -82,12 +82,12 @@ def test_a_lock_a_budget_and_an_order_by_age_go_by_it_too() -> None:
     assert retained.must_wait
     assert "replicator clock accept" in retained.over_budget
     order = DropOrder(older_than_ns=HOUR)
-    assert world.group.drop(locked, order, dry_run=False) == []
+    assert world.group.drop(locked, order, dry_run=False).points == []
     with pytest.raises(OwnedError, match="locked") as refused:
         world.group.drop(locked, DropOrder(frozenset([1])), dry_run=False)
     assert "replicator clock accept" in refused.value.hint
     world.counted.accept(dry_run=False)
-    assert len(world.group.drop(locked, order, dry_run=False)) == 8
+    assert len(world.group.drop(locked, order, dry_run=False).points) == 8
 
 
 def test_a_source_whose_clock_lies_does_not_keep_its_points_young() -> None:

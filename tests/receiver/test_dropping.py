@@ -125,7 +125,7 @@ def world_with(count: int) -> World:
 
 
 def drop(world: World, order: DropOrder, policy: HistoryPolicy = PLENTY) -> list[int]:
-    gone = [each.sequence for each in world.group.drop(policy, order, dry_run=False)]
+    gone = [each.sequence for each in world.group.drop(policy, order, dry_run=False).points]
     for sequence in gone:
         world.forget(sequence)
     return gone
@@ -139,7 +139,7 @@ def test_what_is_given_up_is_gone_for_good_and_its_room_comes_back() -> None:
     world = world_with(8)
     used = world.group.history_bytes
     plan = world.group.drop(PLENTY, DropOrder(frozenset([3])), dry_run=True)
-    assert [each.sequence for each in plan] == [3]
+    assert [each.sequence for each in plan.points] == [3]
     world.check()
     assert drop(world, DropOrder(frozenset([3, 5]), older_than_ns=6 * S + S // 2)) == [1, 2, 3, 5]
     world.check()

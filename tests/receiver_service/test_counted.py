@@ -115,7 +115,8 @@ async def test_what_agents_tell_confirms_the_time_of_the_machine(
         assert clock is not None
         assert clock.state == "stepped"
         for _ in range(150):
-            await receiver.tend_clock()
+            receiver.tend()
+            await receiver.clock_errand.ended()
             clock = (await order(site.control.status)).clock
             assert clock is not None
             if clock.behind_seconds == 0:

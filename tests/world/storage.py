@@ -151,6 +151,14 @@ class SimFile:
             inode.zero(size, max(inode.size, (max(inode.pages) + 1) * PAGE_BYTES))
         inode.resize(size)
 
+    def allocate(self, size: int) -> None:
+        """Blocks of zeroes, as many pages as that."""
+        inode = self._alive("pwritev")
+        more = max(size - inode.size, 0)
+        if self._fit(inode, inode.size, more) < more:
+            raise self._error(errno.ENOSPC)
+        self._put(inode, memoryview(bytes(more)), inode.size)
+
     def size(self) -> int:
         self._place = DOING["size"], None
         self._check_alive()
@@ -358,6 +366,12 @@ class SimStorage:
         if not isinstance(node, Inode):
             raise self._error(errno.ENOENT, path)
         return node.number
+
+    def total_bytes(self, path: Path) -> int:
+        node = self._find(path)
+        if node is None:
+            raise self._error(errno.ENOENT, path)
+        return node.volume.capacity_bytes
 
     def free_bytes(self, path: Path) -> int:
         node = self._find(path)

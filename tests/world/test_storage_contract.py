@@ -73,6 +73,19 @@ def test_bytes_come_back_from_where_they_were_written(place: Place) -> None:
     file.close()
 
 
+def test_allocated_blocks_are_the_files_own_and_hold_zeroes(place: Place) -> None:
+    path = place.directory / "a"
+    file = place.storage.create(path)
+    file.pwritev([b"one"], 0)
+    file.allocate(100_000)
+    assert file.size() == 100_000
+    assert file.pread(200_000, 0) == b"one" + bytes(99_997)
+    assert place.storage.allocated_bytes(path) >= 100_000
+    file.close()
+    free = place.storage.free_bytes(place.directory)
+    assert 0 < free <= place.storage.total_bytes(place.directory)
+
+
 def test_a_closed_file_and_bad_arguments_are_refused(place: Place) -> None:
     path = place.directory / "a"
     file = place.storage.create(path)
