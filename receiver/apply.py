@@ -403,10 +403,13 @@ class Applier:
         number = self._history.next_batch
         if point is not None:
             announced = self._points.find(point.sequence)
-            made_ns = 0 if announced is None else announced.made_ns
+            made_ns, stamp_ns = (
+                0 if announced is None else announced.made_ns,
+                self._clock.stamp_ns(),
+            )
             if not point.lsn:
-                made_ns = self._utc_ns()
-            point = replace(point, received_ns=self._clock.stamp_ns(), made_ns=made_ns)
+                made_ns = stamp_ns  # a rollback makes it, here and now
+            point = replace(point, received_ns=stamp_ns, made_ns=made_ns)
         return Draft(number, kind, start_lsn, images, sums, body, point, held)
 
     def _commit(self, draft: Draft, changes: list[DiskChange], state: GroupState) -> None:

@@ -37,7 +37,7 @@ class Chooser:
 
     async def choose(self, worker: GroupWorker, text: str, zone: str | None) -> Choosing:
         """Raises UsageError, NotFoundError, NoPointError, DamageError."""
-        chosen = self._find(text, zone, worker.points())
+        chosen = self._find(text, zone, worker)
         writes, write_ns, notice = chosen.writes, None, ""
         distance_ns = chosen.distance_ns
         if chosen.fine_ns is not None:
@@ -61,7 +61,7 @@ class Chooser:
 
     def point(self, worker: GroupWorker, text: str, zone: str | None) -> CorePoint:
         """A whole point, no write."""
-        chosen = self._find(text, zone, worker.points())
+        chosen = self._find(text, zone, worker)
         if chosen.writes:
             raise UsageError(f"{text!r} is a single write", hint="name a point, like '#12'")
         return chosen.point
@@ -75,7 +75,7 @@ class Chooser:
 
     async def moment(self, worker: GroupWorker, text: str, zone: str | None) -> Moment:
         """A time, or that of the point or of the single write which the text names."""
-        spec = parse(text, self._clock.utc_ns(), zone)
+        spec = pointspec.read(text, self._clock.utc_ns(), zone, worker.replica.ages())
         if spec.moment is not None:
             return spec.moment
         chosen = pointspec.resolve(spec, worker.points())
@@ -84,8 +84,9 @@ class Chooser:
             time_ns = (await worker.write_at(chosen.point, chosen.writes)).time_ns
         return Moment(time_ns, time_ns)
 
-    def _find(self, text: str, zone: str | None, points: list[CorePoint]) -> pointspec.Chosen:
-        return pointspec.find(text, self._clock.utc_ns(), zone, points)
+    def _find(self, text: str, zone: str | None, worker: GroupWorker) -> pointspec.Chosen:
+        points, ages = worker.points(), worker.replica.ages()
+        return pointspec.find(text, self._clock.utc_ns(), zone, points, ages)
 
 
 async def _last_write(

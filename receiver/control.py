@@ -132,7 +132,7 @@ class ReceiverService:
         self, group: str, since: str | None, until: str | None, zone: str | None
     ) -> list[Point]:
         worker = self._worker(group)
-        found = worker.points()
+        found, ages = worker.points(), worker.replica.ages()
         moment = self._chooser.moment
         first = None if since is None else await moment(worker, since, zone)
         last = None if until is None else await moment(worker, until, zone)
@@ -140,7 +140,8 @@ class ReceiverService:
         return [
             point_of(point, describe(damage.get(point.sequence, ()), point))
             for point in found
-            if (first is None or reaches(point, first)) and (last is None or begun(point, last))
+            if (first is None or reaches(point, first, ages))
+            and (last is None or begun(point, last, ages))
         ]
 
     async def writes(
@@ -148,7 +149,7 @@ class ReceiverService:
     ) -> list[Write]:
         worker = self._worker(group)
         moment = await self._chooser.moment(worker, around, zone)
-        stamp_ns = stamp_of(moment, worker.points())
+        stamp_ns = stamp_of(moment, worker.points(), worker.replica.ages())
         found = await worker.writes_around(stamp_ns, window_ns, limit)
         return [write_of(each) for each in found]
 

@@ -673,10 +673,14 @@ class GroupReplica:
         """See Keeping. Any thread."""
         return self._keeping.ageing_out(policy, before, after)
 
+    def ages(self) -> Ages:
+        """The clock that points are stamped with, as it is now. Any thread."""
+        return self._age_clock.ages()
+
     @property
     def counted_ns(self) -> int:
-        """What the clock shows that points are stamped with. Any thread."""
-        return self._age_clock.ages().counted_ns
+        """What it shows. Any thread."""
+        return self.ages().counted_ns
 
     def newest_stamp_ns(self, below_ns: int) -> int | None:
         """Of the points, the latest that is not above, and was not taken back. Any thread."""

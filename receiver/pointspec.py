@@ -9,7 +9,8 @@ holds on) to the asked time.
 
 `now` and `10m ago` are said from where the receiver is, and mean its time: they go by when a point
 was made (`Point.made_ns`), where that is known, and not by its stamp, which is the source's word,
-and wrong for as long as the clock there is. Every other time means the stamp that is printed.
+and wrong for as long as the clock there is. They go by the counted clock (receiver.counted), which
+a jump of our own wall clock does not move. Every other time means the stamp that is printed.
 
 `#12+3w` is the third write behind point #12, over all disks, in the log's order; `#12+0w` is the
 point. A time within a second means the last *write* at or before it, where writes are kept: to
@@ -24,6 +25,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from receiver.counted.ages import Ages, moved_ns
 from receiver.values import Point
 from replicator.base.clock import rfc3339
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
@@ -53,15 +55,17 @@ class Chosen:
     notice: str = ""
 
 
-def find(text: str, now_ns: int, zone: str | None, points: Sequence[Point]) -> Chosen:
-    """`parse` and `resolve` in one. `points` in order, oldest first. A label that would be read as
+def find(
+    text: str, now_ns: int, zone: str | None, points: Sequence[Point], ages: Ages | None = None
+) -> Chosen:
+    """`read` and `resolve` in one. `points` in order, oldest first. A label that would be read as
     something else is told of."""
     text = text.strip()
     told = ""
     if any(point.label == text for point in points) and (said := label_text(text)) != text:
         told = f"the point with the label {text!r} is named {said!r}"
     try:
-        chosen = resolve(parse(text, now_ns, zone), points)
+        chosen = resolve(read(text, now_ns, zone, ages), points, ages)
     except (UsageError, NotFoundError, NoPointError) as error:
         if not told:
             raise
@@ -69,7 +73,19 @@ def find(text: str, now_ns: int, zone: str | None, points: Sequence[Point]) -> C
     return replace(chosen, notice=told)
 
 
-def resolve(spec: PointSpec, points: Sequence[Point]) -> Chosen:
+def read(text: str, now_ns: int, zone: str | None, ages: Ages | None) -> PointSpec:
+    """What the text says. `now_ns` is our wall clock, by which `14:00` is today's; what is said by
+    its distance from now is turned into the counted clock's time. Raises UsageError."""
+    spec = parse(text, now_ns, zone)
+    moment = spec.moment
+    if ages is None or moment is None or not moment.is_relative:
+        return spec
+    apart_ns = ages.counted_ns - now_ns
+    start_ns, end_ns = (max(each + apart_ns, 0) for each in (moment.time_ns, moment.end_ns))
+    return replace(spec, moment=replace(moment, time_ns=start_ns, end_ns=end_ns))
+
+
+def resolve(spec: PointSpec, points: Sequence[Point], ages: Ages | None = None) -> Chosen:
     """`points` in order, oldest first. Raises NotFoundError, NoPointError."""
     if spec.label is not None:
         return _labelled(spec.label, spec.text, points)
@@ -79,7 +95,7 @@ def resolve(spec: PointSpec, points: Sequence[Point]) -> Chosen:
                 return Chosen(point, spec.text, writes=spec.writes)
         raise NotFoundError(f"there is no point #{spec.sequence}", hint=_span(points))
     if spec.moment is not None and spec.moment.is_relative:
-        return _made_before(spec.text, spec.moment.time_ns, points)
+        return _made_before(spec.text, spec.moment.time_ns, points, ages)
     if spec.moment is not None:
         return _before(spec.text, spec.moment, points)
     if spec.word == LATEST_APPLICATION:
@@ -121,39 +137,41 @@ def _before(text: str, moment: Moment, points: Sequence[Point]) -> Chosen:
     return Chosen(point, text, distance_ns, fine_ns=fine_ns, local=moment.local)
 
 
-def made_ns(point: Point) -> int:
-    """By our clock, or by the source's stamp where nobody knows better."""
-    return point.made_ns or point.time_ns
+def made_ns(point: Point, ages: Ages | None = None) -> int:
+    """By the counted clock, as it counts by now; by the stamp where nobody knows better."""
+    if not point.made_ns:
+        return point.time_ns
+    return point.made_ns if ages is None else moved_ns(point.made_ns, ages.lags)
 
 
-def made_until_ns(point: Point) -> int:
+def made_until_ns(point: Point, ages: Ages | None = None) -> int:
     """The end of its span, likewise."""
-    return made_ns(point) + point.until_ns - point.time_ns
+    return made_ns(point, ages) + point.until_ns - point.time_ns
 
 
-def reaches(point: Point, moment: Moment) -> bool:
+def reaches(point: Point, moment: Moment, ages: Ages | None = None) -> bool:
     """Whether it stands for that time or a later one."""
-    end_ns = made_until_ns(point) if moment.is_relative else point.until_ns
+    end_ns = made_until_ns(point, ages) if moment.is_relative else point.until_ns
     return end_ns >= moment.time_ns
 
 
-def begun(point: Point, moment: Moment) -> bool:
+def begun(point: Point, moment: Moment, ages: Ages | None = None) -> bool:
     """Whether it was there at that time."""
-    return (made_ns(point) if moment.is_relative else point.time_ns) <= moment.end_ns
+    return (made_ns(point, ages) if moment.is_relative else point.time_ns) <= moment.end_ns
 
 
-def stamp_of(moment: Moment, points: Sequence[Point]) -> int:
+def stamp_of(moment: Moment, points: Sequence[Point], ages: Ages | None = None) -> int:
     """What the source's clock showed then, as far as its points tell."""
     if not moment.is_relative:
         return moment.time_ns
-    before = next((point for point in reversed(points) if begun(point, moment)), None)
-    return moment.time_ns + (0 if before is None else before.ahead_ns)
+    before = next((point for point in reversed(points) if begun(point, moment, ages)), None)
+    return moment.time_ns + (0 if before is None else before.time_ns - made_ns(before, ages))
 
 
-def _made_before(text: str, time_ns: int, points: Sequence[Point]) -> Chosen:
+def _made_before(text: str, time_ns: int, points: Sequence[Point], ages: Ages | None) -> Chosen:
     for point in reversed(points):
-        if made_ns(point) <= time_ns:
-            return Chosen(point, text, max(time_ns - made_until_ns(point), 0))
+        if made_ns(point, ages) <= time_ns:
+            return Chosen(point, text, max(time_ns - made_until_ns(point, ages), 0))
     raise NoPointError(
         f"there is no point at or before {rfc3339(time_ns)} ({text}), by this machine's clock",
         hint=_span(points),

@@ -3,10 +3,10 @@
 
 The source's wall clock may step, so what it stamps is a name and no measure. Its monotonic clock
 does not: an agent says every few seconds what both show in one moment (PING), and the receiver
-notes what its own clock showed when that came in. From then on the source's monotonic time is
-known in the receiver's: `heard - monotonic` is the difference of the two, and the time that the
-message was under way. That is never negative, so of the pairs of the last while the smallest is
-nearest to the truth; one that waited behind a megabyte of frames does no harm.
+notes what its own clock, the counted one, showed when that came in. From then on the source's
+monotonic time is known in the receiver's: `heard - monotonic` is the difference of the two, and the
+time that the message was under way. That is never negative, so of the pairs of the last while the
+smallest is nearest to the truth; one that waited behind a megabyte of frames does no harm.
 
 A monotonic clock means something within one boot of one machine. A pair names the stream that is
 captured there now, and what is said here is said of that stream's stamps alone: those of a stream

@@ -289,7 +289,7 @@ class GroupWorker:
         """What the agent's clocks showed."""
         stream = None if clocks.stream is None else UUID(clocks.stream)
         since_ns = self.clock.monotonic_ns() - clocks.heard_ns
-        heard_ns = self.clock.utc_ns() - since_ns
+        heard_ns = self._replica.counted_ns - since_ns
         self.source_clock.heard(Pair(clocks.wall_ns, clocks.monotonic_ns, heard_ns, stream))
 
     # Taking in: the intake lane.

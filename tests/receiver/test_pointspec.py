@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.counted.ages import Ages, Lag
 from receiver.describe import point_of, write_of
 from receiver.fine_history import PointWrite
 from receiver.fine_walk import FineWrite
@@ -176,6 +177,22 @@ def test_now_and_ago_mean_our_time_and_every_other_time_the_stamp(
 ) -> None:
     chosen = find(text, NOON + 20 * S, "UTC", SET_AHEAD)
     assert (chosen.point.sequence, chosen.distance_ns) == (sequence, distance_ns)
+
+
+def test_a_jump_of_our_own_clock_moves_nothing() -> None:
+    """It is a week ahead; the counted clock is not, and what it was set forward by is counted."""
+    jumped_ns, ages = NOON + 7 * DAY, Ages(NOON + 20 * S)
+    for text, sequence in (("now", 3), ("13.5s ago", 2), ("16s ago", 1)):
+        chosen = find(text, jumped_ns, "UTC", SET_AHEAD, ages)
+        assert chosen.point.sequence == sequence
+        assert chosen == find(text, NOON + 20 * S, "UTC", SET_AHEAD)
+    set_forward = Ages(
+        NOON + DAY + 20 * S,
+        lags=(Lag(since_ns=NOON + 4 * S, by_ns=DAY, at_ns=NOON + DAY + 19 * S),),
+    )
+    chosen = find("14s ago", NOON + DAY + 20 * S, "UTC", SET_AHEAD, set_forward)
+    assert chosen.point.sequence == 2, "5 s were counted behind the lag, and then a day at once"
+    assert find("20s ago", NOON + DAY + 20 * S, "UTC", SET_AHEAD, set_forward).point.sequence == 1
 
 
 def test_bounds_and_looks_around_by_our_time() -> None:
