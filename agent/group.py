@@ -47,10 +47,11 @@ from replicator.base.errors import (
 )
 from replicator.base.pointtext import check_label, label_text
 from replicator.base.storage import Storage
+from replicator.base.units import format_duration
 from replicator.config.agent import AgentConfig, GroupConfig
 from replicator.control import types
 from replicator.control.service import Report
-from replicator.control.splitter import SplitterGroupStatus
+from replicator.control.splitter import Marked, SplitterGroupStatus
 from replicator.states.words import Promise, State, Trouble, Verdict
 from replicator.wire.link import Connector
 from replicator.wire.messages import Hello, OfferedDisk, Ping, Point, Welcome
@@ -121,7 +122,7 @@ class GroupAgent:
             Wishes(
                 hello=self._hello,
                 patient=lambda: self._spool_share() < IMPATIENT_SHARE,
-                points=self._marks.settle,
+                marks=self._marks,
                 session=self._session,
                 renew=self._renew,
                 changed=self._observe,
@@ -270,19 +271,8 @@ class GroupAgent:
         self._observe()
 
     def _session(self, welcome: Welcome) -> None:
-        """Marks whose ACK was lost with the connection before."""
         if welcome.newest_point is not None:
-            self._marks.settle([welcome.newest_point])
-        for mark in self._marks.unanswered(welcome.durable_lsn):
-            if mark.label is None:
-                mark.point.set_result(None)
-            else:
-                self._later(self._ask_for(mark, mark.label))
-
-    async def _ask_for(self, mark: PendingMark, label: str) -> None:
-        answer = await self.link.ask_label(label)
-        if answer is not None and answer.point is not None:
-            self._marks.settle([answer.point])
+            self._marks.told([welcome.newest_point])
 
     def _renew(self, renew: Renew) -> None:
         """The receiver cannot go on with the live stream: it ends here, the driver sees to it."""
@@ -294,7 +284,7 @@ class GroupAgent:
         self._given_up = renew.stream
         if status.state not in ("closed", "lost"):
             log.warning("given up", group=self.name, stream=renew.stream, reason=renew.reason)
-            self._marks.fail(NoPointError(f"the mark cannot become a point: {renew.reason}"))
+            self._marks.stream_over(status.ordinal, 0, renew.reason)
             self._later(self._give_up(renew))
 
     async def _give_up(self, renew: Renew) -> None:
@@ -325,12 +315,19 @@ class GroupAgent:
                 made = await self.quiescence.run(request.label, cut)
             else:
                 made = Quiesced(await cut("crash"), "crash")
-        lsn = made.marked.lsn
-        log.info("marked", group=self.name, label=request.label, kind=made.kind, lsn=lsn)
+            mark = self._marks.add(request.label, self._ordinal_of(made.marked), made.marked.lsn)
+        log.info("marked", group=self.name, label=request.label, kind=made.kind, lsn=mark.lsn)
         point = None
         if request.wait:
-            point = await self._wait_for(self._marks.add(request.label, lsn), report)
+            point = await self._wait_for(mark, request.timeout_seconds, report)
         return _marked_point(made, request.label, point)
+
+    def _ordinal_of(self, marked: Marked) -> int:
+        """A splitter that does not say it has told of the stream in its status."""
+        status = self.status
+        if marked.ordinal or status is None or status.first_lsn >= marked.lsn:
+            return marked.ordinal
+        return status.ordinal
 
     async def _mark_by_schedule(self) -> None:
         expire_seconds = int(self.config.mark_expire_ns) // NS_PER_S
@@ -354,29 +351,44 @@ class GroupAgent:
             return
         check_label(label)
         if label in self._marks.labels:
-            raise _taken(label, self.name)
-        self._marks.labels.add(label)
+            raise UsageError(
+                f"group {self.name!r} has a mark {label!r} under way", hint="choose another label"
+            )
+        self._marks.reserve(label)
         try:
             known = await self.link.ask_label(label)
             if known is not None and known.taken:
-                raise _taken(label, self.name)
+                raise _taken(label, self.name, known.point)
             yield
-        except (ReplicatorError, asyncio.CancelledError):
-            self._marks.labels.discard(label)
-            raise
-
-    async def _wait_for(self, mark: PendingMark, report: Report) -> Point | None:
-        try:
-            while not mark.point.done():
-                self._require_admitted()
-                progress = self.shipper.progress
-                done = min(progress.durable_lsn or 0, mark.lsn)
-                what = self.link.trouble.reason or "waiting for the receiver"
-                report(types.Progress(done=done, total=mark.lsn, what=what))
-                await asyncio.wait([mark.point], timeout=LOOK_SECONDS)
-            return mark.point.result()
         finally:
-            self._marks.forget(mark)
+            self._marks.release(label)
+
+    async def _wait_for(self, mark: PendingMark, limit_seconds: int, report: Report) -> Point:
+        """Until it is decided. Raises UnreachableError where that takes too long: the mark stays
+        under way all the same."""
+        what = ""
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while not mark.point.done():
+                    self._require_admitted()
+                    progress = self.shipper.progress
+                    done = min(progress.durable_lsn or 0, mark.lsn)
+                    what = self._awaited()
+                    report(types.Progress(done=done, total=mark.lsn, what=what))
+                    await asyncio.wait([mark.point], timeout=LOOK_SECONDS)
+        except TimeoutError:
+            raise UnreachableError(
+                f"the mark is no point after {format_duration(limit_seconds * NS_PER_S)}: {what}",
+                hint="it becomes one when the receiver has it: points GROUP, where that runs",
+            ) from None
+        return mark.point.result()
+
+    def _awaited(self) -> str:
+        """What a mark waits for."""
+        verdict = self.verdict()
+        if verdict.reason:
+            return f"{verdict.state.word}: {verdict.reason}"
+        return "waiting for the receiver"
 
     def _require_admitted(self) -> None:
         refused = self.link.refused
@@ -514,15 +526,18 @@ def point_of(point: Point, held_until_ns: int = 0) -> types.Point:
 
 def _marked_point(made: Quiesced, label: str | None, point: Point | None) -> types.MarkedPoint:
     """What is said of a mark: with number and time of the receiver's point, or without."""
+    renamed = ""
+    if point is not None and point.label != label:
+        renamed = f"the receiver had a point labelled {label!r} meanwhile: it is {point.label!r}"
     time = rfc3339(made.marked.time_ns if point is None else point.time_ns)
     return types.MarkedPoint(
         sequence=None if point is None else point.sequence,
         time=time,
         until=time if point is None else point_of(point).until,
         kind=made.kind,
-        label=label,
+        label=label if point is None else point.label,
         frozen_seconds=made.frozen_seconds,
-        notice=made.notice,
+        notice="; ".join(filter(None, (made.notice, renamed))) or None,
     )
 
 
@@ -550,7 +565,9 @@ def _in_one(verdict: Verdict) -> str:
     return "; ".join(text for text in (verdict.reason, verdict.remedy) if text)
 
 
-def _taken(label: str, group: str) -> UsageError:
+def _taken(label: str, group: str, point: Point | None) -> UsageError:
+    which = "" if point is None else f": #{point.sequence} of {rfc3339(point.time_ns)}"
     return UsageError(
-        f"group {group!r} has a point labelled {label!r} already", hint="choose another label"
+        f"group {group!r} has a point labelled {label!r} already{which}",
+        hint="choose another label",
     )

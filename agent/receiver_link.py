@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 import structlog
 
+from agent.marks import Marks
 from agent.pace import Pace
 from agent.resume import Fenced, Paused, Plan
 from agent.shipper import Shipper
@@ -45,8 +47,9 @@ from replicator.wire.messages import (
     Hello,
     LabelState,
     Message,
+    Open,
+    Opened,
     Ping,
-    Point,
     Welcome,
 )
 from replicator.wire.protocol import Whose
@@ -71,14 +74,14 @@ class Wishes:
     """What the link asks of the group around it. All are called on the event loop.
 
     `hello(generation_seen)`: the greeting. `patient()`: whether a sync may wait for digests.
-    `points(points)`: new at the receiver. `session(welcome)`: one has begun. `renew(what)`: the
+    `marks`: what waits for points. `session(welcome)`: one has begun. `renew(what)`: the
     live stream cannot be shipped; said again and again while it lives. `changed()`: something
     that a status shows. `ping()`: what this end says of itself. `heard(ping)`: what the other says.
     """
 
     hello: Callable[[int], Hello]
     patient: Callable[[], bool]
-    points: Callable[[Sequence[Point]], None]
+    marks: Marks
     session: Callable[[Welcome], None]
     renew: Callable[[Renew], None]
     changed: Callable[[], None]
@@ -189,6 +192,7 @@ class ReceiverLink:
             self._link = None
             self.connected = False
             self._shipper.disconnected()
+            self._wishes.marks.session_ended()
             await link.wait_closed()
 
     async def _greet(self, link: Link) -> Welcome:
@@ -251,8 +255,11 @@ class ReceiverLink:
                 )
                 messages = await self._in_thread(produce)
                 for message in messages:
-                    link.send(message)
+                    link.send(self._asking(message))
                 await link.drain()
+                if self._shipper.dead_end is not None:
+                    ordinal, end_lsn = self._shipper.dead_end
+                    self._wishes.marks.stream_over(ordinal, end_lsn, "it was lost with its stream")
                 if self._shipper.renew is not None:
                     self._wishes.renew(self._shipper.renew)
                 if reader.done():
@@ -293,10 +300,18 @@ class ReceiverLink:
                 self._wishes.heard(message)
                 continue
             self._shipper.receive(message)
+            if isinstance(message, Opened):
+                self._wishes.marks.opened(self._shipper.above_ordinal, message)
             if isinstance(message, Ack):
-                if message.points:
-                    self._wishes.points(message.points)
+                self._wishes.marks.acknowledged(message)
                 self._wishes.changed()
+
+    def _asking(self, message: Message) -> Message:
+        """An OPEN asks for the points that marks still wait for."""
+        if not isinstance(message, Open):
+            return message
+        known_lsn = self._wishes.marks.known_lsn(message.ordinal)
+        return msgspec.structs.replace(message, points_after=known_lsn)
 
     # -- between sessions
 

@@ -134,6 +134,14 @@ class Shipper:
         return self._held_until_ns
 
     @property
+    def dead_end(self) -> tuple[int, int] | None:
+        """(ordinal, end) of the stream under way, if it is dead and its end has been found."""
+        at = self._at
+        if at is None or at.end_lsn is None or not at.is_over:
+            return None
+        return at.name.ordinal, at.end_lsn
+
+    @property
     def progress(self) -> Progress:
         return Progress(
             self._connected,

@@ -36,7 +36,7 @@ import structlog
 from receiver.arrivals import Arrivals
 from receiver.digest_stream import DigestStream
 from receiver.group_status import word_for_agent
-from receiver.worker import GroupWorker
+from receiver.worker import GroupWorker, on_wire
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError
 from replicator.states.words import TOLD_SECONDS
 from replicator.wire.frames import Frame
@@ -188,15 +188,14 @@ class Session:
             case DigestsWanted():
                 self._digests.wanted(message)
             case AskLabel():
-                taken = self._worker.is_label_taken(message.label)
-                self._link.send(LabelState(message.label, taken))
+                self._link.send(label_state(self._worker, message.label))
             case _:
                 raise UsageError(f"{self.peer} said {type(message).__name__} to a receiver")
 
     async def _tell(self) -> None:
         while True:
             await self._worker.changed.wait()
-            self._acknowledge([])
+            self._acknowledge_applied()
 
     async def _say(self) -> None:
         while True:
@@ -213,13 +212,32 @@ class Session:
             await self._worker.changed.wait()
 
     def _acknowledge(self, points: Sequence[Point], *, until_ns: int = 0) -> None:
-        """One ACK, or several where there are very many points, or none if nothing is new."""
+        """What has just been obeyed, with every point of it: one ACK, or several where there are
+        very many points, or none if nothing is new."""
         facts = self._worker.facts()
         durable_lsn, applied_lsn = facts.durable_lsn, facts.applied_lsn
-        if not points and not until_ns and self._acked == (durable_lsn, applied_lsn):
-            return
+        if points or until_ns or self._acked != (durable_lsn, applied_lsn):
+            self._send_ack(durable_lsn, applied_lsn, points, until_ns)
+
+    def _acknowledge_applied(self) -> None:
+        """The group has moved on. What is durable by now is not said before its points are."""
+        durable_lsn, before = self._acked
+        applied_lsn = min(self._worker.facts().applied_lsn, durable_lsn)
+        if applied_lsn > before:
+            self._send_ack(durable_lsn, applied_lsn, [])
+
+    def _send_ack(
+        self, durable_lsn: int, applied_lsn: int, points: Sequence[Point], until_ns: int = 0
+    ) -> None:
         self._acked = (durable_lsn, applied_lsn)
         total = self._worker.replica.point_count
-        for start in range(0, max(len(points), 1), POINTS_PER_ACK):
+        for start in range(0, len(points) + 1, POINTS_PER_ACK):
             part = list(points[start : start + POINTS_PER_ACK])
             self._link.send(Ack(durable_lsn, applied_lsn, part, total, until_ns))
+
+
+def label_state(worker: GroupWorker, label: str) -> LabelState:
+    """Whose it is: that of a point, or of one that is durable and on its way to be one."""
+    found = next((each for each in reversed(worker.points()) if each.label == label), None)
+    point = None if found is None else on_wire(found)
+    return LabelState(label, point is not None or worker.is_label_taken(label), point)

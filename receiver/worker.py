@@ -275,7 +275,7 @@ class GroupWorker:
             closed_ordinal=facts.closed_ordinal,
             next_point=facts.next_point,
             points=self._replica.point_count,
-            newest_point=None if newest is None else _on_wire(newest),
+            newest_point=None if newest is None else on_wire(newest),
             version=__version__,
         )
 
@@ -321,10 +321,10 @@ class GroupWorker:
         self.witness.stream_opened()
         self.changed.told()
         syncing = [wire.SyncingDisk(s.disk, s.name, s.size_bytes, s.sync_lsn) for s in opened.syncs]
-        again = [point for point in self._replica.points() if point.ordinal == message.ordinal]
+        again = opened.points or told_again(self._replica.points(), message)
         return StreamTaken(
-            wire.Opened(opened.durable_lsn, syncing),
-            [_on_wire(point) for point in again[-RESENT_POINTS:]],
+            wire.Opened(opened.durable_lsn, syncing, len(again)),
+            [on_wire(point) for point in again],
             [_sync_start(sync) for sync in opened.syncs],
         )
 
@@ -378,7 +378,7 @@ class GroupWorker:
         figures.received_bytes += sum(frame.size for frame in accepted)
         figures.received_raw_bytes += sum(frame.header.raw_bytes for frame in accepted)
         return TakenIn(
-            [_on_wire(point) for point in durable.points],
+            [on_wire(point) for point in durable.points],
             [_sync_start(sync) for sync in durable.syncs],
         )
 
@@ -592,9 +592,23 @@ class GroupWorker:
             sitter.close(anew(self.stop.reason))
 
 
-def _on_wire(point: Point) -> wire.Point:
+def told_again(points: Sequence[Point], message: wire.Open) -> list[Point]:
+    """Those of the stream that is resumed whose ACK may have been lost."""
+    of_stream = [point for point in points if point.ordinal == message.ordinal and point.lsn]
+    if message.points_after is None:
+        return of_stream[-RESENT_POINTS:]
+    return [point for point in of_stream if point.lsn > message.points_after]
+
+
+def on_wire(point: Point) -> wire.Point:
     return wire.Point(
-        point.sequence, point.time_ns, point.kind, point.lsn, point.label, point.until_ns
+        point.sequence,
+        point.time_ns,
+        point.kind,
+        point.lsn,
+        point.label,
+        point.until_ns,
+        point.ordinal,
     )
 
 

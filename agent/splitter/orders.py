@@ -177,10 +177,12 @@ class Orders:
             expire_ns=request.expire_ns,
             not_after_ns=request.not_after_ns,
         )
+        stream = group.writer.stream  # a cut is of the stream that is open now
         cut = await made
         if cut is None:
             raise NoPointError(f"group {request.group!r} lost continuity: {group.reason}")
-        return Marked(lsn=cut.lsn, time_ns=cut.time_ns)
+        assert stream is not None, "a cut was made in it"
+        return Marked(lsn=cut.lsn, time_ns=cut.time_ns, ordinal=stream.name.ordinal)
 
     def _group(self, name: str) -> GroupLog:
         if name in self._all.unusable:

@@ -35,7 +35,7 @@ from replicator.cli.paths import folder_type
 if TYPE_CHECKING:
     from replicator.control.types import Point, RollbackPlan, Write
 
-STATUS_POLL_SECONDS = 0.05
+WAIT_SECONDS = 600  # for a mark to be a point
 
 point_option = click.option(
     "--at",
@@ -52,12 +52,14 @@ point_option = click.option(
 @click.option("--quiesce", is_flag=True, help="Freeze the guests' filesystems for the moment.")
 @click.option("--expire", metavar="DURATION", help='Keep it from thinning this long, as "30d".')
 @click.option("--wait", is_flag=True, help="Return when the point is durable at the receiver.")
+@click.option("--timeout", metavar="DURATION", help="With --wait: for how long (10min).")
 @takes_json
 def mark(
     invocation: Invocation,
     group: str,
     label: str | None,
     expire: str | None,
+    timeout: str | None,
     *,
     quiesce: bool,
     wait: bool,
@@ -67,7 +69,10 @@ def mark(
         check_label(label)
     elif not quiesce:
         raise UsageError("a mark has a label, or quiesces, or both", hint="give --label TEXT")
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is for --wait")
     expire_seconds = 0 if expire is None else _seconds("--expire", expire)
+    timeout_seconds = WAIT_SECONDS if timeout is None else _seconds("--timeout", timeout)
     with progress_bar() as on_progress:
         point = invocation.client("agent").mark(
             group,
@@ -75,6 +80,7 @@ def mark(
             wait=wait,
             quiesce=quiesce,
             expire_seconds=expire_seconds,
+            timeout_seconds=timeout_seconds,
             on_progress=on_progress,
         )
     if point.notice:

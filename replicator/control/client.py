@@ -154,10 +154,15 @@ class ControlClient:
         wait: bool,
         quiesce: bool = False,
         expire_seconds: int = 0,
+        timeout_seconds: int = 600,
         on_progress: OnProgress = ignore_progress,
     ) -> MarkedPoint:
         request = MarkRequest(
-            label=label, wait=wait, quiesce=quiesce, expire_seconds=expire_seconds
+            label=label,
+            wait=wait,
+            timeout_seconds=timeout_seconds,
+            quiesce=quiesce,
+            expire_seconds=expire_seconds,
         )
         target = _target(endpoints.MARK, group=group)
         return self._order("POST", target, MarkedPoint, request, on_progress)

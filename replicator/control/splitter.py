@@ -86,6 +86,8 @@ class Marked(Answer, frozen=True, kw_only=True):
     lsn: int
     """End of the cut record."""
     time_ns: int
+    ordinal: int = 0
+    """Of the stream that it was made in; 0 from a splitter that does not say it."""
 
 
 class Reloaded(Answer, frozen=True, kw_only=True):

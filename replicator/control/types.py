@@ -393,10 +393,12 @@ class ScrubRequest(Request, frozen=True, kw_only=True):
 class MarkRequest(Request, frozen=True, kw_only=True):
     """Make a point now; `wait` until it is durable at the receiver. `quiesce`: with the guests'
     filesystems frozen. `expire_seconds`: it survives thinning for that long; 0: not stated. There
-    is a label, or `quiesce`, or both: a bare crash-consistent point is made every interval."""
+    is a label, or `quiesce`, or both: a bare crash-consistent point is made every interval.
+    `timeout_seconds`: for how long to wait; the mark stays under way after that."""
 
     label: str | None = None
     wait: bool = False
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=EXPIRE_SECONDS_MAX)] = 600
     quiesce: bool = False
     expire_seconds: Annotated[int, msgspec.Meta(ge=0, le=EXPIRE_SECONDS_MAX)] = 0
 

@@ -99,7 +99,8 @@ class Hello(msgspec.Struct, frozen=True):
 
 class Point(msgspec.Struct, frozen=True):
     """A recovery point as the receiver numbers it. `lsn` is the end of its cut record, 0 for a
-    point that no cut made; `until_ns` is how far an idle group has carried it."""
+    point that no cut made; `until_ns` is how far an idle group has carried it. `ordinal` is that of
+    the stream in which it was cut; 0: not told."""
 
     sequence: Count
     time_ns: Count
@@ -107,6 +108,7 @@ class Point(msgspec.Struct, frozen=True):
     lsn: Lsn = 0
     label: Label | None = None
     until_ns: Count = 0
+    ordinal: Count = 0
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -153,12 +155,16 @@ class Open(msgspec.Struct, frozen=True):
     Either the stream that WELCOME named, at exactly its durable LSN and chain; or a stream with an
     ordinal above every one the receiver knows, at its first LSN, whose first record is a
     sync-begin. The second also *ends* the stream before it: that one is closed for ever.
+
+    `points_after`: of the stream that is resumed, tell all points behind this LSN again, whose ACK
+    may have been lost; None: the newest few.
     """
 
     stream: Uuid
     ordinal: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
     start_lsn: Lsn
     chain: U64
+    points_after: Lsn | None = None
 
 
 class SyncingDisk(msgspec.Struct, frozen=True):
@@ -171,16 +177,20 @@ class SyncingDisk(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """Frames may come, from `durable_lsn` on (the start_lsn of the OPEN)."""
+    """Frames may come, from `durable_lsn` on (the start_lsn of the OPEN). So many points are told
+    again in the ACKs that come next."""
 
     durable_lsn: Lsn
     syncing: Annotated[list[SyncingDisk], Meta(max_length=MAX_DISKS)] = []
+    resent: Count = 0
 
 
 class Ack(msgspec.Struct, frozen=True):
     """`durable_lsn`: survives the receiver's power loss. `points` are those made durable since
     the last ACK, in order; `points_total` is how many the group has now. `until_ns`: how far the
-    newest point holds here, which is the answer to a HOLD; 0: not stated."""
+    newest point holds here, which is the answer to a HOLD; 0: not stated. An ACK that covers an LSN
+    brings every point up to there, or comes behind one that did; of very many points a full ACK is
+    followed by the rest."""
 
     durable_lsn: Lsn
     applied_lsn: Lsn

@@ -35,6 +35,7 @@ from replicator.wire.messages import (
 )
 
 KEY = b"s" * 32
+RESENT_POINTS = 64
 
 
 @dataclass
@@ -113,10 +114,12 @@ class FakeReceiver:
 
     def _open(self, message: Open) -> list[Message]:
         self.opens.append(message)
+        again: list[Point] = []
         if message.stream == self.stream:
             at = (message.ordinal, message.start_lsn, message.chain)
             if at != (self.ordinal, self.durable_lsn, self.chain):
                 raise FencedError("that is not where this stream ends here")
+            again = self._told_again(message)
         else:
             if message.ordinal <= max(self.ordinal, self.closed_ordinal):
                 raise FencedError("this stream is closed")
@@ -133,7 +136,14 @@ class FakeReceiver:
                 disk.stated = 0
                 syncing.append(SyncingDisk(index, disk.name, len(disk.content), disk.sync_lsn))
                 answers.append(SyncKey(index, disk.sync_lsn, KEY))
-        return [Opened(message.start_lsn, syncing), *answers]
+        told = [Ack(self.durable_lsn, self.durable_lsn, again, len(self.points))] if again else []
+        return [Opened(message.start_lsn, syncing, len(again)), *told, *answers]
+
+    def _told_again(self, message: Open) -> list[Point]:
+        ours = [point for point in self.points if point.ordinal == message.ordinal]
+        if message.points_after is None:
+            return ours[-RESENT_POINTS:]
+        return [point for point in ours if point.lsn > message.points_after]
 
     def _frame(self, frame: Frame) -> list[Message]:
         header = frame.header
@@ -191,7 +201,12 @@ class FakeReceiver:
         if not all(member.complete for member in body.members):
             return
         assert all(self.disks[member.disk].sync_lsn is None for member in body.members)
-        point = Point(self.next_point, record.time_ns, body.kind, lsn + record.size, body.label)
+        taken = any(point.label == body.label for point in self.points)
+        label = f"{body.label}~2" if taken and body.label is not None else body.label
+        end_lsn = lsn + record.size
+        point = Point(
+            self.next_point, record.time_ns, body.kind, end_lsn, label, ordinal=self.ordinal
+        )
         self.next_point += 1
         self.points.append(point)
         self.images[point.sequence] = {

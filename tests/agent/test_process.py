@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
@@ -25,6 +26,7 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.pki import init_ca, issue
+from replicator.wire.messages import Point
 from replicator.wire.protocol import PeerClocks
 from tests.agent.site import DISK_BYTES, DISKS, HOST, House, Site, make_pki
 from tests.peers.process import running, wait_for_unix
@@ -190,7 +192,7 @@ async def test_a_killed_splitter_is_a_known_loss_until_a_resync(site: Site, hous
     assert "splitter" in lost.reason
     site.model.check(house.group)
     await site.start_splitter()
-    lost = await site.until(lambda group: "anew" in group.reason)
+    lost = await site.until(lambda group: "resync" in group.reason)
     assert lost.state == "lost"
     with pytest.raises(NoPointError):
         await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
@@ -483,10 +485,11 @@ async def test_an_agent_that_is_stopped_while_it_quiesces_runs_the_post_script(
         os.kill(script, 0)
 
 
-async def test_a_point_without_a_label_whose_ack_was_lost_is_durable_all_the_same(
-    directory: Path, house: House, processes: ExitStack
+@pytest.mark.parametrize("is_thinned", [False, True])
+async def test_a_point_without_a_label_whose_ack_was_lost_is_told_again(
+    directory: Path, house: House, processes: ExitStack, *, is_thinned: bool
 ) -> None:
-    """Nobody can be asked for its number."""
+    """Unless it is gone again by then: that there is none is said as well."""
     site = Site(directory, house.port, processes, group="quiesce_post = ['/bin/true']")
     await site.start_splitter()
     await site.start_agent()
@@ -504,10 +507,97 @@ async def test_a_point_without_a_label_whose_ack_was_lost_is_durable_all_the_sam
     while house.group.points[-1].kind != "application":
         house.changed.clear()
         await asyncio.wait_for(house.changed.wait(), 10)
-    unheard = house.group.points.pop()  # thinned meanwhile, so WELCOME does not show it either
+    unheard = house.group.points[-1]
+    if is_thinned:
+        house.group.points.pop()
     house.group.receive = real  # type: ignore[method-assign]
     await house.stop()
     await house.start()
-    point = await asyncio.wait_for(marking, 20)
-    assert (point.kind, point.sequence) == ("application", None)
     assert unheard.label is None
+    if is_thinned:
+        with pytest.raises(NoPointError, match="there is no point of it"):
+            await marking
+        return
+    point = await marking
+    assert (point.kind, point.sequence) == ("application", unheard.sequence)
+
+
+async def _until(house: House, holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            house.changed.clear()
+            await house.changed.wait()
+
+
+async def test_a_mark_whose_ack_is_lost_is_told_again_behind_many_points(
+    site: Site, house: House
+) -> None:
+    real = house.group.receive
+
+    def deaf(message: object) -> list[object]:
+        answers = real(message)  # type: ignore[arg-type]
+        marked = any(point.label == "unheard" for point in house.group.points)
+        return [] if marked else answers  # type: ignore[return-value]
+
+    house.group.receive = deaf  # type: ignore[assignment,method-assign]
+    marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "unheard", wait=True))
+    await _until(house, lambda: any(p.label == "unheard" for p in house.group.points))
+    points = len(house.group.points)
+    async with site.writer() as writer:
+        while len(house.group.points) < points + 70:
+            await writer.write()
+            await asyncio.sleep(0.01)  # a point needs an interval of its own
+    house.group.receive = real  # type: ignore[method-assign]
+    await house.stop()
+    await house.start()
+    assert (await marking).label == "unheard"
+
+
+async def test_a_mark_ends_with_the_stream_that_it_was_made_in(site: Site, house: House) -> None:
+    """It was never shipped; its label is free again."""
+    async with site.writer() as writer:
+        await writer.write(20)
+        await house.stop()
+        marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "m", wait=True))
+        await site.until(lambda group: group.peer is None)
+        await site.until(lambda group: "event=marked" in site.logs())
+        with pytest.raises(UsageError, match="under way"):
+            await asyncio.to_thread(site.control.mark, "g", "m", wait=False)
+        await site.kill(site.splitter)
+    shutil.rmtree(site.directory / "memory")
+    await house.start()
+    await site.start_splitter()
+    await site.until(lambda group: group.state == "lost" and "resync" in group.reason)
+    async with site.writer() as writer:
+        await asyncio.to_thread(site.control.resync, "g")
+        await writer.write_all()
+        with pytest.raises(NoPointError, match="'m' did not become a point"):
+            await marking
+        await site.until(lambda group: group.state == "protected")
+        again = await asyncio.to_thread(site.control.mark, "g", "m", wait=True)
+        assert again.label == "m"
+
+
+async def test_a_wait_has_an_end_and_says_what_it_waits_for(site: Site, house: House) -> None:
+    await house.stop()
+    await site.until(lambda group: group.peer is None)
+    with pytest.raises(UnreachableError, match="no point after 1"):
+        await asyncio.to_thread(site.control.mark, "g", "late", wait=True, timeout_seconds=1)
+    await house.start()
+    await _until(house, lambda: any(p.label == "late" for p in house.group.points))
+
+
+async def test_a_label_that_the_receiver_gave_away_meanwhile_is_said(
+    site: Site, house: House
+) -> None:
+    await house.stop()
+    await site.until(lambda group: group.peer is None)
+    marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "m", wait=True))
+    await site.until(lambda group: "event=marked" in site.logs())
+    house.group.points.append(Point(house.group.next_point, 1, "crash", 0, "m"))
+    house.group.next_point += 1
+    await house.start()
+    made = await marking
+    assert made.label == "m~2"
+    assert made.notice is not None
+    assert "meanwhile" in made.notice

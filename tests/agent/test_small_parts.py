@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.marks import RECENT_MAX, Marks
 from agent.memory import AgentMemory, FrozenNote, GroupMemory
 from agent.pace import Pace
-from replicator.base.errors import DamageError, NoPointError
+from replicator.base.errors import DamageError
 from replicator.base.storage import SystemStorage
-from replicator.wire.messages import Point
 
 
 def test_the_identity_of_a_state_directory_never_changes(tmp_path: Path) -> None:
@@ -53,36 +51,3 @@ def test_a_note_of_frozen_guests_stays_until_it_is_forgotten(tmp_path: Path) -> 
     again.forget_frozen("g")
     again.forget_frozen("g")
     assert memory.frozen("g") is None
-
-
-async def test_a_mark_is_settled_by_its_own_point_alone() -> None:
-    marks = Marks()
-    marks.labels.add("x")
-    mark = marks.add("x", 500)
-    marks.settle([Point(1, 0, "crash", 400, None), Point(2, 0, "crash", 500, "y")])
-    assert not mark.point.done()
-    assert marks.unanswered(499) == []
-    assert marks.unanswered(500) == [mark]
-    marks.settle([Point(3, 0, "crash", 500, "x")])
-    assert await mark.point == Point(3, 0, "crash", 500, "x")
-    assert marks.labels == set()
-    assert marks.unanswered(500) == []
-
-
-async def test_a_point_may_come_before_its_mark_is_waited_for() -> None:
-    """Between the cut and the wait guests are thawed."""
-    marks = Marks()
-    points = [Point(n, 0, "crash", 100 * n, None) for n in range(1, RECENT_MAX + 2)]
-    marks.settle(points)
-    assert await marks.add(None, 200).point == points[1]
-    assert await marks.add(None, points[-1].lsn).point == points[-1]
-    assert not marks.add("another", 300).point.done()
-    assert not marks.add(None, 100).point.done(), "what is remembered is bounded"
-
-
-async def test_marks_that_cannot_become_points_say_so() -> None:
-    marks = Marks()
-    mark = marks.add("x", 500)
-    marks.fail(NoPointError("the stream was given up"))
-    with pytest.raises(NoPointError):
-        await mark.point

@@ -102,7 +102,7 @@ async def test_after_a_rollback_the_source_must_resync(make_site: MakeSite) -> N
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
     await asyncio.to_thread(site.receiver.rollback, "g", "good")
     site.start("agent")
-    await wait_until(lambda: group_at_agent(site).state in ("lost", "paused"), "lost is known")
+    await wait_until(lambda: group_at_agent(site).state in ("lost", "rolled-back"), "lost is known")
     await source.write(20)  # the guest goes on; these are part of the sync's content below
     assert site.replica("g", "a").read_bytes() == source.image(good)["a"]
     await asyncio.to_thread(site.agent.resync, "g")
@@ -131,7 +131,7 @@ async def test_a_live_source_that_is_detached_for_a_rollback_has_to_sync(
     good = len(source.writes)
     await source.write(30)
     await asyncio.to_thread(site.receiver.rollback, "g", "good", force_detach=True)
-    await wait_until(lambda: group_at_agent(site).state in ("lost", "paused"), "lost is known")
+    await wait_until(lambda: group_at_agent(site).state in ("lost", "rolled-back"), "lost is known")
     assert site.replica("g", "a").read_bytes() == source.image(good)["a"]
     await asyncio.to_thread(site.agent.resync, "g")
     whole = source.image()["a"]
