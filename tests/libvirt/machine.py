@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,11 +89,18 @@ class Machine:
         return await self.splitter.until(GROUP, true)
 
     async def copying(self, *, bytes_per_second: int, at_least: int) -> SplitterGroupStatus:
-        """Returns within copies that are slowed down, when they have sent `at_least` bytes."""
+        """Returns within copies that are slowed down, when they have sent `at_least` bytes.
+
+        A copy waits for its target. So the splitter is stopped as soon as it is connected, and goes
+        on when the copy is slow: else that might be over before virsh has even started."""
         begun = await self.until(lambda group: any(disk.connected for disk in group.disks))
         for number, disk in enumerate(self.disks):
             await self.until(lambda group, number=number: _is_copied(group, number))  # type: ignore[misc]
-            await self.slow(disk.target, bytes_per_second)
+            os.kill(self.site.pid("splitter"), signal.SIGSTOP)
+            try:
+                await self.slow(disk.target, bytes_per_second)
+            finally:
+                os.kill(self.site.pid("splitter"), signal.SIGCONT)
         return await self.until(lambda group: group.bytes >= begun.bytes + at_least)
 
     async def slow(self, target: str, bytes_per_second: int) -> None:

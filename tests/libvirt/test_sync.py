@@ -79,7 +79,7 @@ async def reset(it: Machine) -> None:
 async def written_to(it: Machine) -> None:
     """Where the copy has been, and where it has not."""
     await it.write(0, 512 * KIB, 5)
-    await it.write(46 * MIB, 512 * KIB, 6)
+    await it.write(95 * MIB, 512 * KIB, 6)
 
 
 async def cancelled_by_somebody(it: Machine) -> None:
@@ -146,7 +146,7 @@ COSTLY = (
 @pytest.mark.parametrize("event", [used, *COSTLY])
 @pytest.mark.parametrize("state", [copying, flushed, protected])
 async def test_a_machine_that_is(state, event) -> None:  # type: ignore[no-untyped-def]
-    async with machine(Plan(size=48 * MIB)) as it:
+    async with machine(Plan(size=96 * MIB)) as it:
         await state(it)
         before = await it.until(lambda group: True)
         await event(it)
@@ -177,7 +177,7 @@ async def test_an_agent_that_was_away_in_a_pause_leaves_the_old_copy_no_say() ->
 
 
 async def test_a_pause_between_flush_and_ready_costs_that_copy() -> None:
-    async with machine(Plan(size=48 * MIB)) as it:
+    async with machine(Plan(size=96 * MIB)) as it:
         await flushed(it)
         await pause(it)
         voided = await it.until(lambda group: group.disks[0].state == "idle")
