@@ -154,6 +154,8 @@ class Keeping:
         return len(second - first)
 
     def _thinned(self, policy: HistoryPolicy, ages: Ages) -> list[Point]:
+        if not policy.rules:
+            return []
         situation = self.situation(policy, ages)
         pins = situation.pins
         protection = Protection(pins.held | pins.kept, situation.locked_after_ns)

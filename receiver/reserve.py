@@ -24,7 +24,7 @@ Concurrency: any thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -44,7 +44,8 @@ FREE_TIMES = 4
 START_BYTES_MAX = 16 * MIB
 """What a start itself may write: catalog, headers of new segments, the end of a torn batch."""
 START_BYTES_MIN = 256 * KIB
-PROBE_BYTES = 64 * KIB
+PROBES, PROBE_BYTES = 4, 16 * KIB
+"""What a view, say, makes: a folder or two, a socket, a file."""
 
 T = TypeVar("T")
 
@@ -151,9 +152,7 @@ class Reserve:
         """Gives it back for that step; whether there was anything to give."""
         with self._lock:
             given = self.held_bytes
-            for each in self._pieces:
-                with suppress(FileNotFoundError):
-                    self._storage.unlink(each)
+            self._clear(self._pieces)
             if given:
                 self._is_given = True
                 self._storage.sync_directory(self._folder)
@@ -195,20 +194,24 @@ class Reserve:
             self.give(what)
 
     def _can_write(self) -> bool:
-        probe = self._data_dir / "reserve.probe"
+        probes = [self._data_dir / f"probe.{number}" for number in range(PROBES)]
         try:
-            with suppress(FileNotFoundError):
-                self._storage.unlink(probe)
-            with closing(self._storage.create(probe)) as file:
-                write_all(file, [bytes(PROBE_BYTES)], 0)
+            self._clear(probes)
+            for probe in probes:
+                with closing(self._storage.create(probe)) as file:
+                    write_all(file, [bytes(PROBE_BYTES)], 0)
         except OSError as error:
             if not is_full(error):
                 raise
             return False
         finally:
-            with suppress(FileNotFoundError):
-                self._storage.unlink(probe)
+            self._clear(probes)
         return True
+
+    def _clear(self, paths: Iterable[Path]) -> None:
+        for each in paths:
+            with suppress(FileNotFoundError):
+                self._storage.unlink(each)
 
     def prepare_start(self) -> None:
         """Gives it back where there would be no room for a start. Raises NoSpaceError where that
@@ -247,17 +250,14 @@ class Reserve:
             _log.info("reserve.made", bytes=size)
 
     def _unmake(self, *, is_first: bool) -> None:
-        for each in self._pieces:
-            with suppress(FileNotFoundError):
-                self._storage.unlink(each)
+        self._clear(self._pieces)
         if is_first and self._storage.exists(self._folder):
             self._storage.remove_directory(self._folder)
 
     def _make(self, size: int) -> None:
         self._storage.make_directory(self._folder)
+        self._clear(self._pieces)
         for each in self._pieces:
-            with suppress(FileNotFoundError):
-                self._storage.unlink(each)
             with closing(self._storage.create(each)) as file:
                 file.allocate(size // PIECES)
                 file.datasync()

@@ -211,7 +211,10 @@ class CountedClock:
         return self._has_news and counted.boottime_ns - self._saved_ns >= SAVE_NS
 
     def save(self) -> None:
-        """Now. A disk that does not take it is told of, once."""
+        """Now. A disk that does not take it is told of, once. What has not begun is not kept: it
+        shows W, and nobody has looked at the points yet."""
+        if not self._is_begun:
+            return
         with self._saving:
             with self._lock:
                 self._run()

@@ -124,6 +124,16 @@ def test_a_point_that_stood_for_an_hour_is_as_old_as_its_end() -> None:
     assert world.group.points()[0].stood_ns >= HOUR - S
 
 
+def test_a_group_without_rules_loses_nothing_to_a_jump() -> None:
+    world = world_with(4)
+    world.clock.pause(DAY)
+    plan = world.counted.accept(dry_run=True)
+    policy = HistoryPolicy(PLENTY)
+    assert world.group.ageing_out(policy, plan.before, plan.after) == 0
+    graded = world.group.ageing_out(KEPT_A_DAY, plan.before, plan.after)
+    assert graded == 3
+
+
 # -- acceptance
 
 

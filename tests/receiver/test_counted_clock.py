@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from receiver.counted.ages import Ages
 from receiver.counted.keeper import SAVE_NS, CountedClock
-from receiver.counted.machine import boot_identity, runtime_dir_of
+from receiver.counted.machine import SystemMachine, boot_identity, runtime_dir_of
 from receiver.counted.witness import ClockWitness
 from replicator.base.clock import NS_PER_S
 from replicator.wire.protocol import PeerClocks
@@ -173,6 +173,24 @@ def test_without_a_kept_clock_it_begins_at_the_newest_stamp_below_the_wall_clock
     assert site.off_ns == -HOUR
     assert site.clock.facts().state == "unconfirmed"
     assert site.kept["counted_ns"] == stamps[0]
+
+
+def test_a_start_that_fails_before_the_points_were_looked_at_keeps_no_clock() -> None:
+    """It would be the wall clock, believed by the next start."""
+    site = Site()
+    site.storage.unlink(PATH)
+    site.machine.step_ns = WEEK
+    site.restart()
+    site.clock.stamp_ns()
+    site.clock.save()
+    assert not site.storage.exists(PATH)
+
+
+def test_the_clocks_of_this_machine_run() -> None:
+    machine = SystemMachine("this boot")
+    first, second = machine.read(), machine.read()
+    assert first.boot == second.boot == "this boot"
+    assert 0 <= second.boottime_ns - first.boottime_ns < 60 * S
 
 
 @pytest.mark.parametrize(
