@@ -60,6 +60,7 @@ from replicator.base.clock import Clock, SystemClock
 from replicator.base.daemon import Daemon, hold_lock
 from replicator.base.errors import NoSpaceError, UnreachableError
 from replicator.base.logs import configure_logs
+from replicator.base.mishaps import reason
 from replicator.base.notify import Notifier
 from replicator.base.storage import Storage, SystemStorage
 from replicator.base.trouble import words_of
@@ -440,7 +441,8 @@ def _open_catalog(path: Path) -> tuple[Catalog, str]:
     except (sqlite3.Error, OSError) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise NoSpaceError(f"{path}: no space left on the disk") from error
-        trouble = f"the catalog {path} cannot be opened: {error}"
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        trouble = f"the catalog {path} cannot be opened: {why}"
         _log.error(
             "catalog.unusable",
             reason=trouble,

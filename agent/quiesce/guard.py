@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from agent.quiesce.watch import Word
 from replicator.base.errors import ReplicatorError, UnreachableError
+from replicator.base.mishaps import reason
 
 READY_SECONDS = 15.0
 LINE_BYTES_MAX = 200
@@ -126,4 +127,4 @@ def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
             bufsize=0,
         )
     except OSError as error:
-        raise ReplicatorError(f"the thaw watchdog cannot be started: {error}") from error
+        raise ReplicatorError(f"the thaw watchdog cannot be started: {reason(error)}") from error

@@ -42,6 +42,7 @@ from receiver.audit.chain import (
     is_sound,
     pack_entry,
 )
+from replicator.base.mishaps import placed
 from replicator.base.storage import File, Storage
 from replicator.base.units import MIB
 
@@ -108,7 +109,7 @@ class AuditLog:
             file = self._storage.open(path, writable=True)
             if file.size():  # never over something that is there
                 file.close()
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+                raise placed(OSError(errno.EEXIST, os.strerror(errno.EEXIST)), "creating", path)
         else:
             file = self._storage.create(path)
         self._storage.sync_directory(self._directory)
@@ -124,7 +125,8 @@ class AuditLog:
             raise
         if written != len(line):
             file.truncate(self._size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.path))
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise placed(full, "appending", file.path, self._size)
         self._condemned = True
         file.datasync()
         self._condemned = False

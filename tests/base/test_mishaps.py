@@ -50,3 +50,16 @@ def test_words_are_made_once() -> None:
     assert words_of(said) is said
     assert isinstance(said, ReplicatorError)
     assert said.hint
+
+
+def test_nobody_else_makes_words_of_what_the_storage_says() -> None:
+    """Where its errors go through there is no other place that does."""
+    root = Path(__file__).parents[2]
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for folder in ("receiver", "journal", "agent/splitter", "agent/group", "agent")
+        for path in (root / folder).glob("*.py")
+        for line in path.read_text().splitlines()
+        if "error.strerror" in line or "error.errno}" in line
+    ]
+    assert found == []
