@@ -166,6 +166,14 @@ def overlaps(
     return found
 
 
+def touched(damage: Damage, low: int, high: int) -> Iterator[DamagedBlocks]:
+    """What of it lies in the replica still, and within the keys [low, high)."""
+    for each in in_replica(damage):
+        start = block_key(each.slot, each.block)
+        if start < high and low < start + each.blocks:
+            yield each
+
+
 def overwritten(damage: Damage, keys: U64, number: int) -> Damage:
     """Behind batch `number`, which replaces the blocks `keys` (sorted) of the replica."""
     if not in_replica(damage) or not len(keys):

@@ -89,6 +89,8 @@ class Healer:
         self._replica.file(disk.name).drop_cache(offset, BLOCK_BYTES)
         try:
             return self._replica.read(disk.name, offset, _length(disk, block_key(disk.slot, block)))
+        except DamageError:
+            return None  # the file has become short
         except OSError as error:
             if error.errno not in READ_ERRORS:
                 raise
@@ -124,7 +126,10 @@ class Healer:
     def _rewrite(self, disk: Disk, block: int, content: bytes) -> bool:
         file, offset = self._replica.file(disk.name), block * BLOCK_BYTES
         try:
-            write_all(file, [content], offset)
+            if any(content):
+                write_all(file, [content], offset)
+            else:
+                file.punch(offset, len(content))
             file.datasync()
             return self._replica.read(disk.name, offset, len(content)) == content
         except (OSError, DamageError):

@@ -2,7 +2,8 @@
 """Reading everything back: the replica against the sums of what it must hold, the history against
 its own checksums and digests. What is wrong is named, put on record, and healed where a copy is.
 
-    replica     each block that has data or a sum, disk by disk, a few MiB a step
+    replica     each block that has data or a sum, disk by disk, a few MiB a step; holes are judged
+                by their sums and not read
     history     each segment whole: records, chain, index, digest; and each block of its images
                 against the sum of what was there
 
@@ -44,7 +45,6 @@ from replicator.base.errors import OwnedError
 from replicator.base.storage import Storage
 from replicator.base.units import MIB
 
-STEP_BLOCKS = 4 * MIB // BLOCK_BYTES
 SAVED_EVERY_BYTES = 1024 * MIB
 
 
@@ -86,6 +86,7 @@ class Scrub:
         self._telling = telling
         self._utc_ns = utc_ns
         self._saved_at = 0
+        self._segment_bytes = 0
         self.is_due = False
         """A whole one is to be made before images are believed, and has not ended."""
         self._findings = Findings(history, applier, telling)
@@ -147,6 +148,11 @@ class Scrub:
             self._save()
 
     @property
+    def read_bytes(self) -> int:
+        """What was really read, since this process started: holes are gone over without."""
+        return self._of_replica.read_bytes + self._segment_bytes
+
+    @property
     def total_bytes(self) -> int:
         """About what there is to read. Any thread."""
         disks = list(self._applier.applied.disks.values())
@@ -186,9 +192,12 @@ class Scrub:
     def _step_replica(self, disk: Disk) -> None:
         state, end = self.state, -(-disk.size_bytes // BLOCK_BYTES)
         start = state.block
-        stop = min(start + STEP_BLOCKS, end)
-        if start < stop:
-            self._of_replica.check(disk, start, stop)
+        stop = start
+        if start < end:
+            stretch = self._of_replica.stretch(disk, start, end)
+            stop = stretch.stop
+            look = self._of_replica.judge if stretch.is_hole else self._of_replica.check
+            look(disk, start, stop)
             done = min(stop * BLOCK_BYTES, disk.size_bytes) - start * BLOCK_BYTES
             state.replica_bytes += done
         state.block = stop
@@ -218,6 +227,7 @@ class Scrub:
             self._of_images.take(segment, reading.hashes)
         self.state.position = segment.first + 1
         self.state.history_bytes += segment.size_bytes
+        self._segment_bytes += segment.size_bytes
         self._save_now_and_then()
 
     # -- findings
@@ -239,9 +249,9 @@ class Scrub:
         )
 
     def _save_now_and_then(self) -> None:
-        if self.state.done_bytes - self._saved_at >= SAVED_EVERY_BYTES:
+        if self.read_bytes - self._saved_at >= SAVED_EVERY_BYTES:
             self._save()
 
     def _save(self) -> None:
         save_state(self._storage, self._path, self.state)
-        self._saved_at = self.state.done_bytes
+        self._saved_at = self.read_bytes

@@ -3,8 +3,9 @@
 
 A block is bad if its sum is another; if it cannot be read; or if no batch ever wrote it, and it
 holds something all the same, on an image that was made here; and if it still is when it is read
-again past the page cache. One that has no sum, and may hold what
-it did before the group was, is unverified.
+again past the page cache. Holes are not read, but judged: a hole, or a place behind the end of a
+file that has become short, is bad where its sum on record is not that of zeroes. One that has no
+sum, and may hold what it did before the group was, is unverified.
 
 Concurrency: apply thread, with no batch half done, so content and sums are of one moment. What is
 found is on record, durable, before anything is healed; and off it only when it is.
@@ -19,18 +20,34 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from receiver import damage as rules
+from receiver.apply_content import ZERO_BLOCK_SUM
 from receiver.healing import Healer, zero_sum
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
 from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key
+from receiver.history.sum_runs import BadRange
 from receiver.history.sums import LatestSums, SumWindow
 from receiver.replica import Replica
 from receiver.scrub_findings import Findings
 from receiver.scrub_state import Bad
 from receiver.sync_state import Disk
 from replicator.base.storage import READ_ERRORS
+from replicator.base.units import GIB, MIB
 
 WINDOW_BLOCKS = 1 << 18
 """Whose sums are in memory at once: 9 bytes each."""
+STEP_BLOCKS = 4 * MIB // BLOCK_BYTES
+HOLE_BLOCKS = 4 * GIB // BLOCK_BYTES
+"""What a step reads, and what it judges without reading, at most."""
+GAP_BLOCKS = 16
+"""Holes up to this are read with what lies around them: a step of its own costs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Blocks up to `stop` that are of one kind."""
+
+    stop: int
+    is_hole: bool
 
 
 @dataclass(slots=True)
@@ -55,19 +72,58 @@ class ReplicaCheck:
         self._healer = healer
         self._findings = findings
         self._window: SumWindow | None = None
+        self.read_bytes = 0
+        """Of replicas, since this process started."""
 
     def forget(self) -> None:
         self._window = None
 
     def get_ready(self, disk: Disk, block: int) -> bool:
         """False: this was a step of its own, and there may be more. Raises OSError."""
-        window, key = self._window, block_key(disk.slot, block)
-        if window is not None and window.start <= key < window.end:
-            return True
         return not self._sums.gather()
 
+    def stretch(self, disk: Disk, start: int, end: int) -> Stretch:
+        """What comes next of the blocks [start, end): some that hold something, or neighbours that
+        do not. Raises OSError."""
+        file = self._replica.file(disk.name)
+        limit = min(start + HOLE_BLOCKS, end)
+        stop_byte = min(limit * BLOCK_BYTES, disk.size_bytes)
+        ranges = file.data_ranges(start * BLOCK_BYTES, stop_byte)
+        if not ranges:
+            return Stretch(limit, is_hole=True)
+        first, last = ranges[0][0] // BLOCK_BYTES, -(-ranges[0][1] // BLOCK_BYTES)
+        if first > start:
+            return Stretch(first, is_hole=True)
+        for low, high in ranges[1:]:
+            if low // BLOCK_BYTES > last + GAP_BLOCKS:
+                break
+            last = -(-high // BLOCK_BYTES)
+        return Stretch(min(last, start + STEP_BLOCKS, limit), is_hole=False)
+
+    def judge(self, disk: Disk, start: int, stop: int) -> None:
+        """Blocks [start, stop) of the disk, which are a hole: what their sums say of that. Raises
+        OSError."""
+        low, high = block_key(disk.slot, start), block_key(disk.slot, stop)
+        keys, sums, bad_ranges = self._sums.rows_within(low, high)
+        self._tell_bad_sums(bad_ranges)
+        zeroes = np.full(len(keys), ZERO_BLOCK_SUM, dtype=np.uint64)
+        last = block_key(disk.slot, disk.size_bytes // BLOCK_BYTES)
+        if disk.size_bytes % BLOCK_BYTES and len(keys) and int(keys[-1]) == last:
+            zeroes[-1] = zero_sum(disk, last)
+        is_known = sums != np.uint64(UNKNOWN_SUM)
+        is_bad = is_known & (sums != zeroes)
+        self._findings.state.unverified_bytes += int((~is_known).sum()) * BLOCK_BYTES
+        if any(rules.touched(self._findings.damage, low, high)):
+            is_good = np.full(stop - start, self._sums.is_whole and disk.is_made_here)
+            is_good[(keys - np.uint64(low)).astype(np.int64)] = is_known & ~is_bad
+            for each in bad_ranges:
+                is_good[each.start - low : each.end - low] = False
+            self._acquit(disk, start, is_good)
+        if is_bad.any():
+            self._found_blocks(disk, keys[is_bad], sums[is_bad])
+
     def check(self, disk: Disk, start: int, stop: int) -> None:
-        """Blocks [start, stop) of the disk. Raises OSError."""
+        """Blocks [start, stop) of the disk, which are read. Raises OSError."""
         window = self._window_of(disk, start, stop)
         chunk = self._read(disk, start, stop)
         low = block_key(disk.slot, start) - window.start
@@ -91,7 +147,11 @@ class ReplicaCheck:
             self._read_again(disk, start, wanted, changed, is_bad)
             places = np.flatnonzero(is_bad)
         if len(places):
-            self._found_blocks(disk, window, start, places.astype(np.uint64))
+            keys = places.astype(np.uint64) + np.uint64(block_key(disk.slot, start))
+            sums = wanted[places].copy()
+            for place in np.flatnonzero(~changed[places]).tolist():
+                sums[place] = zero_sum(disk, int(keys[place]))
+            self._found_blocks(disk, keys, sums)
 
     def _window_of(self, disk: Disk, start: int, stop: int) -> SumWindow:
         low, high = block_key(disk.slot, start), block_key(disk.slot, stop)
@@ -100,22 +160,27 @@ class ReplicaCheck:
             last = block_key(disk.slot, -(-disk.size_bytes // BLOCK_BYTES))
             window = self._sums.window(low, min(low + WINDOW_BLOCKS, last))
             self._window = window
-            for bad in window.bad:
-                found = Bad("sums", str(bad.path), bad.offset, problem="sums fail their checksum")
-                if found not in self._findings.state.bad:
-                    self._findings.add(found)
+            self._tell_bad_sums(window.bad)
         self._sums.follow(window)
         return window
+
+    def _tell_bad_sums(self, ranges: Iterable[BadRange]) -> None:
+        for bad in ranges:
+            found = Bad("sums", str(bad.path), bad.offset, problem="sums fail their checksum")
+            if found not in self._findings.state.bad:
+                self._findings.add(found)
 
     def _read(self, disk: Disk, start: int, stop: int) -> _Chunk:
         length = min(stop * BLOCK_BYTES, disk.size_bytes) - start * BLOCK_BYTES
         unreadable: set[int] = set()
         try:
-            data = self._replica.read(disk.name, start * BLOCK_BYTES, length)
+            data = self._replica.file(disk.name).pread(length, start * BLOCK_BYTES)
         except OSError as error:
             if error.errno not in READ_ERRORS:
                 raise
             data = self._read_singly(disk, start, stop, unreadable)
+        self.read_bytes += len(data)
+        data += bytes(length - len(data))  # the file may have become short
         blocks = [data[at : at + BLOCK_BYTES] for at in range(0, length, BLOCK_BYTES)]
         sums = np.array([xxh3_64_intdigest(block) for block in blocks], dtype=np.uint64)
         has_content = np.array([any(block) for block in blocks], dtype=np.bool_)
@@ -126,7 +191,7 @@ class ReplicaCheck:
         for block in range(start, stop):
             length = min(BLOCK_BYTES, disk.size_bytes - block * BLOCK_BYTES)
             try:
-                parts.append(self._replica.read(disk.name, block * BLOCK_BYTES, length))
+                parts.append(self._replica.file(disk.name).pread(length, block * BLOCK_BYTES))
             except OSError as error:
                 if error.errno not in READ_ERRORS:
                     raise
@@ -153,13 +218,9 @@ class ReplicaCheck:
         keys = np.flatnonzero(is_good).astype(np.uint64) + np.uint64(block_key(disk.slot, start))
         self._findings.put_on_record(rules.healed(damage, keys, replaced=0))
 
-    def _found_blocks(self, disk: Disk, window: SumWindow, start: int, places: U64) -> None:
-        first = np.uint64(block_key(disk.slot, start))
-        keys = places + first
-        at = (keys - np.uint64(window.start)).astype(np.int64)
-        writers, sums = self._sums.latest(keys)[1], window.sums[at].copy()
-        for place in np.flatnonzero(~window.changed[at]).tolist():
-            sums[place] = zero_sum(disk, int(keys[place]))
+    def _found_blocks(self, disk: Disk, keys: U64, sums: U64) -> None:
+        """Blocks that are bad, and the sums that they should have."""
+        writers = self._sums.latest(keys)[1]
         more = [
             DamagedBlocks(
                 disk.slot, int(key - np.uint64(block_key(disk.slot, 0))), 1, int(writer), 0

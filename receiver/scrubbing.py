@@ -249,7 +249,7 @@ class Scrubbing:
         loop = asyncio.get_running_loop()
         while scrub.state.is_running:
             self._total_bytes = max(scrub.total_bytes, scrub.state.done_bytes)
-            began, done, errors = loop.time(), scrub.state.done_bytes, scrub.state.errors
+            began, read, errors = loop.time(), scrub.read_bytes, scrub.state.errors
             step = await self._lane.run(self._step)
             if not step.is_ready:
                 await self._until_change()
@@ -261,12 +261,12 @@ class Scrubbing:
             self._figures.scrub_errors += scrub.state.errors - errors
             self.moved.told()
             if scrub.state.is_running:
-                await self._rest(scrub.state.done_bytes - done, began)
+                await self._rest(scrub.read_bytes - read, began)
 
-    async def _rest(self, done_bytes: int, began: float) -> None:
+    async def _rest(self, read_bytes: int, began: float) -> None:
         """The throttle: until so much may have been read since then."""
         loop = asyncio.get_running_loop()
-        while (rest := done_bytes / self._rate_now - (loop.time() - began)) > 0:
+        while (rest := read_bytes / self._rate_now - (loop.time() - began)) > 0:
             self._repaced.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest):

@@ -120,8 +120,14 @@ def wrong_of(found: Suspects, replica: Replica, disks: Sequence[Disk]) -> Bools:
 
 
 def sums_there(replica: Replica, disk: Disk, start: int, stop: int) -> U64:
-    """Of the blocks [start, stop) of an image; UNKNOWN_SUM beyond its end. Raises OSError."""
+    """Of the blocks [start, stop) of an image; UNKNOWN_SUM beyond its end. A hole is not read.
+    Raises OSError."""
     end = min(stop * BLOCK_BYTES, disk.size_bytes)
+    file = replica.file(disk.name)
+    if file.size() >= end and not file.data_ranges(start * BLOCK_BYTES, end):
+        return np.array(
+            [zero_sum(disk, block_key(disk.slot, at)) for at in range(start, stop)], np.uint64
+        )
     try:
         data = replica.read(disk.name, start * BLOCK_BYTES, end - start * BLOCK_BYTES)
     except DamageError:

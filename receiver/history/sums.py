@@ -33,7 +33,7 @@ from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import U64, Bools
 from receiver.history.log import HistoryLog
 from receiver.history.past_sums import PastSums
-from receiver.history.recent_sums import Rows
+from receiver.history.recent_sums import Rows, joined
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_layers import SumLayers
 from receiver.history.sum_runs import BadRange
@@ -131,6 +131,19 @@ class LatestSums:
         segments = self._history.segments
         first = segments[0].first if segments else self._history.newest_first
         return self._newest.reaches(first)
+
+    def rows_within(self, start: int, end: int) -> tuple[U64, U64, list[BadRange]]:
+        """(keys, sums) of the blocks within [start, end) that any batch ever changed, and what
+        could not be read of that. `gather` comes first, to its end. Raises OSError."""
+        found, bad = self._newest.within(start, end)
+        if self._newest.is_rotten:
+            self._gather_all()
+            return self.rows_within(start, end)
+        empty = np.empty(0, dtype=np.uint64)
+        rows: Rows = empty, empty
+        for part in found:
+            rows = joined(rows, part)
+        return *rows, bad
 
     def follow(self, window: SumWindow) -> None:
         """Takes in what was applied since. Raises OSError."""

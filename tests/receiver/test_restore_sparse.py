@@ -104,3 +104,33 @@ def written_to(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(2222 * GIB)
         file.write(b"x")
+
+
+def test_a_scrub_reads_what_is_there(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = count_reads(monkeypatch)
+    steps = scrubbed(feed)
+    assert sum(reads) < 2 * data_bytes()
+    assert steps < 2000
+    state = feed.group.scrub.state
+    assert state.replica_bytes == SIZE
+    assert not state.bad
+    assert not state.unverified_bytes
+
+
+def test_a_scrub_judges_the_holes_that_it_does_not_read(feed: Feed) -> None:
+    punched(feed.replica_path)
+    scrubbed(feed)
+    (bad,) = feed.group.scrub.state.bad
+    assert (bad.block_offset, bad.length, bad.healed) == (1025 * GIB + 8192, 4096, False)
+
+
+def scrubbed(feed: Feed) -> int:
+    task = feed.group.scrub
+    task.begin()
+    steps = 0
+    while task.state.is_running:
+        steps += 1
+        segment = task.step()
+        if segment is not None:
+            task.take_segment(segment, task.read_segment(segment))
+    return steps

@@ -15,6 +15,7 @@ from journal.segment import HEADER_BYTES
 from receiver import damage as rules
 from receiver.apply import Applier
 from receiver.apply_content import DiskChange
+from receiver.history.bodies import DamagedBlocks
 from receiver.history.sum_base import SumBase
 from receiver.scrub_findings import Findings
 from receiver.scrub_state import Bad
@@ -172,6 +173,36 @@ def test_garbage_in_a_hole_is_found_and_cleared(world: World) -> None:
     assert scrub(world) == []
 
 
+def test_content_that_is_lost_to_a_hole_is_found_though_a_hole_is_not_read(world: World) -> None:
+    file = world.storage.open(DISK_A, writable=True)
+    file.punch(2 * BLOCK, BLOCK)
+    file.datasync()
+    file.close()
+    (bad,) = scrub(world)
+    assert (bad.where, bad.block_offset, bad.points) == ("replica", 2 * BLOCK, [3, 4, 5, 6])
+    assert refused(world) == [3, 4, 5, 6]
+
+
+def test_what_lies_behind_the_end_of_a_file_that_became_short_is_damage(world: World) -> None:
+    file = world.storage.open(DISK_A, writable=True)
+    file.truncate(2 * BLOCK + 100)
+    file.datasync()
+    file.close()
+    bad = [(each.block_offset, each.healed) for each in scrub(world)]
+    assert bad == [(2 * BLOCK, False), (3 * BLOCK, True)]
+
+
+def test_a_hole_that_is_right_again_is_acquitted(world: World) -> None:
+    world.zero("a", 2 * BLOCK, BLOCK)
+    world.cut()
+    world.settle()
+    damage = rules.added((), [DamagedBlocks(0, 2, 1, 8, 0), DamagedBlocks(0, 6, 1, 1, 0)])
+    world.group._applier.state_damage(damage)
+    assert refused(world)
+    assert scrub(world) == []
+    assert not refused(world)
+
+
 def test_an_image_of_another_time_heals_the_replica(world: World) -> None:
     world.storage.flip(DISK_A, 3 * BLOCK + 9)
     (bad,) = scrub(world)
@@ -235,7 +266,7 @@ def test_newer_points_are_good_after_a_sync_that_ships_something_else(world: Wor
 
 
 def test_a_block_that_cannot_be_read_is_bad(world: World) -> None:
-    for nth in (1, 1, 10):  # the whole step, its first block by itself, and that again
+    for nth in (1, 1, 4):  # the whole step, its first block by itself, and that again
         world.storage.plan(Failure(frozenset(["pread"]), nth, errno.EIO, under=DISK_A))
     bad = scrub(world)
     assert [each.block_offset for each in bad] == [0]
