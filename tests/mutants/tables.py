@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import agent, ends, journal, protocols, receiver, splitter, syncs
+from tests.mutants import agent, ends, journal, names, protocols, receiver, splitter, syncs
 from tests.mutants.mutant import Mutant
 
 ALL: tuple[Mutant, ...] = (
@@ -14,4 +14,5 @@ ALL: tuple[Mutant, ...] = (
     *ends.MUTANTS,
     *agent.MUTANTS,
     *receiver.MUTANTS,
+    *names.MUTANTS,
 )
