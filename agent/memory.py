@@ -89,6 +89,18 @@ class AgentMemory:
         if self._storage.exists(self._frozen_path(name)):
             self._storage.unlink(self._frozen_path(name))
 
+    def remembered_groups(self) -> list[str]:
+        """Groups of which there is a file of any kind."""
+        names = [*self._storage.names(self._directory / "groups"), *self.frozen_groups()]
+        return sorted({name.removesuffix(".json") for name in names})
+
+    def forget(self, name: str) -> None:
+        """All of a group. Its next life begins as the first."""
+        for path in (self._group_path(name), self._frozen_path(name)):
+            if self._storage.exists(path):
+                self._storage.unlink(path)
+                self._storage.sync_directory(path.parent)
+
     def _frozen_path(self, name: str) -> Path:
         return self._directory / "frozen" / f"{name}.json"
 

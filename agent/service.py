@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from agent.drivers.driver import Host
 from agent.drivers.external import ExternalHost
 from agent.group import GroupAgent, Surroundings
+from agent.leftovers import Leftovers
 from agent.memory import AgentMemory
 from agent.metrics import AgentCollector
 from agent.splitter_link import SplitterLink
@@ -97,6 +98,9 @@ class Agent:
             pool=pool,
             hosts=self._supervisions,
         )
+        self._leftovers = Leftovers(
+            *(lambda: self._config, memory, self.splitter), self._served, self._end_copies
+        )
         self.groups: dict[str, GroupAgent] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -116,6 +120,8 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self.splitter.run())
+            keep = Supervision("leftovers").keep
+            tasks.create_task(keep("leftovers", self._leftovers.run))
             for kind in self._hosts:
                 self._start_host(kind)
             for name in self.groups:
@@ -235,12 +241,38 @@ class Agent:
             certificate_not_after=rfc3339(self.credentials.not_after_ns),
             certificate_warning=self.credentials.warning,
             missing=self.splitter.missing,
+            leftovers=self._leftovers.listed(),
         )
 
     async def mark(
         self, group: str, request: types.MarkRequest, report: Report
     ) -> types.MarkedPoint:
         return await self._group(group).mark(request, report)
+
+    async def forget(self, group: str, request: types.ForgetRequest) -> types.ForgetResult:
+        if request.break_lock or request.reason:
+            raise UsageError("there are no locks at the source", hint="locks are the receiver's")
+        async with self._one_reload:
+            return await self._leftovers.forget(group, request)
+
+    async def _end_copies(self, group: str) -> list[str]:
+        """Also where no group of the configuration uses libvirt any more."""
+        host = self._hosts.get("libvirt")
+        if host is not None:
+            return await host.end_copies(group)
+        try:
+            host = _libvirt_host(self._config)
+        except UsageError:  # it was never used on this machine
+            return []
+        running = asyncio.create_task(host.run())
+        try:
+            return await host.end_copies(group)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def _served(self) -> set[str]:
+        return set() if self._status is None else {group.name for group in self._status.groups}
 
     async def resync(self, group: str) -> types.GroupStatus:
         return await self._group(group).resync()

@@ -119,6 +119,14 @@ class Catalog:
     def group(self, name: str) -> GroupCatalog:
         return _SqliteGroup(self, name)
 
+    def forget(self, name: str) -> None:
+        """All that it has of a group."""
+        tables = ("points", "segments", "generations")
+        statements: list[tuple[str, Iterable[tuple[object, ...]]]] = [
+            (f"DELETE FROM {table} WHERE group_name = ?", [(name,)]) for table in tables
+        ]
+        self.run_all([*statements, ("DELETE FROM groups WHERE name = ?", [(name,)])])
+
     def keep_audit_link(self, link: Link) -> None:
         self.run(
             "INSERT OR REPLACE INTO audit_link VALUES (1, ?, ?)", [(link.sequence, link.digest)]

@@ -29,6 +29,7 @@ from receiver.fine_view import GroupView
 from receiver.history.images import BLOCK_BYTES
 from receiver.holes import Extents
 from receiver.keep_out import refuse_inside
+from receiver.leftovers import Leftovers
 from receiver.lookout import Lookout
 from receiver.pointspec import begun, reaches, stamp_of
 from receiver.reloading import Reloading
@@ -40,6 +41,7 @@ from receiver.worker import GroupWorker
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339
 from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.trouble import words_of
 from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
@@ -53,6 +55,8 @@ from replicator.control.types import (
     ClockAccepted,
     DropRequest,
     DropResult,
+    ForgetRequest,
+    ForgetResult,
     Point,
     ReloadRequest,
     ReloadResult,
@@ -88,12 +92,14 @@ class ReceiverService:
         credentials: Credentials,
         lookout: Lookout,
         reloading: Reloading,
+        leftovers: Leftovers,
         *,
         data_dir: Path,
         reserve: Reserve,
     ) -> None:
         """`agents`: who may feed each group. Nothing is restored into `data_dir`."""
         self._reloading = reloading
+        self._leftovers = leftovers
         self._data_dir = data_dir
         self._reserve = reserve
         self._lookout = lookout
@@ -110,6 +116,14 @@ class ReceiverService:
     async def reload(self, request: ReloadRequest) -> ReloadResult:
         return await self._reloading.reload(request)
 
+    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        reason = check_reason(request.reason, breaks_lock=request.break_lock)
+        try:
+            given = msgspec.structs.replace(request, reason=reason)
+            return await self._leftovers.forget(group, given)
+        except OSError as error:
+            raise words_of(error) from error
+
     # Looking.
 
     async def status(self) -> Status:
@@ -124,6 +138,7 @@ class ReceiverService:
             audit_breaks=len(self._recorder.breaks),
             certificate_not_after=rfc3339(self._credentials.not_after_ns),
             certificate_warning=self._credentials.warning,
+            leftovers=self._leftovers.listed(),
             orders_refused=self._recorder.refuses,
             clock=clock_status(self._counted.facts()),
         )

@@ -8,6 +8,7 @@
     DATA_DIR/catalog.db    an index, made anew from the histories
     DATA_DIR/audit/        every order, hash-chained (receiver.audit)
     DATA_DIR/groups/GROUP/{disks,inbox,history,views}/
+    DATA_DIR/forgotten/   what is left to delete of groups that were forgotten (receiver.leftovers)
 
 The format number rises when a release writes what an older one would misread. An older release
 then refuses to start here, before it has touched anything. Each file of the layout has its own
@@ -40,6 +41,10 @@ def audit_dir(data_dir: Path) -> Path:
 
 def groups_dir(data_dir: Path) -> Path:
     return data_dir / "groups"
+
+
+def forgotten_dir(data_dir: Path) -> Path:
+    return data_dir / "forgotten"
 
 
 def check_format(storage: Storage, data_dir: Path) -> None:

@@ -46,6 +46,7 @@ from receiver.data_dir import (
 from receiver.describe import group_snapshot, group_state, group_status
 from receiver.errand import Errand
 from receiver.group import GroupReplica
+from receiver.leftovers import Leftovers
 from receiver.listener import Listener
 from receiver.lookout import Lookout
 from receiver.metrics import ReceiverSnapshot, registry_of
@@ -133,8 +134,10 @@ class Receiver:
         credentials: Credentials,
         lookout: Lookout,
         reserve: Reserve,
+        leftovers: Leftovers,
     ) -> None:
         self.port = 0
+        self._leftovers = leftovers
         self.reloading = reloading
         self.workers = workers
         self._views = views
@@ -159,6 +162,7 @@ class Receiver:
             self._recorder.note_heads()
             self._credentials.look(asyncio.get_running_loop().time())
             self._lookout.begin()
+            self._leftovers.measure()
             self.tend()
 
     def tend(self) -> None:
@@ -266,6 +270,12 @@ async def started(
             make=make,
             bring_up=partial(_bring_up, views=views, notifier=notifier, counted=counted),
         )
+        leftovers = Leftovers(
+            *(storage, data_dir, workers, catalog, watch, counted),
+            min_lock_ns=lambda: int(reloading.config.history.min_lock),
+        )
+        leftovers.measure()
+        closing.push_async_callback(leftovers.close)
         recorder.import_from_catalog()
         await lookout.complete()
         recorder.note_heads()
@@ -274,10 +284,11 @@ async def started(
             credentials,
             lookout,
             reserve,
+            leftovers,
         )
         service = ReceiverService(
             *(config.receiver.name, workers, views, recorder, clock, counted, agents),
-            *(credentials, lookout, reloading),
+            *(credentials, lookout, reloading, leftovers),
             data_dir=data_dir,
             reserve=reserve,
         )

@@ -185,6 +185,14 @@ def copy_destination(target: str, socket: str, export: str, reconnect_seconds: i
     return ET.tostring(disk, encoding="unicode")
 
 
+def goes_to(mirror: Mirror | None, socket: str, group: str) -> bool:
+    """Whether it goes to our splitter as any disk of that group."""
+    if mirror is None or mirror.socket != socket:
+        return False
+    name = parse_export_name(mirror.export)
+    return name is not None and name.group == group
+
+
 def is_ours(mirror: Mirror | None, socket: str, disk: ExportName) -> bool:
     """Whether a block copy that libvirt reports goes to our splitter as this disk, of any sync."""
     if mirror is None or mirror.socket != socket:

@@ -181,6 +181,10 @@ class Host(Protocol):
         """Nobody uses it any more."""
         ...
 
+    async def end_copies(self, group: str) -> list[str]:
+        """See agent.leftovers. Waits a little for the source, if it has just been made."""
+        ...
+
     async def run(self) -> None:
         """Runs until it is cancelled."""
         ...

@@ -83,5 +83,8 @@ class ExternalHost:
     def forget(self, driver: object) -> None:
         """Nothing is kept of it."""
 
+    async def end_copies(self, group: str) -> list[str]:
+        return []  # nobody copies for it
+
     async def run(self) -> None:
         await asyncio.Event().wait()

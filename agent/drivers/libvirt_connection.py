@@ -193,6 +193,13 @@ class LibvirtConnection:
         connection = self._require()
         return await self._call(lambda: function(connection.lookupByName(name)))
 
+    async def running_domains(self) -> list[str]:
+        connection = self._require()
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        return await self._call(
+            lambda: [str(domain.name()) for domain in connection.listAllDomains(flags)]
+        )
+
     async def domain(self, name: str) -> LiveDomain:
         """What libvirt knows of the domain now. NotFoundError if it knows no such domain.
 

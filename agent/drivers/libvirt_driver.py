@@ -16,6 +16,7 @@ The background copy is slowed down as the spool fills (`copy_speed`); guest writ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Collection
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import assert_never
 
 from agent.drivers import source_errors
-from agent.drivers.domain_xml import is_ours
+from agent.drivers.domain_xml import goes_to, is_ours
 from agent.drivers.driver import Freezer, KnownDisk, Look, Orders, Wake
 from agent.drivers.libvirt_connection import LibvirtConnection
 from agent.drivers.libvirt_end import NEXT_WORD, end_step, is_answer
@@ -58,6 +59,9 @@ from replicator.config.agent import GroupConfig
 
 log = logging.getLogger("replicator.agent.libvirt")
 
+REACH_SECONDS = 5.0
+"""How long an order waits for a connection that has just been begun."""
+
 _LIVE = ("syncing", "ready", "suspended")
 
 # (share of the spool that is taken, bytes per second of the background copy; 0: no limit).
@@ -81,6 +85,7 @@ class LibvirtHost:
         self._socket = socket
         self._clock = clock or SystemClock()
         self._drivers: list[LibvirtDriver] = []
+        self._reached = asyncio.Event()
         self._connection = LibvirtConnection(
             uri, opened=self._opened, changed=self._changed, closed=self._closed
         )
@@ -107,7 +112,23 @@ class LibvirtHost:
     async def run(self) -> None:
         await self._connection.run()
 
+    async def end_copies(self, group: str) -> list[str]:
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                await self._reached.wait()
+        except TimeoutError:
+            pass  # the question says why
+        ended = []
+        for domain in await self._connection.running_domains():
+            live = await self._connection.find_domain(domain)
+            for disk in live.facts.disks if live is not None and live.running else ():
+                if goes_to(disk.mirror, str(self._socket), group):
+                    await self._connection.end_copy(domain, disk.target)
+                    ended.append(f"{domain}/{disk.target}")
+        return ended
+
     def _opened(self) -> None:
+        self._reached.set()
         for driver in self._drivers:
             driver.watch.connected(self._clock.monotonic_ns())
             driver.look_again(anew=True)

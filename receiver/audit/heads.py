@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from receiver.audit.chain import Entry, Head, OpenEnd
+from receiver.audit.chain import FORGET_ORDER, Entry, Head, OpenEnd
 from receiver.fitting.evidence import Reached
 
 
@@ -31,9 +31,11 @@ class Stretch:
 
 
 def newest_heads(entries: Iterable[Entry]) -> dict[str, Head]:
-    """The head that the audit saw last of each group."""
+    """The head that the audit saw last of each group, since it was last forgotten."""
     heads: dict[str, Head] = {}
     for entry in entries:
+        if is_forgotten(entry):
+            heads.pop(entry.object, None)
         heads.update(entry.heads)
     return heads
 
@@ -41,12 +43,16 @@ def newest_heads(entries: Iterable[Entry]) -> dict[str, Head]:
 def newest_seen(
     entries: Iterable[Entry],
 ) -> tuple[dict[str, Head], dict[str, dict[int, str]], dict[str, OpenEnd]]:
-    """What the audit saw last of each group: its head, the digest of each compacted segment by
-    position, and how far it had come."""
+    """What the audit saw last of each group, since it was last forgotten: its head, the digest of
+    each compacted segment by position, and how far it had come."""
     heads: dict[str, Head] = {}
     rewritten: dict[str, dict[int, str]] = {}
     ends: dict[str, OpenEnd] = {}
     for entry in entries:
+        if is_forgotten(entry):
+            heads.pop(entry.object, None)
+            rewritten.pop(entry.object, None)
+            ends.pop(entry.object, None)
         heads.update(entry.heads)
         ends.update(entry.ends)
         for group, digests in entry.rewritten.items():
@@ -75,12 +81,25 @@ def is_set_back(before: Mapping[str, OpenEnd], now: Mapping[str, OpenEnd]) -> bo
 
 
 def newest_rewritten(entries: Iterable[Entry]) -> dict[str, dict[int, str]]:
-    """The digest that the audit saw last of each compacted segment, by group and position."""
+    """The digest that the audit saw last of each compacted segment, by group and position, since
+    it was last forgotten."""
     seen: dict[str, dict[int, str]] = {}
     for entry in entries:
+        if is_forgotten(entry):
+            seen.pop(entry.object, None)
         for group, digests in entry.rewritten.items():
             seen.setdefault(group, {}).update(digests)
     return seen
+
+
+def is_forgotten(entry: Entry) -> bool:
+    """Whether the entry says that its group is gone, by order: what was seen of it until then
+    counts no more. An order that failed, or was a mere question, has another outcome or none."""
+    return (
+        entry.order == FORGET_ORDER
+        and entry.outcome == "done"
+        and '"dry_run":true' not in entry.argument.replace(" ", "")
+    )
 
 
 def rewritten_news(

@@ -25,7 +25,16 @@ from pathlib import Path
 import structlog
 
 from receiver.audit.answers import audit_verdict, list_audit
-from receiver.audit.chain import HEADS_ORDER, Break, Fact, Head, Link, OpenEnd, Seen
+from receiver.audit.chain import (
+    FORGET_ORDER,
+    HEADS_ORDER,
+    Break,
+    Fact,
+    Head,
+    Link,
+    OpenEnd,
+    Seen,
+)
 from receiver.audit.heads import (
     Stretch,
     is_set_back,
@@ -153,6 +162,9 @@ class Recorder:
         for group, digests in changed.rewritten.items():
             self._rewritten.setdefault(group, {}).update(digests)
         self._ends.update(changed.ends)
+        if fact.order == FORGET_ORDER and fact.outcome == "done":
+            for seen in (self._heads, self._rewritten, self._ends):
+                seen.pop(fact.object, None)  # if it was a mere question: noted once more
         if changed.heads:
             self._noted_ns = self._now_ns()
         if changed.ends:

@@ -52,6 +52,10 @@ class HistoryWatch:
         """As it was read last."""
         return {group: each.stretches for group, each in self._known.copy().items()}
 
+    def forget(self, group: str) -> None:
+        """Its history is gone, by order."""
+        self._known.pop(group, None)
+
     def is_current(self, group: str, segments: list[Segment]) -> bool:
         """Whether there is nothing to read."""
         known = self._known.get(group)

@@ -99,7 +99,7 @@ def unlock(invocation: Invocation, group: str, reason: str, *, break_lock: bool)
     if not break_lock or not reason.strip():
         raise UsageError("an unlock needs --break-lock and --reason TEXT")
     if sys.stdin.isatty():
-        _ask_for_name(group, "breaks the lock of its history")
+        ask_for_name(group, "breaks the lock of its history")
     done = invocation.client("receiver").unlock(group, reason)
     if invocation.is_json:
         print_json(done)
@@ -130,7 +130,7 @@ def accept(invocation: Invocation, group: str, reason: str, *, yes: bool) -> Non
                 "history accept asks for confirmation, and there is no terminal to ask at",
                 hint="give --yes",
             )
-        _ask_for_name(group, "goes on without what is gone, for good")
+        ask_for_name(group, "goes on without what is gone, for good")
     with progress_bar() as on_progress:
         done = invocation.client("receiver").accept(group, reason, on_progress)
     if invocation.is_json:
@@ -152,7 +152,7 @@ def _confirmed(invocation: Invocation, group: str, request: DropRequest) -> Drop
     if not plan.points:
         return request
     if request.break_lock:
-        _ask_for_name(group, "breaks the lock of these points")
+        ask_for_name(group, "breaks the lock of these points")
     else:
         confirm("Give them up for good?")
     return DropRequest(
@@ -168,7 +168,7 @@ def _in_earnest(request: DropRequest) -> DropRequest:
     return msgspec.structs.replace(request, dry_run=False)
 
 
-def _ask_for_name(group: str, what: str) -> None:
+def ask_for_name(group: str, what: str) -> None:
     typed = click.prompt(f"This {what}. Type the name of the group", err=True, default="")
     if typed != group:
         raise ReplicatorError("not confirmed; nothing was done")

@@ -22,6 +22,7 @@ from replicator.base.standard import STDOUT, occupy_standard_streams
 from replicator.cli import (
     audit,
     clock,
+    forget,
     history,
     journal,
     local,
@@ -63,6 +64,7 @@ for command in (
     *journal.COMMANDS,
     *local.COMMANDS,
     *reload.COMMANDS,
+    *forget.COMMANDS,
 ):
     replicator.add_command(command)
 

@@ -30,7 +30,7 @@ def reload(invocation: Invocation, yes: bool, dry_run: bool) -> None:
     from replicator.control.types import ReloadRequest
 
     done: list[ReloadResult] = []
-    for client in _clients(invocation):
+    for client in clients_here(invocation):
         plan = client.reload(ReloadRequest(dry_run=True))
         if not invocation.is_json:
             _show(plan)
@@ -46,7 +46,7 @@ def reload(invocation: Invocation, yes: bool, dry_run: bool) -> None:
         print_json(done[0] if len(done) == 1 else done)
 
 
-def _clients(invocation: Invocation) -> list[ControlClient]:
+def clients_here(invocation: Invocation) -> list[ControlClient]:
     """The daemon that was named, or each that runs here. Raises UnreachableError."""
     from replicator.control.client import ControlClient
 

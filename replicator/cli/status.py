@@ -52,6 +52,12 @@ def status(invocation: Invocation, *, check: bool, rpo: str | None) -> None:
         _print_groups(one, now)
         for text in _warnings(one):
             click.echo(text)
+        for left in one.leftovers:
+            size = "" if left.bytes is None else f", {format_size(left.bytes)}"
+            click.echo(
+                f"left over: {left.name}{size}, which the configuration does not name:"
+                f" replicator forget {left.name} deletes it"
+            )
         if one.clock is not None and one.clock.state == "good" and one.clock.why:
             click.echo(one.clock.why)
 

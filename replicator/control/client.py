@@ -33,6 +33,8 @@ from replicator.control.types import (
     DropRequest,
     DropResult,
     ErrorBody,
+    ForgetRequest,
+    ForgetResult,
     GroupStatus,
     MarkedPoint,
     MarkRequest,
@@ -166,6 +168,10 @@ class ControlClient:
         )
         target = _target(endpoints.MARK, group=group)
         return self._order("POST", target, MarkedPoint, request, on_progress)
+
+    def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        target = _target(endpoints.FORGET, group=group)
+        return self._order("POST", target, ForgetResult, request)
 
     def resync(self, group: str) -> GroupStatus:
         return self._order("POST", _target(endpoints.RESYNC, group=group), GroupStatus)

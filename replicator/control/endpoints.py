@@ -21,6 +21,7 @@ from replicator.control.types import (
     AcceptRequest,
     Chosen,
     DropRequest,
+    ForgetRequest,
     MarkRequest,
     ReloadRequest,
     Request,
@@ -103,6 +104,14 @@ async def _agent_reload(agent: AgentControl, call: Call) -> object:
 
 async def _receiver_reload(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.reload(call.request(ReloadRequest))
+
+
+async def _agent_forget(agent: AgentControl, call: Call) -> object:
+    return await agent.forget(call.group(), call.request(ForgetRequest))
+
+
+async def _receiver_forget(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.forget(call.group(), call.request(ForgetRequest))
 
 
 async def _mark(agent: AgentControl, call: Call) -> object:
@@ -219,6 +228,7 @@ async def _accept_clock(receiver: ReceiverControl, call: Call) -> object:
 
 STATUS = "/v1/status"
 RELOAD = "/v1/reload"
+FORGET = "/v1/groups/{group}/forget"
 POINTS = "/v1/groups/{group}/points"
 DROP_POINTS = "/v1/groups/{group}/points/drop"
 ACCEPT = "/v1/groups/{group}/history/accept"
@@ -238,6 +248,7 @@ AUDIT_VERIFY = "/v1/audit/verify"
 AGENT: tuple[Endpoint[AgentControl], ...] = (
     Endpoint("GET", STATUS, _agent_status),
     Endpoint("POST", RELOAD, _agent_reload, "reload", is_finished_anyway=True),
+    Endpoint("POST", FORGET, _agent_forget, "forget", is_finished_anyway=True),
     Endpoint("POST", MARK, _mark, "mark", is_long=True),
     Endpoint("POST", RESYNC, _resync, "resync", is_finished_anyway=True),
 )
@@ -245,6 +256,7 @@ AGENT: tuple[Endpoint[AgentControl], ...] = (
 RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("GET", STATUS, _receiver_status),
     Endpoint("POST", RELOAD, _receiver_reload, "reload", is_finished_anyway=True),
+    Endpoint("POST", FORGET, _receiver_forget, "forget", is_finished_anyway=True),
     Endpoint("GET", POINTS, _points),
     Endpoint("GET", WRITES, _writes),
     Endpoint("GET", VIEWS, _views),

@@ -24,6 +24,8 @@ from replicator.control.types import (
     ClockAccepted,
     DropRequest,
     DropResult,
+    ForgetRequest,
+    ForgetResult,
     GroupStatus,
     MarkedPoint,
     MarkRequest,
@@ -60,6 +62,10 @@ class AgentControl(Protocol):
         """Returns when it is taken over; refused as a whole, or carried out as a whole."""
         ...
 
+    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        """Ends and deletes what is left here of a group that the configuration does not name."""
+        ...
+
     async def resync(self, group: str) -> GroupStatus:
         """Returns when the sync has begun (libvirt) or the group takes one in (external)."""
         ...
@@ -70,6 +76,10 @@ class ReceiverControl(Protocol):
 
     async def reload(self, request: ReloadRequest) -> ReloadResult:
         """See AgentControl."""
+        ...
+
+    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        """See AgentControl. Refused where points are locked, unless the order breaks the lock."""
         ...
 
     async def points(

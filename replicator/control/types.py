@@ -310,6 +310,15 @@ class ClockAccepted(Message, frozen=True, kw_only=True):
     """As it is afterwards."""
 
 
+class Leftover(Message, frozen=True, kw_only=True):
+    """What lies here of a group that the configuration does not name. `bytes`: null while it is
+    not known."""
+
+    name: str
+    bytes: int | None = None
+    places: list[str] = []
+
+
 class Status(Message, frozen=True, kw_only=True):
     role: Role
     name: str
@@ -326,6 +335,8 @@ class Status(Message, frozen=True, kw_only=True):
     certificate_warning: str = ""
     """What a person had better know of it: that it expires, or that what lies on the disk by now
     cannot be used."""
+    leftovers: list[Leftover] = []
+    """Nothing frees their room but `forget`."""
     orders_refused: str = ""
     """Why no order that changes something is carried out (receiver): the audit or the catalog,
     which its groups share, cannot be used. Replication goes on."""
@@ -438,6 +449,30 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
     format: Literal["raw", "qcow2"] = "raw"
     resume: bool = False
     verify: bool = True
+
+
+class ForgetRequest(Request, frozen=True, kw_only=True):
+    """`confirm` is the group's name once more. `break_lock` takes a reason (receiver)."""
+
+    confirm: str = ""
+    break_lock: bool = False
+    reason: str = ""
+    dry_run: bool = False
+
+
+class ForgetResult(Message, frozen=True, kw_only=True):
+    """What is gone, or would go. `points` and `locked_points` are the receiver's. `notice`: what a
+    person should look after."""
+
+    group: str
+    bytes: int
+    points: int = 0
+    locked_points: int = 0
+    places: list[str] = []
+    copies: list[str] = []
+    """Block copies that were ended, as DOMAIN/TARGET (agent)."""
+    notice: str = ""
+    dry_run: bool = False
 
 
 class ReloadRequest(Request, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ from replicator.control.types import (
     DiskStatus,
     DropRequest,
     DropResult,
+    ForgetRequest,
+    ForgetResult,
     GroupStatus,
     MarkedPoint,
     MarkRequest,
@@ -206,6 +208,21 @@ class CannedAgent:
             notice="the moon was full" if request.quiesce else None,
         )
 
+    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        if group != "old":
+            raise NotFoundError(f"nothing is left over of a group {group!r}")
+        if not request.dry_run and request.confirm != group:
+            raise UsageError("to forget a group for good its name has to be given twice")
+        self.orders.append(("forget", group, str(request.dry_run), request.reason))
+        return ForgetResult(
+            group=group,
+            bytes=3 << 20,
+            points=7,
+            places=["/spool/old"],
+            copies=[] if request.dry_run else ["vm1/vda"],
+            dry_run=request.dry_run,
+        )
+
     async def reload(self, request: ReloadRequest) -> ReloadResult:
         return _reloaded(self.orders, "agent", request)
 
@@ -240,6 +257,21 @@ class CannedReceiver:
 
     async def status(self) -> Status:
         return Status(role="receiver", name="dr1", version="1", groups=[GROUP], clock=self.clock)
+
+    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+        if group != "old":
+            raise NotFoundError(f"nothing is left over of a group {group!r}")
+        if not request.dry_run and request.confirm != group:
+            raise UsageError("to forget a group for good its name has to be given twice")
+        self.orders.append(("forget", group, str(request.dry_run), request.reason))
+        return ForgetResult(
+            group=group,
+            bytes=3 << 20,
+            points=7,
+            places=["/spool/old"],
+            copies=[] if request.dry_run else ["vm1/vda"],
+            dry_run=request.dry_run,
+        )
 
     async def reload(self, request: ReloadRequest) -> ReloadResult:
         return _reloaded(self.orders, "receiver", request)
