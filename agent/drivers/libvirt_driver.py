@@ -104,6 +104,8 @@ class LibvirtHost:
             freezer=freezer,
         )
         self._drivers.append(driver)
+        if self._connection.connected:  # it came by a reload, and hears the events from here on
+            driver.watch.connected(self._clock.monotonic_ns())
         return driver
 
     def forget(self, driver: object) -> None:
