@@ -46,7 +46,7 @@ from receiver.damage import Damage, in_replica, overlaps
 from receiver.extents import ExtentSet
 from receiver.fitting.voucher import Voucher
 from receiver.history.batches import Batch
-from receiver.history.bodies import BatchKind, GroupBody, Held, Mend
+from receiver.history.bodies import BatchKind, DamagedBlocks, GroupBody, Held, Mend
 from receiver.history.images import U64
 from receiver.history.log import HistoryLog
 from receiver.history.packing import Packer
@@ -108,6 +108,8 @@ class Applier:
         self._redoing = Redo(history, inbox, batch_bytes, self._create, overlay_of)
         self._overlay_of = overlay_of
         self._pending: _Pending | None = None
+        self._damaged_before: list[DamagedBlocks] = []
+        """In the replica, when the stream began that is being applied."""
         self._applied_point = 0
         self._early: tuple[int, dict[str, int]] = (-1, {})
         self._rollback: RollbackWork | None = None
@@ -119,6 +121,7 @@ class Applier:
     def start(self, before: GroupState, state: GroupState) -> None:
         """`state` is behind the last batch of the history, `before` in front of it if that one
         is not known as applied."""
+        self._pending, self._damaged_before, self._idle = None, [], False
         batch = self._history.unapplied
         if batch is not None:
             self._pending = _Pending(batch, before, state, again=True)
@@ -190,6 +193,7 @@ class Applier:
                 return False
             name, start_lsn = following
             state.begin_stream(name.stream, name.ordinal, start_lsn)
+            self._damaged_before = in_replica(state.damage)
             frames = self._inbox.frames_from(state.ordinal, start_lsn)
         if self._old.gather():
             return True
@@ -297,10 +301,11 @@ class Applier:
 
     def _with_same(self, builder: BatchBuilder) -> dict[str, list[Operation]]:
         """What the batch does; and where the source says that it holds the same as the replica in a
-        block that is damaged on record, that content counts as written: it is right for the points
-        to come, and wrong for those before it all the same."""
+        block that was damaged on record when its stream began, that content counts as written: it
+        is right for the points to come, and wrong for those before it all the same. What became
+        damaged later may have been something else when its digest was made."""
         operations = dict(builder.operations)
-        damage = in_replica(builder.state.damage)
+        damage = [each for each in in_replica(builder.state.damage) if self._was_damaged(each)]
         for name, extents in builder.same.items() if damage else ():
             disk = builder.state.disks[name]
             for start, end in overlaps(damage, disk.slot, disk.size_bytes, extents):
@@ -308,6 +313,16 @@ class Applier:
                 said = Operation(start, end - start, content)
                 operations[name] = [said, *operations.get(name, ())]
         return operations
+
+    def _was_damaged(self, each: DamagedBlocks) -> bool:
+        """When the stream began."""
+        end = each.block + each.blocks
+        return any(
+            (old.slot, old.written) == (each.slot, each.written)
+            and old.block <= each.block
+            and end <= old.block + old.blocks
+            for old in self._damaged_before
+        )
 
     def _note_overwritten(self, state: GroupState, changes: list[DiskChange]) -> None:
         """Before-images of what is damaged are damaged."""

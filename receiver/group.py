@@ -183,7 +183,7 @@ class GroupReplica:
         self._beside = beside or InTurn()
         slots = AppliedSlots(storage, self._replica.directory / SLOTS_NAME, self._beside)
         self._slots = slots
-        self._voucher = voucher = Voucher(slots, self._history, self._replica)
+        self._voucher = voucher = Voucher(slots, self._history, self._replica, self._sums)
         healer = Healer(
             storage,
             self._history,

@@ -139,6 +139,8 @@ class ReplicaCheck:
             strange[:] = False
         for at in chunk.unreadable:
             is_bad[at], is_good[at] = True, False
+        if not window.is_whole:
+            strange = ~changed  # zeroes as well: what is not known to have changed may have
         unverified = strange | (changed & ~is_known & ~is_bad)
         self._findings.state.unverified_bytes += int(unverified.sum()) * BLOCK_BYTES
         self._acquit(disk, start, is_good)

@@ -49,6 +49,8 @@ class _Body(msgspec.Struct, frozen=True):
     next_point: int
     generation: int
     images: dict[str, int]
+    sums_upto: int = 0
+    own_sums_upto: int = 0
 
 
 class AppliedSlots:
@@ -151,6 +153,8 @@ def pack(applied: Applied, sequence: int) -> bytes:
         applied.next_point,
         applied.generation,
         dict(applied.images),
+        applied.sums_upto,
+        applied.own_sums_upto,
     )
     payload = msgspec.msgpack.encode(body)
     assert HEADER_BYTES + len(payload) <= SLOT_BYTES
@@ -182,4 +186,6 @@ def unpack(data: bytes) -> tuple[int, Applied] | None:
         body.next_point,
         body.generation,
         body.images,
+        body.sums_upto,
+        body.own_sums_upto,
     )

@@ -76,6 +76,8 @@ def written_behind(applied: Applied, history: HistoryLog) -> int:
 def suspects(history: HistoryLog, number: int) -> Suspects | None:
     """What was last written behind batch `number`, but for a batch that is to be done again; None
     where it is too much to be read now. Raises DamageError, OSError."""
+    if has_let_go(history, number):
+        return None
     batches = [each for each in history.after(number) if each is not history.unapplied]
     if sum(each.images.block_count for each in batches) > SUSPECTS_MAX:
         return None
@@ -104,6 +106,26 @@ def is_of(disk: Disk, keys: U64) -> Bools:
     """Which of the blocks are the disk's."""
     low, high = np.uint64(block_key(disk.slot, 0)), np.uint64(block_key(disk.slot + 1, 0))
     return (keys >= low) & (keys < high)
+
+
+def has_let_go(history: HistoryLog, number: int) -> bool:
+    """Whether the history no longer tells of all that batches behind that number changed: some were
+    removed, or merged without their images, as no kept point needed them."""
+    batches = history.after(number)
+    if not batches:
+        return False
+    kept = (
+        each.number
+        for each in history.batches
+        if each.point is not None and each.point.sequence not in history.dropped
+    )
+    oldest = next(kept, 0)
+    merged = [each for each in history.opened_segments if each.data_end != each.end]
+    return history.batches[0].number > number + 1 or any(
+        segment.first <= each.begin < segment.end and each.number <= oldest
+        for each in batches
+        for segment in merged
+    )
 
 
 def wrong_of(found: Suspects, replica: Replica, disks: Sequence[Disk]) -> Bools:

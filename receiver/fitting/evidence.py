@@ -28,7 +28,8 @@ class Applied:
     """E1. The replica holds batch `number` of history `history` whole: `position` is where that
     batch ends in the history, `chain` the chain there. Behind it the group was at `next_point` and
     `generation`. `images`: the inode of each image that is known to be the one we wrote; 0 for one
-    that is not yet verified."""
+    that is not yet verified. `sums_upto`, `own_sums_upto`: how far the sums on the disk tell of
+    batches, at least."""
 
     history: UUID
     number: int
@@ -37,6 +38,8 @@ class Applied:
     next_point: int
     generation: int
     images: Mapping[str, int] = field(default_factory=dict)
+    sums_upto: int = 0
+    own_sums_upto: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from receiver.sync_state import GroupState
 
 @dataclass(slots=True)
 class Mending:
-    """What is to be done. `next_point` and `generation` are at least so high afterwards; `reasons`
-    says why, for people."""
+    """What is to be done. `next_point` and `generation` are at least so high afterwards, streams up
+    to `ordinal` are closed; `reasons` says why, for people."""
 
+    ordinal: int = 0
     next_point: int = 0
     generation: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Mending:
         state.close_stream()
         state.closed_ordinal = max(
             state.closed_ordinal,
+            self.ordinal,
             intake.front.state.ordinal,
             newest.name.ordinal if newest is not None else 0,
         )

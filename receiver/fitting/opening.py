@@ -119,6 +119,7 @@ class Opening:
         self._audit_reached = reached
         self._mending: Mending | None = None
         self._sizes: dict[str, int] = {}  # by the history
+        self._given_up = (0, 0)  # of streams in the inbox: the last one, the next point behind it
         self.stopped = Verdict(())
         """Why the last opening stopped; empty if it did not."""
 
@@ -138,6 +139,7 @@ class Opening:
         self._stop_for(judge(read.evidence))
         self._use(read)
         self._say_oldest_lost()
+        self._mend_sums(read.applied)
         evidence = self._seen_more(read)
         verdict = judge(evidence)
         self._stop_for(verdict)
@@ -233,17 +235,38 @@ class Opening:
             parts.telling.index(lambda: parts.points.hold(sequence, parts.catalog.held(sequence)))
 
     def _leave_inbox(self, read: _Read) -> None:
-        """What it holds beyond need, because a crash came before it was removed, goes."""
+        """What it holds beyond need, because a crash came before it was removed, goes. Where the
+        rest of the open stream is gone, the streams behind it go as well: their syncs say that some
+        blocks are the same, which is true of a replica that had come further."""
         parts, state = self._parts, read.state
         parts.inbox.remove_closed(max(state.closed_ordinal, 0))
         unapplied = parts.history.unapplied
         redo = unapplied is not None and unapplied.kind == "log"
+        self._given_up = (0, 0)
         if read.evidence.inbox in (InboxState.MISSING, InboxState.OLDER):
-            parts.inbox.remove_closed(state.ordinal)
+            parts.intake.start(state)  # what numbers they were announced with
+            front = parts.intake.front.state
+            self._given_up = front.ordinal, front.next_point
+            parts.inbox.remove_closed(front.ordinal)
             parts.applier.take_as_applied()
         else:
             oldest = unapplied.ordinal if redo and unapplied is not None else state.ordinal
             parts.inbox.remove_closed(oldest - 1)
+
+    def _mend_sums(self, applied: Applied | None) -> None:
+        """Sums that are older than the history say of blocks what they held once. Then nothing is
+        known of what the history has let go of: such blocks are unverified, never good."""
+        parts = self._parts
+        segments = parts.history.opened_segments
+        first = segments[0].first if segments else 0
+        upto, own_upto = parts.sums.written
+        wanted = 0 if applied is None else applied.sums_upto
+        if upto < wanted or (upto and parts.sum_base.end < first):
+            parts.sum_base.begin_anew(first)
+            parts.telling.event("sums.older", upto=upto, wanted=wanted)
+            parts.sums.forget()
+        elif applied is not None and own_upto < applied.own_sums_upto:
+            parts.sums.forget()
 
     def _say_oldest_lost(self) -> None:
         """Retention takes the oldest segments, once their sums are in the base. Where they are not
@@ -324,6 +347,8 @@ class Opening:
         mending, seen = Mending(), self._reached()
         vouched = self._slots.durable
         mending.next_point = max(seen.point + 1, vouched.next_point if vouched is not None else 0)
+        mending.ordinal = self._given_up[0]
+        mending.next_point = max(mending.next_point, self._given_up[1])
         mending.generation = max(seen.generation, vouched.generation if vouched is not None else 0)
         for finding in verdict.of(Action.MEND):
             mending.reasons.append(finding.prose)
@@ -450,6 +475,11 @@ class Opening:
         parts.intake.front.reset(parts.applier.applied.copy())
         if read.evidence.sums_beyond:
             parts.sum_base.give_up()
+        if read.applied is None:
+            segments = parts.history.opened_segments
+            parts.sum_base.begin_anew(segments[0].first if segments else 0)
+        else:
+            self._mend_sums(read.applied)
         parts.sums.forget()
         mending = self._mend(judge(read.evidence))
         mending.next_point = max(mending.next_point, announced)

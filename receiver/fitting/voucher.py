@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.evidence import Applied
 from receiver.history.log import HistoryLog
+from receiver.history.sums import LatestSums
 from receiver.replica import Replica
 from receiver.sync_state import GroupState
 
@@ -30,7 +31,10 @@ UNVERIFIED = 0
 class Voucher:
     """See the head of this file."""
 
-    def __init__(self, slots: AppliedSlots, history: HistoryLog, replica: Replica) -> None:
+    def __init__(
+        self, slots: AppliedSlots, history: HistoryLog, replica: Replica, sums: LatestSums
+    ) -> None:
+        self._sums = sums
         self._slots = slots
         self._history = history
         self._replica = replica
@@ -97,4 +101,5 @@ class Voucher:
                 name: UNVERIFIED if name in self.unverified else self._replica.inode(name)
                 for name in state.disks
             },
+            *self._sums.written,
         )

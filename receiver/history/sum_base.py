@@ -182,6 +182,16 @@ class SumBase:
         if runs or left:
             self._storage.sync_directory(self._folder)
 
+    def begin_anew(self, first: int) -> None:
+        """What is here is older than the history, which begins at position `first`: of what it has
+        let go of nothing is known any more, and that is known. Durable. Raises OSError."""
+        self.give_up()
+        self._storage.make_directory(self._folder)
+        path = self._path(self._next, self._next)
+        write_run(self._storage, path, RunFacts(0, first, is_whole=False), [])
+        self._next += 1
+        self._runs.append(SumRun.open(self._storage, path))
+
     def close(self) -> None:
         self._stop_merging()
         for run in self._runs:

@@ -64,6 +64,11 @@ class SumLayers:
         """Number of the batch behind which this is true."""
         return max(self._upto, self._base.upto)
 
+    @property
+    def own_upto(self) -> int:
+        """Number of the last batch that the own runs tell of."""
+        return self._own.upto
+
     def reaches(self, first: int) -> bool:
         """Whether what is not known to have changed never did; `first` is where the history
         begins."""

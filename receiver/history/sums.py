@@ -83,11 +83,12 @@ class LatestSums:
         newest: SumLayers,
         past: SumLayers,
         lost: Callable[[], None],
-        before_absorb: Callable[[], None] = _nothing,
+        state_first: Callable[[], None] = _nothing,
     ) -> None:
         """`newest` and `past` have that base below them. `lost` is told when the base had to go for
-        want of room; `before_absorb` is called before the base takes anything in."""
-        self._before_absorb = before_absorb
+        want of room; `state_first` is called before the base takes
+        anything in, and behind it."""
+        self._state_first = state_first
         self._newest = newest
         self._history = history
         self.past = PastSums(history, past, lambda batch: self._latest([batch]))
@@ -160,6 +161,12 @@ class LatestSums:
             if low < high:
                 window.put(table.keys()[0], self._sums_of(batch))
             window.upto = batch.number
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """Numbers of the last batches that the base, and what is kept beside the history, tell of
+        on the disk."""
+        return self._base.upto, self._newest.own_upto
 
     def forget(self) -> None:
         """What is kept beside the history may be of another one. Raises OSError."""
@@ -249,7 +256,7 @@ class LatestSums:
         segments = self._history.segments
         if not segments or (not batches and self._base.end >= end):
             return
-        self._before_absorb()
+        self._state_first()
         keys, sums = self._latest(batches)
         first = segments[0].first
         try:
@@ -262,6 +269,7 @@ class LatestSums:
                 raise  # an empty base says that nothing went in front of position 0, images too
             self._base.give_up()
             self._lost()
+        self._state_first()
 
     def _latest(self, batches: Sequence[Batch]) -> Rows:
         empty = np.empty(0, dtype=np.uint64)

@@ -14,6 +14,8 @@ _AGEING = ("tests/receiver/test_ageing.py",)
 _RESERVE = ("tests/receiver/test_reserve.py",)
 _SEAT = ("tests/receiver_service/test_seat.py",)
 
+_RESTORE = "tests/receiver/test_restore_resume.py"
+_SCRUB = "tests/receiver/test_scrub.py"
 _FITTING = ("tests/receiver/test_fitting.py",)
 
 MUTANTS = (
@@ -50,7 +52,7 @@ MUTANTS = (
         "receiver/restore_image.py",
         "        self._file.truncate(min(len(noted) * self._piece, self._size))\n",
         "",
-        ("tests/receiver/test_restore_resume.py",),
+        (f"{_RESTORE}::test_what_lies_behind_the_finished_pieces_is_cut_off",),
     ),
     Mutant(
         "an inbox without what comes next is a stop",
@@ -64,7 +66,7 @@ MUTANTS = (
         "receiver/healing.py",
         "                damage = rules.healed(damage, keys[fits], replaced=0)",
         "                damage = rules.healed(damage, keys, replaced=0)",
-        ("tests/receiver/test_scrub.py",),
+        (f"{_SCRUB}::test_a_sync_that_heals_one_block_leaves_the_others_on_record",),
     ),
     Mutant(
         "a history that ends before what the replica holds is a stop",

@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from receiver.policy import HistoryPolicy
+from receiver.values import Point
 from replicator.base.errors import DamageError
 from replicator.base.storage import write_all
+from tests.receiver.plain import Contents
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 
@@ -40,6 +42,7 @@ class Group:
             SMALL, history_segment_bytes=6_000, inbox_segment_bytes=inbox_segment_bytes
         )
         self.flavour = flavour
+        self.gone: dict[int, tuple[Point, Contents]] = {}
         self.world = World(limits=limits, fine_ns=FINE_NS)
         self.world.begin_stream(from_zero=True)
         for number in range(1, points + 1):
@@ -135,6 +138,27 @@ class Group:
 
     # -- what must be true
 
+    def _comes_back(self, point: Point) -> None:
+        """One that retention had given up, in an older history; or one from before a crash."""
+        world = self.world
+        if point.sequence in self.gone:
+            world.announced[point.sequence], world.expected[point.sequence] = self.gone[
+                point.sequence
+            ]
+        else:
+            world._found(point)
+
+    def _remember_gone(self) -> None:
+        """What is given up from here on."""
+        world, forget = self.world, self.world.forget
+
+        def remembered(sequence: int) -> None:
+            if sequence in world.announced:
+                self.gone[sequence] = world.announced[sequence], world.expected[sequence]
+            forget(sequence)
+
+        world.forget = remembered  # type: ignore[method-assign]
+
     def served(self) -> list[int]:
         """The points that can be had, each compared."""
         world, good = self.world, []
@@ -142,7 +166,7 @@ class Group:
             if not world.group.is_point_applied(point.sequence):
                 continue
             if point.sequence not in world.announced:
-                world._found(point)
+                self._comes_back(point)
             try:
                 world.check_point(point)
             except DamageError:
@@ -170,6 +194,12 @@ class Group:
             for name, _ in world.disks:
                 world.sync_all(name)
             world.cut()
+        elif world.is_syncing:
+            world.settle()
+            self._is_in_replica()
+            for name, disk in world.plain.disks.items():
+                if disk.syncing:
+                    world.sync_all(name)
         self.write(77)
         world.settle()
         newest = world.group.newest_point
