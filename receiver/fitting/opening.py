@@ -357,7 +357,7 @@ class Opening:
     def _doubt(self, read: _Read, verdict: Verdict) -> None:
         """Which images are read back before they are believed."""
         disks = read.state.disks
-        if verdict.has("vouched for anew"):
+        if verdict.has("vouched for anew") or self._may_hold_one_more(read):
             unverified = set(disks)
         else:
             states = read.evidence.images
@@ -366,6 +366,16 @@ class Opening:
         if unverified:
             self._parts.scrub.start_over()
             self._parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
+
+    def _may_hold_one_more(self, read: _Read) -> bool:
+        """The batch behind the one that is vouched for may have been applied, and its frames, which
+        would show that, are gone with the inbox."""
+        applied = read.applied
+        return (
+            read.evidence.inbox in (InboxState.MISSING, InboxState.OLDER)
+            and applied is not None
+            and applied.number == self._parts.history.last_end.number
+        )
 
     def _compare(self, read: _Read) -> bool:
         """Whether something is left that is not what the history says."""

@@ -26,6 +26,7 @@ class Exchanged(Group):
         self.rng = rng
         self.flavour = 0
         self.gone = {}
+        self.done = []
         self.world = World(seed=seed, limits=SMALL, fine_ns=FINE_NS[seed % 3])
         self._remember_gone()
         draw = actions.rng_draw(rng)
@@ -43,7 +44,7 @@ class Exchanged(Group):
 
     def exchange(self) -> list[str]:
         """Some folders; what was done to which."""
-        done: list[str] = []
+        done = self.done
         self.stop()
         for folder in FOLDERS:
             fate = self.rng.randrange(6)
