@@ -48,6 +48,8 @@ class GroupFigures:
     points_dropped: int = 0
     scrub_errors: int = 0
     """Bad places that scrubs found, healed or not."""
+    unverified_bytes: int = 0
+    """Replica content that batches changed, and that had no sum to be verified against."""
     digest_bytes: int = 0
     """Replica content compared in syncs."""
     _damage_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

@@ -253,6 +253,11 @@ _COUNTERS: tuple[tuple[str, str, Counter], ...] = (
     ("replicator_points_made", "Recovery points made.", lambda f: f.points_made),
     ("replicator_points_dropped", "Points that retention removed.", lambda f: f.points_dropped),
     ("replicator_scrub_errors", "Bad places found by scrubs.", lambda f: f.scrub_errors),
+    (
+        "replicator_unverified_bytes",
+        "Old content that had no sum when a batch changed it.",
+        lambda f: f.unverified_bytes,
+    ),
     ("replicator_compared_bytes", "Replica content compared in syncs.", lambda f: f.digest_bytes),
     ("replicator_connects", "Sessions with an agent.", lambda f: f.sessions),
 )

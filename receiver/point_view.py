@@ -126,13 +126,16 @@ class PointView:
         size = file.size()  # the replica first, as in `read`
         data = file.data_ranges(first * BLOCK_BYTES, min(end * BLOCK_BYTES, disk.size_bytes))
         runs = self._runs_within(low, high)
+        damaged = list(damaged_ranges(self._damage(), self._number, low, high))
+        if not (data or damaged or len(runs)) and size >= disk.size_bytes:
+            return [(min(offset + length, end * BLOCK_BYTES) - offset, True)]
         is_data = np.zeros(end - first, dtype=np.bool_)
         is_data[max(size // BLOCK_BYTES - first, 0) :] = size < disk.size_bytes
         for start, stop in data:
             is_data[start // BLOCK_BYTES - first : -(-stop // BLOCK_BYTES) - first] = True
         keys, rows = runs.keys()
         is_data[(keys - np.uint64(low)).astype(np.int64)] = runs.rows["stored"][rows] > 0
-        for start, stop in damaged_ranges(self._damage(), self._number, low, high):
+        for start, stop in damaged:
             is_data[start - low : stop - low] = True
         return of_blocks(is_data, offset, length)
 

@@ -22,7 +22,7 @@ from typing import Protocol
 from receiver.digests import any_byte
 from receiver.holes import Extents, every
 from receiver.restore_progress import READ_BYTES
-from receiver.restore_sums import PieceSum, Ranges, by_piece, checksum_of
+from receiver.restore_sums import NOTHING, PieceSum, Ranges, by_piece, checksum_of
 from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage, SystemStorage, write_all
 from replicator.base.units import KIB
@@ -94,21 +94,18 @@ class ImageWriter:
 
     def _is_as_noted(self, held: Ranges, noted: str) -> Generator[int, None, bool]:
         """Reads a piece of an earlier life back."""
-        piece = PieceSum()
-        for low, high in _steps(held):
-            piece.update(low, self._file.pread(high - low, low))
-            yield high
-        return piece.text == noted
+        return (yield from _sum_of(self._file, held)) == noted
 
     def _copy(self, start: int, end: int, data: Ranges) -> Generator[int, None, None]:
-        piece = PieceSum()
+        piece = PieceSum() if data else None
         for low, high in _steps(data):
+            assert piece is not None
             content = self._content.read(low, high - low)
             piece.update(low, content)
             _write_data(self._file, content, low)
             self._unnoted_bytes += high - low
             yield high
-        self.pieces.append(piece.text)
+        self.pieces.append(NOTHING if piece is None else piece.text)
         if end == self._size or len(self.pieces) % TOLD_PIECES == 0:
             yield end
 
@@ -132,18 +129,26 @@ def verify_image(
         if file.size() != size_bytes:
             raise DamageError(f"{path}: {file.size()} bytes long, written were {size_bytes}")
         for start, end, data in by_piece(size_bytes, piece_bytes, file.data_ranges):
-            piece = PieceSum()
-            for low, high in _steps(data):
-                piece.update(low, file.pread(high - low, low))
-                yield high
+            found = NOTHING
+            if data:
+                found = yield from _sum_of(file, data)
             number = start // piece_bytes
-            if piece.text != pieces[number]:
+            if found != pieces[number]:
                 raise DamageError(
                     f"{path}: bytes {start} to {end} are not what was written there",
                     hint="look at the disk and the kernel's log of the receiver's machine",
                 )
             if end == size_bytes or number % TOLD_PIECES == 0:
                 yield end
+
+
+def _sum_of(file: File, ranges: Ranges) -> Generator[int, None, str]:
+    """Of a piece that holds something in these ranges at most."""
+    piece = PieceSum()
+    for low, high in _steps(ranges):
+        piece.update(low, file.pread(high - low, low))
+        yield high
+    return piece.text
 
 
 def _steps(ranges: Ranges) -> Ranges:

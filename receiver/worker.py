@@ -536,6 +536,7 @@ class GroupWorker:
                 return self._tidy() or IDLE_SECONDS
             self._rewrites.note(self._replica.rewritten_bytes - rewritten, time.monotonic() - began)
             self.figures.batches += 1
+            self.figures.unverified_bytes = self._replica.unverified_bytes
             self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
             self._tidy()
         except DamageError:

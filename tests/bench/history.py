@@ -26,6 +26,7 @@ from rich.table import Table
 
 from receiver.apply_batch import BATCH_BYTES
 from receiver.holes import Extents
+from receiver.restore import RestoreOrder, restore_view
 from receiver.views import ViewDisk, Views
 from replicator.base.units import GIB, KIB, MIB, format_size
 from replicator.control.types import Point
@@ -85,7 +86,7 @@ def history_table(rounds: int) -> Table:
     for figure in [*_views(rounds), *_rollback(rounds), _compaction(rounds)]:
         table.add_row(*figure.row())
     table.add_section()
-    for figure in _sums(rounds):
+    for figure in [_restore(rounds), *_sums(rounds)]:
         table.add_row(*figure.row())
     return table
 
@@ -176,6 +177,27 @@ def _hot() -> Figure:
         amplification = feed.storage.written_bytes / total
     name = f"write amplification, {format_size(HOT_BYTES)} written 8 times a checkpoint"
     return Figure(name, [amplification], "B/B", target="≤ 1.2")
+
+
+def _restore(rounds: int) -> Figure:
+    """1 GiB restored and read back, on a disk of 4 TiB, beside the same on one of that size."""
+    ours = [_restored_seconds(4096 * GIB) for _ in range(rounds)]
+    small = [_restored_seconds(1 * GIB) for _ in range(rounds)]
+    return Figure("restore of 1 GiB, on 4 TiB", ours, "s", small, "on 1 GiB", "≤ 1.5")
+
+
+def _restored_seconds(disk_bytes: int) -> float:
+    with fed(disk_bytes, is_durable=False) as feed:
+        feed.writes(range(0, 1 * GIB, 64 * KIB), 64 * KIB, per_cut=512)
+        feed.apply_all()
+        view = feed.group.view(_newest(feed))
+        target = feed.home / "restored"
+        try:
+            return seconds_of(
+                lambda: restore_view(view, target, lambda *_: None, RestoreOrder("g"))
+            )
+        finally:
+            view.close()
 
 
 def _sums(rounds: int) -> list[Figure]:

@@ -25,6 +25,7 @@ def lines_of(*groups: GroupSnapshot) -> list[str]:
 def test_figures_of_a_group_at_work() -> None:
     figures = GroupFigures(received_frames=4, received_bytes=100, received_raw_bytes=700)
     figures.scrub_errors = 3
+    figures.unverified_bytes = 8192
     figures.inbox_syncs.add(0.0001)
     figures.inbox_syncs.add(0.003)
     figures.inbox_syncs.add(9.0)
@@ -69,6 +70,7 @@ def test_figures_of_a_group_at_work() -> None:
         'replicator_scrub_progress_ratio{group="web"} 0.25',
         'replicator_scrub_errors_total{group="web"} 3.0',
         'replicator_points_damaged{group="web"} 2.0',
+        'replicator_unverified_bytes_total{group="web"} 8192.0',
         'replicator_oldest_view_age_seconds{group="web"} 90000.0',
         'replicator_last_point_timestamp_seconds{group="web"} 14.5',
         'replicator_journal_bytes{group="web"} 42.0',
