@@ -104,9 +104,9 @@ class Reserve:
         self._folder = data_dir / "reserve"
         self._lock = threading.Lock()
         self._is_used_up = False
-        self._is_given: bool | None = None
         self._cannot_make = ""
         self._pieces = [self._folder / str(number) for number in range(1, PIECES + 1)]
+        self._is_given = storage.exists(self._folder) and not self._is_whole
 
     # -- what is known
 
@@ -121,9 +121,7 @@ class Reserve:
 
     @property
     def is_given(self) -> bool:
-        """There was one, and it has been given back."""
-        if self._is_given is None:
-            self._is_given = self._storage.exists(self._folder) and not self._is_whole
+        """There was one, and it has been given back. It is not while the first one is made."""
         return self._is_given
 
     @property

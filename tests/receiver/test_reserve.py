@@ -20,7 +20,7 @@ from receiver.reserve import (
     start_bytes,
 )
 from replicator.base.errors import NoSpaceError
-from replicator.base.storage import write_all
+from replicator.base.storage import File, write_all
 from replicator.base.units import GIB, KIB, MIB
 from tests.world.faults import Failure
 from tests.world.storage import SimStorage
@@ -110,6 +110,21 @@ def test_a_filesystem_that_cannot_keep_blocks_back_has_none_and_is_asked_again_q
     assert [line["event"] for line in logs] == ["reserve.not_made"]
     assert not reserve.is_given
     assert not storage.exists(FOLDER)
+
+
+def test_nobody_waits_while_the_first_one_is_made() -> None:
+    _, reserve = disk()
+    seen: list[bool] = []
+    make = SimStorage.create
+
+    def watched(storage: SimStorage, path: Path) -> File:
+        seen.append(reserve.is_given)
+        return make(storage, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimStorage, "create", watched)
+        reserve.tend()
+    assert seen == [False] * PIECES
 
 
 # -- giving back
