@@ -46,6 +46,7 @@ class Driving:
         self._due = asyncio.Event()
         self._anew = asyncio.Event()
         self._tries = Backoff(LOOK_SECONDS, FAILED_LIMIT_SECONDS)
+        self.failures = 0
 
     def wake(self, *, anew: bool = False) -> None:
         """See agent.drivers.driver.Wake."""
@@ -74,6 +75,7 @@ class Driving:
                 await self._wait(self._due, LOOK_SECONDS)
 
     def _failed(self, problem: str) -> float:
+        self.failures += 1
         if problem != self._tries.reason:
             log.warning("driver", group=self._group, reason=problem)
         return self._tries.failed(problem, asyncio.get_running_loop().time())

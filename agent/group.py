@@ -39,11 +39,15 @@ from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339
 from replicator.base.errors import (
     DamageError,
+    IdentityError,
     NoPointError,
     NoSpaceError,
+    NotFoundError,
+    OwnedError,
     ReplicatorError,
     UnreachableError,
     UsageError,
+    VersionError,
 )
 from replicator.base.pointtext import check_label, label_text
 from replicator.base.storage import Storage
@@ -234,6 +238,7 @@ class GroupAgent:
             door=_at_the_door(self.link.last_word),
             trouble=self._trouble(),
             is_down=self._driver.is_down,
+            left_out=self._driver.left_out.reason != "",
             read_back_seconds=self._driver.read_back_seconds,
             recovery=self._driver.recovery,
         )
@@ -405,7 +410,8 @@ class GroupAgent:
             raise UnreachableError(
                 f"group {self.name!r} has no splitter: {trouble.reason}", hint=trouble.remedy
             )
-        ordinal = self.status.ordinal
+        _check_not_refused(self.name, self.link.last_word)
+        ordinal, failures = self.status.ordinal, self._driving.failures
         self.link.readmit()
         async with self._one_order:
             look = self._look()
@@ -416,6 +422,12 @@ class GroupAgent:
         try:
             async with asyncio.timeout(RESYNC_SECONDS):
                 while not self._sync_has_begun(ordinal):
+                    _check_not_refused(self.name, self.link.last_word)
+                    if self._driving.failures > failures:
+                        raise UsageError(
+                            f"the resync of group {self.name!r} cannot begin: it is tried again"
+                            f" when the source has changed: {self._driving.problem}",
+                        )
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -444,7 +456,8 @@ class GroupAgent:
             return self._no_status()
         if self._driving.problem:
             return Trouble(self._driving.problem)
-        return Trouble(self._driver.problem, self._driver.remedy)
+        left_out = self._driver.left_out
+        return left_out if left_out.reason else Trouble(self._driver.problem, self._driver.remedy)
 
     def _no_status(self) -> Trouble:
         """Why the splitter tells nothing of this group."""
@@ -455,7 +468,7 @@ class GroupAgent:
             )
         return Trouble(
             "the splitter does not know this group: it read another configuration when it started",
-            "restart the splitter when that suits: it costs each of its groups a sync",
+            "let it read the file again: systemctl reload replicator-splitter",
         )
 
     def rpo_seconds(self) -> float | None:
@@ -544,6 +557,20 @@ def _marked_point(made: Quiesced, label: str | None, point: Point | None) -> typ
 def _synced(passed_bytes: int | None, size: int) -> int | None:
     """Guest writes pass too, so what has passed may exceed the disk."""
     return None if passed_bytes is None else min(passed_bytes, size)
+
+
+def _check_not_refused(group: str, last_word: ReplicatorError | None) -> None:
+    """Raises what the receiver says of each attempt, where a sync changes nothing about it."""
+    is_final = type(last_word) in _FINAL
+    if last_word is not None and is_final:
+        raise type(last_word)(
+            f"no resync of group {group!r} can begin: the receiver says: {last_word.message}",
+            hint=last_word.hint,
+        )
+
+
+_FINAL = (ReplicatorError, DamageError, IdentityError, NotFoundError, OwnedError, VersionError)
+"""Not those that pass by themselves, nor those that a new stream ends."""
 
 
 def _at_the_door(last_word: ReplicatorError | None) -> Verdict | None:

@@ -357,7 +357,8 @@ def _refusal(decided: Plan | Fenced | Paused, group: str) -> Verdict | None:
             State.PAUSED,
             f"the receiver is at generation {decided.found}, generation {decided.seen} was seen"
             " before: it has been set back",
-            "bring the newer receiver back, or remove this group's memory",
+            "bring the newer receiver back; or stop the agent, remove"
+            f" groups/{group}.json from its state_dir, and start it: it takes this one then",
         )
     if isinstance(decided, Paused):
         return Verdict(

@@ -37,6 +37,7 @@ class Seen:
     door: Verdict | None
     trouble: Trouble
     is_down: bool
+    left_out: bool
     read_back_seconds: float
     recovery: str
 
@@ -108,6 +109,8 @@ class Standing:
         return source.own(self._facts(seen))
 
     def stand(self, seen: Seen) -> Verdict:
+        if seen.door is not None:  # what was confirmed before says nothing any more
+            self._acked_ns = None
         return source.stand(self._facts(seen))
 
     def said(self, seen: Seen) -> Said:
@@ -156,6 +159,7 @@ class Standing:
             why="" if status is None else status.reason,
             trouble=seen.trouble,
             is_down=seen.is_down,
+            left_out=seen.left_out,
             refused=seen.refused,
             door=seen.door,
             told=self._fresh_word(),

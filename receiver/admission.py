@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from receiver.sync_state import OTHER_SIZE
 from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
 from replicator.base.units import format_size
 from replicator.wire.messages import Hello, OfferedDisk
@@ -51,7 +52,7 @@ def check_disks(group: str, offered: Sequence[OfferedDisk], sizes: Mapping[str, 
             raise ReplicatorError(
                 f"disk {disk.name!r} of group {group!r} has {_size(disk.size)} at the source,"
                 f" but its replica has {_size(size)}",
-                hint="replicate it under another disk name, or give the source its old size back",
+                hint=OTHER_SIZE,
             )
 
 

@@ -32,6 +32,10 @@ from replicator.base.names import LABEL_BYTES_MAX, check_label_form
 _WRITE, _ZERO, _SAME = int(RecordType.WRITE), int(RecordType.ZERO), int(RecordType.SAME)
 CONTENT_TYPES = frozenset((_WRITE, _ZERO, _SAME))
 NO_STREAM = UUID(int=0)
+OTHER_SIZE = (
+    "put the disk into a group of another name at both ends: that one begins anew, and the points"
+    " of this one stay"
+)
 
 
 @dataclass(slots=True)
@@ -209,7 +213,7 @@ class GroupState:
             raise UsageError(
                 f"disk {body.name!r} has {body.size} bytes at the source, but its replica has"
                 f" {disk.size_bytes}",
-                hint="replicate it under another disk name, or give the source its old size back",
+                hint=OTHER_SIZE,
             )
         other = self.by_index.get(record.disk)
         if other is not None and other.name != body.name:

@@ -582,8 +582,8 @@ class GroupWorker:
             raise NoSpaceError(
                 f"the history of group {self.name!r} takes {format_size(retained.used_bytes)} with"
                 f" its inbox, more than max_bytes, and {retained.over_budget}",
-                hint="raise [history] max_bytes; apply goes on by itself, and nothing is lost"
-                " meanwhile",
+                hint="raise [history] max_bytes and run: replicator reload; apply goes on by"
+                " itself, and nothing is lost meanwhile",
             )
 
     def _moved(self) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from replicator.config.agent import GroupConfig
 from replicator.control.splitter import SplitterGroupStatus, StreamOpened
+from replicator.states.words import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ class Driver(Protocol):
     def read_back_seconds(self) -> float:
         """How long ago the source was last seen to mirror every disk. 0 where nobody can see that;
         infinite where nobody has seen it yet."""
+        ...
+
+    @property
+    def left_out(self) -> Trouble:
+        """Disks whose source runs and that are not protected all the same, because another domain
+        of the group does not; and what to do about it."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 
 from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders, Wake
 from replicator.config.agent import GroupConfig
+from replicator.states.words import NO_TROUBLE, Trouble
 
 # Identity of external disks: the config is all that names them. The splitter uses the same.
 _EXTERNAL_DISKS = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
@@ -53,6 +54,10 @@ class ExternalDriver:
     @property
     def read_back_seconds(self) -> float:
         return 0.0
+
+    @property
+    def left_out(self) -> Trouble:
+        return NO_TROUBLE
 
     @property
     def recovery(self) -> str:

@@ -28,7 +28,7 @@ from agent.drivers import source_errors
 from agent.drivers.domain_xml import goes_to, is_ours
 from agent.drivers.driver import Freezer, KnownDisk, Look, Orders, Wake
 from agent.drivers.libvirt_connection import LibvirtConnection
-from agent.drivers.libvirt_end import NEXT_WORD, end_step, is_answer
+from agent.drivers.libvirt_end import NEXT_WORD, end_step, is_answer, left_out
 from agent.drivers.libvirt_events import CopyNews, Event, IoError
 from agent.drivers.libvirt_facts import Facts, LibvirtFacts
 from agent.drivers.libvirt_freezer import LibvirtFreezer
@@ -56,6 +56,7 @@ from agent.export_name import ExportName
 from replicator.base.clock import NS_PER_S, Clock, SystemClock
 from replicator.base.units import MIB
 from replicator.config.agent import GroupConfig
+from replicator.states.words import NO_TROUBLE
 
 log = logging.getLogger("replicator.agent.libvirt")
 
@@ -167,6 +168,7 @@ class LibvirtDriver:
         self.problem = ""
         self.recovery = ""
         self.is_down = False
+        self.left_out = NO_TROUBLE
         self.freezer = freezer
         self.watch = Watch()
         self._group = group
@@ -257,6 +259,8 @@ class LibvirtDriver:
     def _note(self, facts: Facts) -> None:
         """What a state is told from."""
         self.is_down = not any(domain.running for domain in facts.reading.domains)
+        disks = [(disk.domain or "", disk.disk_name) for disk in self._group.disks]
+        self.left_out = left_out(disks, facts.reading.domains)
         mirrored = [one.ours and one.mirror is not None and one.mirror.ready for one in facts.disks]
         if mirrored and all(mirrored):
             self._mirrored_ns = facts.reading.asked_ns

@@ -37,6 +37,7 @@ from typing import Final
 from agent.drivers.libvirt_plan import Close, Step, Wait
 from agent.drivers.libvirt_watch import Watch
 from replicator.control.splitter import SplitterGroupStatus
+from replicator.states.words import NO_TROUBLE, Trouble
 
 WAIT_NS: Final = 10_000_000_000
 SETTLE_NS: Final = 200_000_000
@@ -134,3 +135,20 @@ def _why_down(down: list[DomainFacts]) -> str:
 
 def _names(domains: Iterable[DomainFacts]) -> str:
     return ", ".join(sorted(domain.name for domain in domains))
+
+
+def left_out(disks: Iterable[tuple[str, str]], domains: Iterable[DomainFacts]) -> Trouble:
+    """The disks, as (domain, disk), that run unprotected because a domain beside theirs is off: a
+    group is cut as a whole, so it is protected as a whole."""
+    facts = list(domains)
+    down = [domain for domain in facts if not domain.running]
+    up = {domain.name for domain in facts if domain.running}
+    beside = [disk for domain, disk in disks if domain in up]
+    if not down or not beside:
+        return NO_TROUBLE
+    off = _names(down)
+    return Trouble(
+        f"not protected, though they run: {', '.join(beside)}; {_why_down(down)}, and a group is"
+        " protected as a whole",
+        f"start {off}, or take its disks out of the group and run: replicator reload",
+    )

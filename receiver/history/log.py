@@ -515,5 +515,6 @@ def as_mishap(error: OSError, what: str, group: str) -> OSError | NoSpaceError:
         return error
     return NoSpaceError(
         f"the disk under {what} of group {group!r} is full",
-        hint="free some space there, or lower [history] max_bytes; nothing is lost meanwhile",
+        hint="free some space there, or lower [history] max_bytes and run: replicator reload; it"
+        " goes on by itself, and nothing is lost meanwhile",
     )

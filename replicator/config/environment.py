@@ -30,6 +30,7 @@ def agent_warnings(config: AgentConfig) -> list[str]:
         *_splitter_warnings(config.splitter),
         *_credential_warnings(config.receiver),
         *(() if config.groups else ("group: there is none, so nothing is protected",)),
+        *_shared_fate_warnings(config),
     ]
 
 
@@ -39,6 +40,18 @@ def receiver_warnings(config: ReceiverConfig) -> list[str]:
         *_credential_warnings(config.receiver),
         *(() if config.groups else ("group: there is none, so no agent may connect",)),
     ]
+
+
+def _shared_fate_warnings(config: AgentConfig) -> Iterator[str]:
+    """A group is cut as a whole, so it is protected as a whole."""
+    for number, group in enumerate(config.groups):
+        domains = list(dict.fromkeys(disk.domain for disk in group.disks if disk.domain))
+        if len(domains) > 1:
+            yield (
+                f"group[{number}]: {group.name} holds disks of {len(domains)} domains"
+                f" ({', '.join(domains)}): while one of them is off, none of the others is"
+                " protected"
+            )
 
 
 def spool_warnings(splitter: SplitterSection) -> list[str]:

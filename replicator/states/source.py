@@ -57,12 +57,12 @@ class SourceFacts:
     """Everything that the agent's column looks at. Seconds are ages by a monotonic clock.
 
     `had_stream`: the splitter has told this agent of one. `is_down`: the source is known not to
-    run. `trouble`: what keeps the driver, or the link to the splitter, from going on. `refused`:
-    what this end makes of a receiver that it may not feed; `door`: what the receiver said when it
-    would not be fed; `told`: what it says in a session. `acked_seconds`: since
-    what the receiver holds went on; None: never. `read_back_seconds`: since the source was last
-    seen mirroring; 0 where nothing can be read back. `lag_seconds`: age of the newest moment that
-    the receiver holds. `work`: how far a sync is, or what it waits for.
+    run, `left_out` that a part of it does. `trouble`: what keeps the driver, or the link to the
+    splitter, from going on. `refused`: what this end makes of a receiver that it may not feed;
+    `door`: what the receiver said when it would not be fed; `told`: what it says in a session.
+    `acked_seconds`: since what the receiver holds went on; None: never. `read_back_seconds`: since
+    the source was last seen mirroring; 0 where nothing can be read back. `lag_seconds`: age of the
+    newest moment that the receiver holds. `work`: how far a sync is, or what it waits for.
     `room`: for how long capture can go on without a receiver.
     """
 
@@ -70,6 +70,7 @@ class SourceFacts:
     why: str = ""
     trouble: Trouble = NO_TROUBLE
     is_down: bool = False
+    left_out: bool = False
     refused: Verdict | None = None
     door: Verdict | None = None
     told: Verdict | None = None
@@ -121,7 +122,8 @@ def _lost(facts: SourceFacts) -> Verdict | None:
     is_settled = facts.had_stream or facts.awake_seconds >= AWAY_SECONDS
     gone = facts.capture is Capture.UNHEARD and had_some and is_settled
     begun_anew = facts.capture is Capture.NOTHING and had_some and not facts.is_down
-    if not (facts.capture is Capture.LOST or gone or begun_anew):
+    beside = facts.capture in (Capture.ENDED, Capture.NOTHING) and had_some and facts.left_out
+    if not (facts.capture is Capture.LOST or gone or begun_anew or beside):
         return None
     return Verdict(State.LOST, _why_not(facts), _remedy(facts))
 

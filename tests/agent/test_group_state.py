@@ -14,7 +14,7 @@ from agent.shipping import Progress
 from agent.standing import Seen, Standing
 from replicator.control.splitter import GroupState, SplitterDiskStatus, SplitterGroupStatus
 from replicator.states.source import Capture
-from replicator.states.words import NO_TROUBLE, Promise, State
+from replicator.states.words import NO_TROUBLE, Promise, State, Verdict
 from replicator.wire.messages import Ping, Point, Said
 from tests.agent.source import NO_LATENCY
 from tests.base.test_clock import SteppedClock
@@ -83,6 +83,7 @@ class Life:
         self.progress = Progress(False, None, None, 0, None, 0, 0, None)
         self.connected = False
         self.read_back = 0.0
+        self.door: Verdict | None = None
 
     def seconds(self, count: float) -> None:
         self.clock.run(int(count * S))
@@ -103,9 +104,10 @@ class Life:
             is_connected=self.connected,
             link=NO_TROUBLE,
             refused=None,
-            door=None,
+            door=self.door,
             trouble=NO_TROUBLE,
             is_down=False,
+            left_out=False,
             read_back_seconds=self.read_back,
             recovery="",
         )
@@ -222,3 +224,19 @@ def test_a_rate_is_of_the_last_minute_and_begins_anew_with_its_figure() -> None:
     assert rate.per_second() is None
     rate.note(7, 124 * S)
     assert rate.per_second() == 0.5
+
+
+def test_after_a_refusal_nothing_that_was_confirmed_before_counts() -> None:
+    life = Life()
+    life.cut()
+    life.leave()
+    life.door = Verdict(State.DAMAGED, "a file", "mend it")
+    assert life.state() is State.DAMAGED
+    life.door = None  # the receiver is down by now
+    life.seconds(2)
+    assert life.state() is State.BEHIND
+    life.seconds(8)
+    assert life.state() is State.DISCONNECTED
+    life.connected = True
+    life.cut()
+    assert life.state() is State.PROTECTED

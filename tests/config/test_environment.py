@@ -165,3 +165,14 @@ def test_the_filesystem_is_found_by_device(tmp_path: Path) -> None:
     )
     assert filesystem_type(tmp_path, table) == "xfs"
     assert filesystem_type(tmp_path, "21 1 0:99 / / rw - ext4 /dev/root rw\n") is None
+
+
+def test_a_group_of_several_domains_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    disks = "".join(
+        f'[[group.disk]]\ndomain = "{domain}"\ntarget = "vda"\n' for domain in ("web", "db")
+    )
+    file.write_text(f'[receiver]\naddress = "dr"\n[[group]]\nname = "shop"\n{disks}')
+    (warning,) = (each for each in agent_warnings(load_agent(file)) if "shop" in each)
+    assert "holds disks of 2 domains (web, db)" in warning
+    assert "none of the others is protected" in warning

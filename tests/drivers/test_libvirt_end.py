@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.drivers.libvirt_end import SETTLE_NS, WAIT_NS, DomainFacts, Reading, end_step
+from agent.drivers.libvirt_end import SETTLE_NS, WAIT_NS, DomainFacts, Reading, end_step, left_out
 from agent.drivers.libvirt_events import IoError, Lifecycle, Turn
 from agent.drivers.libvirt_plan import Close, Step, Wait
 from agent.drivers.libvirt_watch import Watch
 from replicator.control.splitter import GroupState, LatencyStatus, SplitterGroupStatus
+from replicator.states.words import NO_TROUBLE
 
 SECOND = 1_000_000_000
 GROUP = SplitterGroupStatus(
@@ -337,3 +338,14 @@ def test_errors_are_kept_over_connections_until_the_next_stream() -> None:
     assert [error.action for _, error in watch.errors] == ["none", "report"]
     watch.begin_stream()
     assert watch.errors == []
+
+
+def test_disks_that_run_beside_a_domain_that_is_off_are_named() -> None:
+    disks = [("a", "a-vda"), ("b", "b-vda"), ("b", "b-vdb"), ("c", "c-vda")]
+    on, off, gone = DomainFacts("a", True), DomainFacts("b", False), DomainFacts("c", False, False)
+    told = left_out(disks, [on, off, gone])
+    assert told.reason.startswith("not protected, though they run: a-vda; not running: b;")
+    assert "libvirt knows no domain c" in told.reason
+    assert "start b, c, or take its disks out of the group" in told.remedy
+    assert left_out(disks, [DomainFacts(name, True) for name in "abc"]) == NO_TROUBLE
+    assert left_out(disks, [DomainFacts(name, False) for name in "abc"]) == NO_TROUBLE

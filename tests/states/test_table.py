@@ -71,6 +71,7 @@ def told(state: State) -> Verdict:
         (State.SHUT_OFF, {"capture": Capture.ENDED}),
         (State.SHUT_OFF, {"capture": Capture.ENDED, "acked_seconds": 10_000.0}),
         (State.SHUT_OFF, {"capture": Capture.NOTHING, "is_down": True}),
+        (State.LOST, {"capture": Capture.ENDED, "left_out": True}),
         (State.BEHIND, {"acked_seconds": 10.0}),
         (State.BEHIND, {"acked_seconds": None}),
         (State.BEHIND, {"lag_seconds": 60.1}),
