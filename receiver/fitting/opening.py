@@ -261,7 +261,12 @@ class Opening:
         first = segments[0].first if segments else 0
         upto, own_upto = parts.sums.written
         wanted = 0 if applied is None else applied.sums_upto
-        if upto < wanted or (upto and parts.sum_base.end < first):
+        lacks = (
+            applied is not None
+            and upto <= applied.number
+            and compare.has_let_go(parts.history, applied.number)
+        )  # what the history let go of behind R had gone to the base first
+        if upto < wanted or lacks or (upto and parts.sum_base.end < first):
             parts.sum_base.begin_anew(first)
             parts.telling.event("sums.older", upto=upto, wanted=wanted)
             parts.sums.forget()
