@@ -24,6 +24,11 @@ from dataclasses import replace
 from receiver.counted.ages import Lag, moved_ns
 from receiver.history.bodies import Mend
 from receiver.values import Point, received_at_ns
+from replicator.base.clock import NS_PER_S
+
+SLACK_NS = NS_PER_S
+"""By so little a clock that was drawn to the wall clock may be behind its last stamps after a
+crash: such points are young in any case."""
 
 
 def mended(points: Iterable[Point], mends: Sequence[Mend]) -> list[Point]:
@@ -48,7 +53,7 @@ def moved(points: Iterable[Point], lags: tuple[Lag, ...]) -> list[Point]:
 def mends_for(points: Sequence[Point], mends: Sequence[Mend], counted_ns: int) -> tuple[Mend, ...]:
     """What has to be on record: `points` are those with a batch, as they age by `mends`. Those that
     say nothing any more are left out once another is needed."""
-    ahead = [point.sequence for point in points if received_at_ns(point) > counted_ns]
+    ahead = [point.sequence for point in points if received_at_ns(point) > counted_ns + SLACK_NS]
     if not ahead:
         return tuple(mends)
     oldest = points[0].sequence

@@ -202,15 +202,18 @@ def point(sequence: int, received_ns: int, time_ns: int = 0) -> Point:
 
 
 def test_stamps_ahead_of_the_clock_are_mended_once_and_keep_their_order() -> None:
-    points = [point(1, 50), point(2, 900), point(3, 901), point(4, 60)]
-    mends = mends_for(points, (), 100)
-    assert mends == (Mend(3, 100),)
+    points = [point(1, 50 * S), point(2, 900 * S), point(3, 901 * S), point(4, 60 * S)]
+    mends = mends_for(points, (), 100 * S)
+    assert mends == (Mend(3, 100 * S),)
     found = mended(points, mends)
-    assert [each.received_ns for each in found] == [50, 100, 100, 60]
+    assert [each.received_ns // S for each in found] == [50, 100, 100, 60]
     assert [each.is_restamped for each in found] == [False, True, True, False]
-    assert mends_for(found, mends, 150) == mends
-    assert mends_for([*found, point(5, 160)], mends, 150) == (Mend(3, 100), Mend(5, 150))
-    assert mends_for([point(4, 60), point(5, 160)], mends, 150) == (Mend(5, 150),)
+    assert mends_for(found, mends, 150 * S) == mends
+    late = point(5, 160 * S)
+    assert mends_for([*found, late], mends, 159 * S) == mends, "a clock is drawn by as much"
+    more = mends_for([*found, late], mends, 150 * S)
+    assert more == (Mend(3, 100 * S), Mend(5, 150 * S))
+    assert mends_for([point(4, 60 * S), late], mends, 150 * S) == (Mend(5, 150 * S),)
 
 
 def test_a_point_without_a_stamp_whose_source_is_ahead_is_mended() -> None:

@@ -123,7 +123,7 @@ class World:
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.fine_ns = fine_ns
         self.has_rotted = False
-        self.has_exact_holes = False
+        self.has_exact_holes = self.has_died = False
         """Nobody but the receiver has written to its disks, so what is zero is a hole."""
         self.rotten: dict[tuple[str, int], bytes] = {}
         """What rotted, and was not touched by a batch since: only a scrub knows of it."""
@@ -502,6 +502,10 @@ class World:
 
     def _die(self, *, power: bool) -> None:
         self.views.clear()
+        if power and self.has_died:
+            # A batch that is done again punches its zeroes; a power cut may take that back.
+            self.has_exact_holes = False
+        self.has_died = True
         if power:
             self.storage.power_cut(self.rng)
         else:
