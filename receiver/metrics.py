@@ -44,6 +44,7 @@ class GroupSnapshot:
     reconnects: int
     points: int = 0
     rpo_seconds: float | None = None
+    clock_offset_seconds: float | None = None
     durable_lsn: int | None = None
     applied_lsn: int | None = None
     lag_bytes: int | None = None
@@ -162,6 +163,11 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
         "replicator_replication_lag_seconds",
         "RPO now: age of the newest durable point; +Inf without one.",
         lambda group: math.inf if group.rpo_seconds is None else group.rpo_seconds,
+    ),
+    (
+        "replicator_clock_offset_seconds",
+        "How far the source's wall clock is ahead of the receiver's.",
+        lambda group: group.clock_offset_seconds,
     ),
     (
         "replicator_replication_lag_bytes",

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from receiver.values import Point
+from replicator.base.clock import NS_PER_S
 
 PAIRS_MAX = 120
 """Ten minutes of them: long enough for one that came through at once, too short for two quartzes
@@ -62,6 +63,14 @@ class SourceClock:
         known = {name: apart for name, apart in self._apart_ns.items() if name != pair.stream}
         newest = list(known.items())[-(STREAMS_MAX - 1) :]
         self._apart_ns = {**dict(newest), pair.stream: apart_ns}
+
+    @property
+    def offset_seconds(self) -> float | None:
+        """How far the source's wall clock is ahead of ours; None where nobody has said. The
+        message was some time under way, so of the pairs of the last while the largest counts."""
+        if not self.pairs:
+            return None
+        return max(pair.wall_ns - pair.heard_ns for pair in self.pairs) / NS_PER_S
 
     def when(self, stream: UUID, monotonic_ns: int) -> int | None:
         """Our time at which that stream's source stamped so; None where nobody can say."""

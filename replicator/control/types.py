@@ -239,6 +239,8 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     sign on, so that its last point is the end."""
     unprotected_seconds: float | None = None
     """For how long this daemon has known of no point at all; null where there is one."""
+    clock_offset_seconds: float | None = None
+    """How far the source's wall clock is ahead of the receiver's (receiver)."""
     peer: str | None = None
     """The agent or receiver at the other end of a live connection."""
     lag_bytes: int | None = None

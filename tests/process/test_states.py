@@ -12,8 +12,9 @@ import urllib.request
 from collections.abc import Callable
 
 from replicator.base import pki
-from replicator.control.types import GroupStatus
+from replicator.control.types import GroupStatus, ReloadRequest
 from replicator.demo.site import Site
+from replicator.nbd.client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.test_main_path import (
     group_at_agent,
@@ -177,3 +178,38 @@ async def test_a_receiver_that_hangs_is_behind_and_then_gone(make_site: MakeSite
     await says(lambda: group_at_agent(site), "disconnected", 35, since)
     os.kill(site.pid("receiver"), signal.SIGCONT)
     await protected(site)
+
+
+async def mark_here(site: Site) -> None:
+    """A point of its own for what was written, so that it is not folded into the next."""
+    label = f"pass {time.monotonic_ns()}"
+    await asyncio.to_thread(site.agent.mark, "g", label, wait=True)
+
+
+async def test_a_receiver_without_room_for_its_history_is_paused_at_both_ends(
+    make_site: MakeSite,
+) -> None:
+    """A budget that the minimum window does not let it keep: nothing is applied."""
+    site = make_site()
+    text = site.receiver_config.read_text()
+    small = text.replace("[history]\n", '[history]\nmin_window = "1h"\nwhen_full = "pause"\n')
+    budget = f'max_bytes = "{site.limits.history_bytes}"'
+    site.receiver_config.write_text(small.replace(budget, 'max_bytes = "16MiB"'))
+    await both_protected(site)
+    client = await NbdClient.connect(site.export("g", "a"))
+    for _ in range(8):  # each pass makes a history of the pass before
+        for offset in range(0, DISK_BYTES, 1 << 20):
+            await client.pwrite(os.urandom(1 << 20), offset=offset)
+        await mark_here(site)
+    for group in (group_at_receiver, group_at_agent):
+        await wait_until(
+            lambda group=group: group(site).state == "paused",  # type: ignore[misc]
+            "it is said at both ends",
+        )
+        assert "max_bytes" in group(site).reason
+        assert "replicator reload" in group(site).remedy
+    site.receiver_config.write_text(text)
+    await asyncio.to_thread(site.receiver.reload, ReloadRequest())
+    await wait_until(lambda: group_at_receiver(site).state == "protected", "it goes on by itself")
+    await protected(site)
+    await client.disconnect()
