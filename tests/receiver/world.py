@@ -123,8 +123,9 @@ class World:
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
         self.fine_ns = fine_ns
         self.has_rotted = False
-        self.has_exact_holes = self.has_died = False
-        """Nobody but the receiver has written to its disks, so what is zero is a hole."""
+        self.has_exact_holes = False
+        """What is zero is a hole: nobody but the receiver has written to its disks, and no batch
+        was done again, for that writes zeroes as content before it makes holes of them."""
         self.rotten: dict[tuple[str, int], bytes] = {}
         """What rotted, and was not touched by a batch since: only a scrub knows of it."""
         self._dead_before = 0
@@ -501,11 +502,8 @@ class World:
         self._take_stock()
 
     def _die(self, *, power: bool) -> None:
+        self.has_exact_holes = False
         self.views.clear()
-        if power and self.has_died:
-            # A batch that is done again punches its zeroes; a power cut may take that back.
-            self.has_exact_holes = False
-        self.has_died = True
         if power:
             self.storage.power_cut(self.rng)
         else:
@@ -573,6 +571,7 @@ class World:
 
     def after_mishap(self) -> None:
         """A call failed, and the process lives: what was not durable is asked for again."""
+        self.has_exact_holes = False
         self.group.apply_next()  # whatever was left in doubt is settled with the next step
         points = [point.sequence for point in self.group.points()]
         for sequence in [each for each in self.announced if each not in points]:
