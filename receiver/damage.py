@@ -44,6 +44,13 @@ def of_point(damage: Damage, point: Point, number: int) -> list[DamagedBlocks]:
     return [each for each in damage if each.slot in slots and touches(each, number)]
 
 
+def of_newest(damage: Damage, point: Point) -> list[DamagedBlocks]:
+    """What of it the newest state needs, and so every point to come until something replaces it.
+    `point` is the newest one."""
+    slots = {member.slot for member in point.members}
+    return [each for each in damage if each.slot in slots and not each.replaced]
+
+
 def damaged_points(damage: Damage, batches: Iterable[Batch]) -> dict[int, list[DamagedBlocks]]:
     """By the points' sequences."""
     found: dict[int, list[DamagedBlocks]] = {}

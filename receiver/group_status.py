@@ -6,6 +6,7 @@ The table is replicator.states.replica; the worker and its witness know what it 
 
 from __future__ import annotations
 
+from receiver.damage import describe, of_newest
 from receiver.worker import GroupWorker
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import ReplicatorError
@@ -59,6 +60,7 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
         stopped=_trouble(worker.stopped),
         paused=_trouble(worker.paused) or witness.refusing,
         rolled_back=_rolled_back(worker),
+        spoiled=_spoiled(worker),
         told=witness.told,
         away_seconds=witness.away_seconds,
         was_here=witness.was_here,
@@ -76,6 +78,19 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
 
 def _trouble(error: ReplicatorError | None) -> Trouble | None:
     return None if error is None else Trouble(error.message, error.hint)
+
+
+def _spoiled(worker: GroupWorker) -> Trouble | None:
+    """What is on record as damaged of the newest state."""
+    newest = worker.replica.newest_point
+    lost = of_newest(worker.replica.damage, newest) if newest is not None else []
+    if newest is None or not lost:
+        return None
+    return Trouble(
+        f"its newest points are damaged, and so are those to come: {describe(lost, newest)}",
+        f"replicator resync {worker.name}, where its agent runs, brings the replica in order;"
+        f" replicator points {worker.name} shows which points are good",
+    )
 
 
 def _rolled_back(worker: GroupWorker) -> Trouble | None:

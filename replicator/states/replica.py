@@ -37,6 +37,7 @@ class ReplicaFacts:
 
     `stopped`: nothing is applied any more. `recovering`: the group is being read back after the
     start, and nothing else is known of it. `paused`: nothing is for now, or nothing is taken in.
+    `spoiled`: what of the newest state is on record as damaged.
     `rolled_back`: what there is to say of a rollback after which no stream came. `proof_seconds`:
     since the last proof; None: none in this life. `lag_seconds`: age of the newest point's moment.
     `away_seconds`: without a session, from the start on; 0 while there is one. `was_here`: there
@@ -47,6 +48,7 @@ class ReplicaFacts:
     recovering: Trouble | None = None
     paused: Trouble | None = None
     rolled_back: Trouble | None = None
+    spoiled: Trouble | None = None
     told: Verdict | None = None
     away_seconds: float = 0.0
     was_here: bool = True
@@ -95,6 +97,14 @@ def _damaged(facts: ReplicaFacts) -> Verdict | None:
         return None
     remedy = facts.stopped.remedy or "mend what is named, then restart the receiver"
     return Verdict(State.DAMAGED, facts.stopped.reason, remedy)
+
+
+def _spoiled(facts: ReplicaFacts) -> Verdict | None:
+    """Points go on, and none of them can be served: that is no protection. Once the stream has
+    ended, or while it syncs, the sync is what is waited for, and mends it."""
+    if not facts.has_stream or facts.syncing:
+        return None
+    return _of(State.DAMAGED, facts.spoiled)
 
 
 def _recovering(facts: ReplicaFacts) -> Verdict | None:
@@ -182,6 +192,7 @@ def _protected(facts: ReplicaFacts) -> Verdict | None:
 
 RULES: tuple[Rule, ...] = (
     _damaged,
+    _spoiled,
     _recovering,
     _paused,
     _rolled_back,

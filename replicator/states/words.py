@@ -8,7 +8,8 @@ shows people whichever of the two stands higher in the table. So both print the 
 neither can talk the other into something better than what that one sees for itself. What was told
 is never told back, or two ends would hold each other in a state that neither sees.
 
-    damaged       what is there cannot be trusted, or cannot be read: nothing is applied
+    damaged       what is there cannot be trusted, or cannot be read: nothing is applied; or what
+                  is applied stands on damage, so that no newer point can be served
     paused        the receiver takes nothing, or applies nothing, until there is room again
     rolled-back   the replica was taken back: the source may not go on until `resync`
     lost          continuity broke: no new point until a sync

@@ -11,7 +11,10 @@ import time
 import urllib.request
 from collections.abc import Callable
 
+import pytest
+
 from replicator.base import pki
+from replicator.base.errors import DamageError
 from replicator.control.types import GroupStatus, ReloadRequest
 from replicator.demo.site import Site
 from replicator.nbd.client import NbdClient
@@ -19,8 +22,10 @@ from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.test_main_path import (
     group_at_agent,
     group_at_receiver,
+    mark,
     protected,
     source_of,
+    view_images,
 )
 from tests.process.waiting import wait_until
 
@@ -164,6 +169,41 @@ async def test_a_replica_that_is_cut_short_under_writes_is_not_filled_up(
     await source.write(100)
     await wait_until(lambda: group_at_receiver(site).state == "damaged", "it is seen")
     assert site.replica("g", "a").stat().st_size == DISK_BYTES // 2
+    await source.disconnect()
+
+
+async def test_damage_that_every_point_to_come_stands_on_is_no_protection(
+    make_site: MakeSite,
+) -> None:
+    """Points go on, and none of them can be served: `resync` is the remedy, and it is one."""
+    site = make_site()
+    await both_protected(site)
+    source = source_of(site)
+    await source.connect()
+    await source.write(100)
+    await mark(site, "rotten")
+    held = bytearray(site.replica("g", "a").read_bytes())
+    held[next(at for at, byte in enumerate(held) if byte)] ^= 1
+    site.replica("g", "a").write_bytes(held)
+    since = time.monotonic()
+    await asyncio.to_thread(site.receiver.scrub, "g", waits=True)
+    there = await says(lambda: group_at_receiver(site), "damaged", KNOWN_SECONDS, since)
+    here = await says(lambda: group_at_agent(site), "damaged", KNOWN_SECONDS, since)
+    for group in (here, there):
+        assert "disk a: 4096 bytes at" in group.reason
+        assert "replicator resync g" in group.remedy
+    await mark(site, "on damage")
+    with pytest.raises(DamageError):
+        await view_images(site, "on damage")
+    await asyncio.to_thread(site.agent.resync, "g")
+    whole = source.image()["a"]
+    for offset in range(0, DISK_BYTES, 1 << 20):
+        await source.clients["a"].pwrite(whole[offset : offset + (1 << 20)], offset=offset)
+    await source.clients["a"].flush()
+    await protected(site)
+    await wait_until(lambda: group_at_receiver(site).state == "protected", "both ends agree")
+    await mark(site, "mended")
+    assert await view_images(site, "mended") == {"a": whole}
     await source.disconnect()
 
 

@@ -72,6 +72,9 @@ async def test_rot_is_refused(site: DrSite, receiver: Receiver) -> None:
     await order(site.control.close_view, view.id)
     (group,) = (await order(site.control.status)).groups
     assert (group.scrub_bad, group.damaged_points) == (1, 3)
+    assert group.state == "damaged"
+    assert "disk vda: 65536 bytes at 393216" in group.reason
+    assert "replicator resync web" in group.remedy
     snapshot = receiver.snapshot().groups[0]
     assert (snapshot.figures.scrub_errors, snapshot.damaged_points) == (1, 3)
 

@@ -92,6 +92,11 @@ def test_what_the_agent_can_prove(state: State, changes: dict[str, object]) -> N
     [
         (State.PROTECTED, {}),
         (State.DAMAGED, {"stopped": WHY, "paused": WHY, "rolled_back": WHY}),
+        (State.DAMAGED, {"spoiled": WHY, "away_seconds": 10.0}),
+        (State.DAMAGED, {"spoiled": WHY, "proof_seconds": None}),
+        (State.SYNCING, {"spoiled": WHY, "syncing": "a sync"}),
+        (State.LOST, {"spoiled": WHY, "has_stream": False}),
+        (State.ROLLED_BACK, {"spoiled": WHY, "rolled_back": WHY, "has_stream": False}),
         (State.PAUSED, {"paused": WHY, "rolled_back": WHY}),
         (State.ROLLED_BACK, {"rolled_back": WHY, "has_stream": False}),
         (State.LOST, {"has_stream": False}),
@@ -135,6 +140,7 @@ REPLICAS = [
         GOOD_REPLICA,
         stopped=stopped,
         paused=paused,
+        spoiled=spoiled,
         away_seconds=away,
         was_here=here,
         has_stream=stream,
@@ -144,9 +150,9 @@ REPLICAS = [
         proof_seconds=proof,
         lag_seconds=lag,
     )
-    for stopped, paused, away, here, stream, points, syncing, proof, lag in product(
-        (None, WHY), (None, WHY), (0.0, 50.0), (False, True), (False, True), (False, True),
-        ("", "a sync"), (None, 1.0, 50.0), (None, 1.0, 500.0),
+    for stopped, paused, spoiled, away, here, stream, points, syncing, proof, lag in product(
+        (None, WHY), (None, WHY), (None, WHY), (0.0, 50.0), (False, True), (False, True),
+        (False, True), ("", "a sync"), (None, 1.0, 50.0), (None, 1.0, 500.0),
     )
 ]  # fmt: skip
 
@@ -167,7 +173,7 @@ def test_protected_needs_every_proof_at_the_agent() -> None:
 def test_protected_needs_every_proof_at_the_receiver() -> None:
     for facts in REPLICAS:
         if replica.stand(facts).state is State.PROTECTED:
-            assert facts.stopped is facts.paused is None
+            assert facts.stopped is facts.paused is facts.spoiled is None
             assert facts.away_seconds < 10
             assert facts.has_stream
             assert facts.has_point_of_stream
