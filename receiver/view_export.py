@@ -88,6 +88,7 @@ class ViewExport:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._jobs = 0
+        self._writes: dict[Connection, int] = {}  # of the batch that holds each
         self._idle = asyncio.Event()
         self._idle.set()
         self.info = ExportInfo(
@@ -120,8 +121,11 @@ class ViewExport:
             if request.command == Command.FLUSH:
                 connection.reply(request)
             else:
-                # The payload's memory is the connection's again when this returns.
-                tasks.append(_Task(request, bytes(request.payload)))
+                tasks.append(_Task(request, request.payload))
+        writes = sum(task.request.command == Command.WRITE for task in tasks)
+        if writes:  # their payloads stay where they came: nothing is read meanwhile
+            connection.hold()
+            self._writes[connection] = writes
         for job in _jobs_of(tasks):
             self._begin(connection, job)
 
@@ -181,12 +185,21 @@ class ViewExport:
                 connection.reply_status(task.request, answer)
             else:
                 connection.reply_data(task.request, answer)
+        self._written(connection, sum(task.request.command == Command.WRITE for task in job))
+
+    def _written(self, connection: Connection, count: int) -> None:
+        if not count:
+            return
+        self._writes[connection] -= count
+        if not self._writes[connection]:
+            del self._writes[connection]
+            connection.release()
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     request: Request
-    payload: bytes
+    payload: Buffer
 
 
 def _jobs_of(tasks: Sequence[_Task]) -> list[list[_Task]]:

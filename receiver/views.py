@@ -48,6 +48,7 @@ from replicator.base.units import GIB
 from replicator.control.types import Point, View
 from replicator.nbd.connection import ServerTls
 from replicator.nbd.exports import Export
+from replicator.nbd.memory import ReceivePool
 from replicator.nbd.server import NbdServer, serve_tcp, serve_unix
 from replicator.nbd.uri import TcpAddress, UnixAddress
 from replicator.wire.credentials import Tls
@@ -154,6 +155,7 @@ class Views:
         self._clock = clock or SystemClock()
         self._tls = tls
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._memory: ReceivePool | None = None
         self._open: dict[str, OpenView] = {}
 
     def listed(self) -> list[View]:
@@ -281,6 +283,12 @@ class Views:
         _remove_folder(self._storage, path)
         return True
 
+    def _receive_pool(self) -> ReceivePool:
+        """One for all views, whatever their clients send."""
+        if self._memory is None:
+            self._memory = ReceivePool(asyncio.get_running_loop().call_soon_threadsafe)
+        return self._memory
+
     def _pool(self, group: str) -> ThreadPoolExecutor:
         """The threads of one group's views: a disk that does not answer holds up no other's."""
         if group not in self._pools:
@@ -318,7 +326,7 @@ class Views:
         shelf = _Shelf(exports)
         if options.listen is None:
             path = self._path(group, view_id)
-            server = await serve_unix(path, shelf, mode=SOCKET_MODE)
+            server = await serve_unix(path, shelf, mode=SOCKET_MODE, pool=self._receive_pool())
             return server, {name: str(UnixAddress(path, name)) for name in exports}
         tls = None
         if not options.is_plain:
@@ -327,7 +335,7 @@ class Views:
             tls = ServerTls(
                 self._tls(), lambda shown: not options.allowed.isdisjoint(dns_names(shown))
             )
-        server = await serve_tcp(options.listen, shelf, tls=tls)
+        server = await serve_tcp(options.listen, shelf, tls=tls, pool=self._receive_pool())
         host, port = options.listen.host, server.port
         return server, {
             name: str(TcpAddress(host, port, name, is_tls=tls is not None)) for name in exports

@@ -8,6 +8,7 @@ Reading pauses while any of these holds, and requests are taken neither from the
     the export holds the connection, to keep payloads where they are        (`hold`)
     too many requests or bytes of reads are unanswered                      (`saturated`)
     the peer does not collect its replies                                   (pause_writing)
+    there is no memory for the rest of a large request                      (memory.py)
 
 The end is reported to the export exactly once, in the step in which it becomes known: DISC when
 everything is answered, EOF and a broken protocol at once, our own `close` at once.
@@ -23,18 +24,28 @@ import logging
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from replicator.nbd.block_status import Extents
+from replicator.nbd.constants import Command
 from replicator.nbd.exports import ConnectionEnd, EndKind, Export, Exports
-from replicator.nbd.limits import CLOSE_GRACE_SECONDS, JOIN_BYTES, UNSENT_HIGH_BYTES
+from replicator.nbd.limits import (
+    CLOSE_GRACE_SECONDS,
+    JOIN_BYTES,
+    STALL_SECONDS,
+    UNSENT_HIGH_BYTES,
+)
+from replicator.nbd.memory import ReceivePool
 from replicator.nbd.protocol import ServerProtocol
 from replicator.nbd.state import State
 from replicator.nbd.transmission import Request, Sendable
 
 _log = logging.getLogger(__name__)
+_LOOKING = frozenset((Command.READ, Command.BLOCK_STATUS, Command.DISC))
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -61,13 +72,22 @@ class Connection(asyncio.BufferedProtocol):
         handshake_done: Callable[[Connection], None],
         lost: Callable[[Connection], None],
         tls: ServerTls | None = None,
+        pool: ReceivePool | None = None,
     ) -> None:
-        self._protocol = ServerProtocol(exports, needs_tls=tls is not None)
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool or ReceivePool(self._loop.call_soon_threadsafe)
+        self._pool.join(self)
+        self._protocol = ServerProtocol(
+            exports, needs_tls=tls is not None, allocate=partial(self._pool.memory, self)
+        )
         self._tls = tls
         self._securing: asyncio.Task[None] | None = None
         self._handshake_done = handshake_done
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
+        self.last_byte = time.monotonic()
+        """When one came last. The loop's own clock counts in milliseconds, or stands."""
+        self.is_visitor = True
+        self._pressing: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
         self._export: Export | None = None  # until its end has been reported
@@ -89,6 +109,15 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def in_handshake(self) -> bool:
         return self._protocol.in_handshake
+
+    @property
+    def stands_still_since(self) -> float | None:
+        """See replicator.nbd.memory.Member."""
+        return self.last_byte if self._reading and self._protocol.is_half_large else None
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._protocol.memory_bytes
 
     @property
     def mid_request(self) -> bool:
@@ -170,6 +199,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    # Called by the pool.
+
+    def admitted(self) -> None:
+        self._wake()
+
+    def give_way(self) -> None:
+        _log.warning("NBD request stood still while others wait", extra={"export": self.name})
+        self.close("its request stood still while others waited for memory")
+
     # Called by the server.
 
     def close_gracefully(self) -> None:
@@ -191,6 +229,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._protocol.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.last_byte = time.monotonic()
         handshaking = self._protocol.in_handshake
         self._protocol.buffer_updated(nbytes)
         if self._securing is not None:
@@ -221,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish(EndKind.ERROR, str(exc) if exc else "connection lost")
-        for timer in (self._wakeup, self._grace):
+        for timer in (self._wakeup, self._grace, self._pressing):
             if timer is not None:
                 timer.cancel()
         if self._securing is not None:
@@ -289,6 +328,8 @@ class Connection(asyncio.BufferedProtocol):
                 batch = self._protocol.requests()
                 if not batch:
                     break
+                if self.is_visitor:
+                    self.is_visitor = all(each.command in _LOOKING for each in batch)
                 self._export.submit(self, batch)
                 del batch  # a large payload goes as soon as the export lets go of it
                 self._flush()
@@ -333,13 +374,31 @@ class Connection(asyncio.BufferedProtocol):
         if self._end is not None or self._transport is None or self._transport.is_closing():
             return
         leaving = self._protocol.state is State.LEAVING
-        wanted = leaving or not (self._held or self._congested or self._protocol.saturated)
+        held = self._held or self._congested or self._protocol.saturated
+        wanted = leaving or not (held or self._starves())
         if wanted is not self._reading:
             self._reading = wanted
             if wanted:
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+
+    def _starves(self) -> bool:
+        """There is no memory for what is to come next."""
+        lacking = self._protocol.lacking_bytes
+        if not lacking or self._pool.ask(self, lacking):
+            return False
+        if self._pressing is None:
+            self._pressing = self._loop.call_later(STALL_SECONDS, self._press)
+        return True
+
+    def _press(self) -> None:
+        self._pressing = None
+        if not self._pool.waits(self):
+            return
+        again_seconds = self._pool.press(time.monotonic())
+        if again_seconds is not None and self._end is None:
+            self._pressing = self._loop.call_later(again_seconds, self._press)
 
     def _flush(self) -> None:
         if self._securing is not None:
@@ -376,6 +435,9 @@ class Connection(asyncio.BufferedProtocol):
         export, self._export = self._export, None
         if export is not None:
             export.closed(self, self._end)
+        if kind is not EndKind.DISC:
+            self._protocol.let_go()
+        self._pool.leave(self)
 
     def _close_transport(self) -> None:
         """Close when everything has been sent; by force if the peer does not collect it."""

@@ -5,6 +5,7 @@ What a peer can make us hold, at most:
   before it has chosen an export   HANDSHAKE_BUFFER_BYTES, and the answers to MAX_OPTIONS options;
   afterwards, per connection       TRANSMISSION_BUFFER_BYTES, plus one request of MAX_BLOCK_BYTES,
                                    plus MAX_OUTSTANDING_READ_BYTES of answers.
+What all peers together can make us receive is RECEIVE_BYTES_MAX (memory.py).
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ TRANSMISSION_BUFFER_BYTES = 256 * KIB + 4 * KIB
 MAX_REQUEST_BYTES = REQUEST.size + MAX_BLOCK_BYTES
 """The receive buffer grows to this for a request that needs it, and shrinks right behind it."""
 
+RECEIVE_BYTES_MAX = 256 * MIB
+"""What requests take, of all connections of a process together."""
+
+OWN_RECEIVE_BYTES = 1 * MIB
+"""What each connection has of that for itself, its usual buffer included: more than the kernel
+holds of one, so a request up to this that has come whole is always read."""
+
+STALL_SECONDS = 1.0
+"""A request that is there by half and has not grown for so long gives its memory back where others
+wait for it. An honest client sends a request in one go."""
+
 MAX_LISTS = 4
 """LIST is the one option whose answer is much longer than the question."""
 
@@ -63,7 +75,7 @@ UNSENT_HIGH_BYTES = 1 * MIB
 JOIN_BYTES = 64 * KIB
 """Replies of a step up to this much are copied into one buffer: cheaper than a vector."""
 
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 220
 MAX_HANDSHAKES = 32
 """Connections, and those among them that have not chosen an export yet: idle peers cannot take
 all places, since a handshake has to end within HANDSHAKE_SECONDS."""
@@ -85,4 +97,8 @@ assert MAX_BLOCK_BYTES % PREFERRED_BLOCK_BYTES == 0, "clients split at the maxim
 assert MAX_BLOCK_BYTES <= MAX_DISCARD_BYTES, "every write that may be refused can be dropped"
 assert MAX_BLOCK_BYTES <= MAX_OUTSTANDING_READ_BYTES, "one largest read must always be taken"
 assert HANDSHAKE_BUFFER_BYTES < TRANSMISSION_BUFFER_BYTES < MAX_REQUEST_BYTES
+assert TRANSMISSION_BUFFER_BYTES <= OWN_RECEIVE_BYTES < MAX_REQUEST_BYTES
+assert MAX_CONNECTIONS * OWN_RECEIVE_BYTES + MAX_REQUEST_BYTES <= RECEIVE_BYTES_MAX, (
+    "with all connections there the largest request must still be taken"
+)
 assert MAX_HANDSHAKES < MAX_CONNECTIONS, "handshakes alone must not fill the server"

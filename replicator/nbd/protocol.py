@@ -15,7 +15,7 @@ limits.py for what it may become.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from replicator.nbd.block_status import Extents
 from replicator.nbd.constants import CLIENT_FLAGS, OPTION_HEADER, REQUEST
@@ -38,13 +38,19 @@ class ServerProtocol:
     """See the head of this file. `needs_tls`: STARTTLS comes before all else; whoever carries the
     bytes then does the TLS handshake, and says `secured`."""
 
-    def __init__(self, exports: Exports, *, needs_tls: bool = False) -> None:
+    def __init__(
+        self,
+        exports: Exports,
+        *,
+        needs_tls: bool = False,
+        allocate: Callable[[int], bytearray] = bytearray,
+    ) -> None:
         self.state = State.GREETED
         self.failure = ""  # why, once the state is FAILED
         self.transmission: Transmission | None = None
         self._handshake = Handshake(exports, needs_tls=needs_tls)
         self._handshake.out.append(greeting())
-        self._buffer = ReceiveBuffer(HANDSHAKE_BUFFER_BYTES)
+        self._buffer = ReceiveBuffer(HANDSHAKE_BUFFER_BYTES, allocate)
         self._needed_bytes = CLIENT_FLAGS.size
 
     # What is known.
@@ -90,6 +96,21 @@ class ServerProtocol:
     def memory_bytes(self) -> int:
         """What the receive buffer keeps alive."""
         return self._buffer.memory_bytes
+
+    @property
+    def lacking_bytes(self) -> int:
+        """How large a memory the next get_buffer() asks `allocate` for; 0: for none."""
+        transmission = self.transmission
+        return 0 if transmission is None else self._buffer.lacks(transmission.needed_bytes)
+
+    @property
+    def is_half_large(self) -> bool:
+        """A request in memory of its own has come by half."""
+        return self._buffer.is_large
+
+    def let_go(self) -> None:
+        """It is over: what has come and was not handed out is given up."""
+        self._buffer.let_go()
 
     # Bytes in.
 

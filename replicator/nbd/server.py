@@ -5,8 +5,10 @@ Who may connect to a unix socket is decided by its permissions, which are in pla
 listens. A stale socket file is removed only if nobody listens on it; at the end only our own is
 removed. On TCP it is decided by TLS and certificates; who asks for TCP without has to know why.
 
-Bounds: MAX_CONNECTIONS in all; MAX_HANDSHAKES of them may be without an export, each for
-HANDSHAKE_SECONDS. Who comes beyond is hung up on at once, and says so in the log.
+Bounds: MAX_CONNECTIONS in all, and no more than the pool has memory for; MAX_HANDSHAKES of them may
+be without an export, each for HANDSHAKE_SECONDS. When one more comes, the handshake that has said
+nothing for longest gives way: an honest one takes milliseconds. Where all places are taken by
+connections with an export, the newcomer is hung up on at once. Both are said in the log.
 
 Works on asyncio's own loop and on uvloop (twice the speed).
 """
@@ -25,6 +27,7 @@ from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.nbd.connection import Connection, ServerTls
 from replicator.nbd.exports import Exports
 from replicator.nbd.limits import HANDSHAKE_SECONDS, MAX_CONNECTIONS, MAX_HANDSHAKES
+from replicator.nbd.memory import ReceivePool
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +36,15 @@ class NbdServer:
     """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`."""
 
     def __init__(
-        self, exports: Exports, path: Path | None, *, tls: ServerTls | None = None
+        self,
+        exports: Exports,
+        path: Path | None,
+        *,
+        tls: ServerTls | None = None,
+        pool: ReceivePool | None = None,
     ) -> None:
+        """`pool`: of all servers of the process; else it has one of its own."""
+        self._pool = pool or ReceivePool(asyncio.get_running_loop().call_soon_threadsafe)
         self._exports = exports
         self._path = path
         self._tls = tls
@@ -78,14 +88,17 @@ class NbdServer:
         await self._empty.wait()
 
     def _accept(self) -> asyncio.BaseProtocol:
-        crowded = (
-            len(self._connections) >= MAX_CONNECTIONS or len(self._handshakes) >= MAX_HANDSHAKES
-        )
-        if self._listener is None or crowded:
+        if self._is_crowded or len(self._handshakes) >= MAX_HANDSHAKES:
+            self._make_way()
+        if self._listener is None or self._is_crowded:
             _log.warning("NBD connection refused", extra={"connections": len(self._connections)})
             return _Refusal()
         connection = Connection(
-            self._exports, handshake_done=self._handshake_done, lost=self._forget, tls=self._tls
+            self._exports,
+            handshake_done=self._handshake_done,
+            lost=self._forget,
+            tls=self._tls,
+            pool=self._pool,
         )
         self._connections.add(connection)
         self._empty.clear()
@@ -94,6 +107,19 @@ class NbdServer:
             HANDSHAKE_SECONDS, connection.close, "no export was chosen in time"
         )
         return connection
+
+    @property
+    def _is_crowded(self) -> bool:
+        return len(self._connections) >= MAX_CONNECTIONS or not self._pool.has_place
+
+    def _make_way(self) -> None:
+        """For a newcomer."""
+        idle = min(self._handshakes, key=lambda each: each.last_byte, default=None)
+        if idle is not None:
+            _log.warning("NBD handshake gave way to a newcomer")
+            self._handshake_done(idle)
+            self._connections.discard(idle)
+            idle.close("it chose no export, and gave way to a newcomer")
 
     def _handshake_done(self, connection: Connection) -> None:
         timer = self._handshakes.pop(connection, None)
@@ -115,19 +141,30 @@ class _Refusal(asyncio.Protocol):
 
 
 async def serve_unix(
-    path: Path, exports: Exports, *, mode: int = 0o600, group: str | None = None
+    path: Path,
+    exports: Exports,
+    *,
+    mode: int = 0o600,
+    group: str | None = None,
+    pool: ReceivePool | None = None,
 ) -> NbdServer:
     """Serve on the unix socket `path`, with that mode and (by name) that group.
 
     Raises OwnedError if somebody serves there, UsageError for a path or group that cannot be.
     """
     listener = listen_unix(path, mode=mode, group=group or "")
-    server = NbdServer(exports, path)
+    server = NbdServer(exports, path, pool=pool)
     await server.start(listener)
     return server
 
 
-async def serve_tcp(address: Address, exports: Exports, *, tls: ServerTls | None) -> NbdServer:
+async def serve_tcp(
+    address: Address,
+    exports: Exports,
+    *,
+    tls: ServerTls | None,
+    pool: ReceivePool | None = None,
+) -> NbdServer:
     """Serve on TCP, over TLS alone if `tls` is given (then who is not admitted by it gets no
     further); port 0: any that is free. Raises UsageError for an address that cannot be."""
     loop = asyncio.get_running_loop()
@@ -150,6 +187,6 @@ async def serve_tcp(address: Address, exports: Exports, *, tls: ServerTls | None
             hint="name an address of this machine and a port that is free",
         ) from error
     listener.setblocking(False)
-    server = NbdServer(exports, None, tls=tls)
+    server = NbdServer(exports, None, tls=tls, pool=pool)
     await server.start(listener)
     return server

@@ -185,6 +185,8 @@ def test_the_largest_write_grows_the_buffer_which_shrinks_right_behind_it() -> N
     feed(protocol, payload[-1:])
     (large,) = protocol.requests()
     assert large.payload == payload
+    assert protocol.memory_bytes == 0
+    protocol.get_buffer()
     assert protocol.memory_bytes == TRANSMISSION_BUFFER_BYTES
 
 
