@@ -21,7 +21,7 @@ import numpy as np
 
 from receiver.history.batches import Batch
 from receiver.history.bodies import DamagedBlocks
-from receiver.history.images import BLOCK_BYTES, U64, block_key
+from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key
 from receiver.values import Point
 from replicator.base.errors import DamageError
 
@@ -155,6 +155,16 @@ def _together(slot: int, entries: list[DamagedBlocks]) -> DamagedBlocks:
 def in_replica(damage: Damage) -> list[DamagedBlocks]:
     """What of it lies in the replica still."""
     return [each for each in damage if not each.replaced]
+
+
+def are_lost(damage: Damage, keys: U64) -> Bools:
+    """Which of the keys, sorted, are damaged in the replica."""
+    found = np.zeros(len(keys), dtype=np.bool_)
+    for each in in_replica(damage):
+        first = block_key(each.slot, each.block)
+        low, high = np.searchsorted(keys, np.array([first, first + each.blocks], dtype=np.uint64))
+        found[low:high] = True
+    return found
 
 
 def overlaps(

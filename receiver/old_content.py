@@ -83,7 +83,7 @@ class OldContent:
         found = np.array(old.sums(disk.size_bytes), dtype=np.uint64)
         is_known = wanted != np.uint64(UNKNOWN_SUM)
         is_bad = old.unreadable | (is_known & (found != wanted))
-        on_record = _on_record(damage, keys)
+        on_record = rules.are_lost(damage, keys)
         self.unverified_bytes += int((~is_known & ~on_record).sum()) * BLOCK_BYTES
         if is_bad.any():
             self._mend(disk, old, wanted, is_bad, on_record)
@@ -137,7 +137,7 @@ class OldContent:
 
     def with_found(self, damage: rules.Damage, change: DiskChange) -> rules.Damage:
         """With what was found when the change was drafted: all of it in the replica still."""
-        fresh = change.rotten[~_on_record(damage, change.rotten)]
+        fresh = change.rotten[~rules.are_lost(damage, change.rotten)]
         if not len(fresh):
             return damage
         writers = self._sums.latest(fresh)[1]
@@ -168,13 +168,3 @@ class OldContent:
                 [DamagedBlocks(*key_parts(key), 1, number, 0) for key in change.tainted.tolist()],
             )
         return damage
-
-
-def _on_record(damage: rules.Damage, keys: U64) -> Bools:
-    """Which of the keys, sorted, are damaged in the replica."""
-    found = np.zeros(len(keys), dtype=np.bool_)
-    for each in rules.in_replica(damage):
-        first = block_key(each.slot, each.block)
-        low, high = np.searchsorted(keys, np.array([first, first + each.blocks], dtype=np.uint64))
-        found[low:high] = True
-    return found

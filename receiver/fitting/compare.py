@@ -4,6 +4,8 @@
 `suspects`  what was last written behind batch R, which `disks/applied` vouches for: an older image
             that was put back holds something else there. Few blocks after a crash (the last batch
             or two), and they are read at once.
+`lately`    some of what was last written up to batch R: an older image that lies in the same file
+            holds something else there. What differs is no proof of that; it asks for a scrub.
 `entire`    every block, for `history accept`: the replica may hold what the history never had.
 `newer`     E2: blocks that hold already what comes next. Only where nothing vouches at all.
 
@@ -43,6 +45,8 @@ from replicator.base.units import MIB
 SUSPECTS_MAX = 2048 * MIB // BLOCK_BYTES
 """More than that is not read before the group is opened: it is damage until the scrub has been
 there that begins at once."""
+LATELY_BATCHES, LATELY_BLOCKS = 16, 256
+"""That many are read at each opening."""
 LOOKED_AT_BYTES = 64 * MIB
 """Of the log ahead, for blocks that hold what comes next."""
 READ_BLOCKS = 4 * MIB // BLOCK_BYTES
@@ -92,6 +96,31 @@ def suspects(history: HistoryLog, number: int) -> Suspects | None:
     keys, at = np.unique(np.concatenate([empty, *every_key]), return_index=True)
     sums = np.concatenate([empty, *every_sum])[at]
     return Suspects(keys, sums, np.concatenate([empty, *every_writer])[at])
+
+
+def lately(history: HistoryLog, number: int, damage: rules.Damage) -> Suspects:
+    """Some of the newest that batches up to `number` wrote, and nothing has touched since; without
+    what has no sum, or is on record as damaged. Raises DamageError, OSError."""
+    empty = np.empty(0, dtype=np.uint64)
+    seen = np.concatenate(
+        [empty, *(history.table(each).keys()[0] for each in history.after(number))]
+    )
+    batches = [each for each in history.batches if each.number <= number]
+    parts: list[Suspects] = []
+    left = LATELY_BLOCKS
+    for batch in batches[-LATELY_BATCHES:][::-1]:
+        found = written_by(history, batch)
+        is_good = (found.sums != np.uint64(UNKNOWN_SUM)) & ~rules.are_lost(damage, found.keys)
+        places = np.flatnonzero(is_good & ~np.isin(found.keys, seen))[:left]
+        parts.append(Suspects(found.keys[places], found.sums[places], found.writers[places]))
+        seen, left = np.concatenate([seen, found.keys]), left - len(places)
+    keys = np.concatenate([empty, *(each.keys for each in parts)])
+    order = np.argsort(keys)
+    return Suspects(
+        keys[order],
+        np.concatenate([empty, *(each.sums for each in parts)])[order],
+        np.concatenate([empty, *(each.writers for each in parts)])[order],
+    )
 
 
 def written_by(history: HistoryLog, batch: Batch) -> Suspects:

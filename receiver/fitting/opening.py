@@ -367,10 +367,21 @@ class Opening:
         else:
             states = read.evidence.images
             unverified = {name for name in disks if states[name] is ImageState.EXCHANGED}
+            unverified |= self._strangers(read)
         self._voucher.start(unverified)
         if unverified:
             self._parts.scrub.start_over()
             self._parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
+
+    def _strangers(self, read: _Read) -> set[str]:
+        """Images that lack some of what was written last: rot, or an older one in its file."""
+        parts, applied = self._parts, read.applied
+        if applied is None or read.evidence.line is not Line.HELD:
+            return set()
+        disks = list(read.state.disks.values())
+        found = compare.lately(parts.history, applied.number, parts.applier.applied.damage)
+        wrong = found.keys[compare.wrong_of(found, parts.replica, disks)]
+        return {disk.name for disk in disks if compare.is_of(disk, wrong).any()}
 
     def _may_hold_one_more(self, read: _Read) -> bool:
         """The batch behind the one that is vouched for may have been applied, and its frames, which

@@ -154,9 +154,10 @@ HISTORY: tuple[Case[Evidence], ...] = (
     Case(
         "holds newer",
         Action.STOP,
-        "its replica holds what its history only comes to later: an older history was put back",
+        "its replica holds what its history only comes to later: an older history, or another"
+        " image, was put back",
         lambda e: e.holds_newer and (_may_hold(e) or e.line is Line.HELD),
-        put_back="put the newer history back",
+        put_back="put history and replica of the same time back",
     ),
     Case(
         "vouched for anew",

@@ -8,7 +8,8 @@ before the replica is touched). Where nothing is left to be applied it states th
 What an opening found wrong is in memory until a batch has put it on record. Until that batch is
 durable the statement stays as it is (`hold_back`): a crash in between must find it again.
 
-An image whose inode is not the one on record is `unverified`: it may be a copy from another moment.
+An image that is not the file on record is `unverified`: it may be a copy from another moment. So is
+one that lacks some of what was written last (fitting.compare.lately).
 It stays so on record until a whole scrub has ended that was begun for it (`verified`).
 
 Concurrency: the group's apply thread; `unverified` is replaced as a whole, any thread.

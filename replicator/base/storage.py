@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from xxhash import xxh3_64_intdigest
 
 from replicator.base.mishaps import placed
 
@@ -120,7 +123,9 @@ class Storage(Protocol):
 
     def inode(self, path: Path) -> int:
         """Which file lies at an existing path: a number that stays with the file, whatever it is
-        called, and that no other file of its filesystem has at the same time. Never 0."""
+        called, and that no other file of its filesystem has. Never 0. A filesystem that gives the
+        number of a removed file to the next one is asked for its generation as well; one that has
+        none tells files apart that are there at the same time."""
         ...
 
     def free_bytes(self, path: Path) -> int:
@@ -287,7 +292,13 @@ class SystemStorage:
 
     def inode(self, path: Path) -> int:
         with _Doing("looking at its inode", path):
-            return os.stat(path).st_ino
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                number = os.fstat(descriptor).st_ino
+                generation = _generation(descriptor)
+            finally:
+                os.close(descriptor)
+        return number if generation is None else _as_one(number, generation)
 
     def free_bytes(self, path: Path) -> int:
         with _Doing("looking at the free room", path):
@@ -369,3 +380,21 @@ def read_whole(storage: Storage, path: Path, limit_bytes: int) -> bytes:
         return file.pread(limit_bytes, 0)
     finally:
         file.close()
+
+
+_GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION; what comes back has 32 bits
+
+
+def _generation(descriptor: int) -> int | None:
+    """Of the file's inode number: ext4, xfs and btrfs have one, tmpfs and NFS do not."""
+    try:
+        answer = fcntl.ioctl(descriptor, _GET_GENERATION, bytes(8))
+    except OSError:
+        return None
+    return int.from_bytes(answer[:4], "little")
+
+
+def _as_one(number: int, generation: int) -> int:
+    """Never 0, and fits where a file's size does."""
+    packed = number.to_bytes(8, "little") + generation.to_bytes(4, "little")
+    return xxh3_64_intdigest(packed) >> 1 or 1

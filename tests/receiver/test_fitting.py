@@ -88,6 +88,24 @@ def test_one_image_exchanged_is_unverified_until_a_scrub() -> None:
     assert group.world.storage.exists(path)
 
 
+def test_one_image_older_in_its_own_file_is_unverified_until_a_scrub() -> None:
+    """As `dd` or `rsync --inplace` put it back: by its number it is the file that we wrote."""
+    group = Group()
+    path = GROUP_DIRECTORY / "disks" / "b.raw"
+    group.stop()
+    group.put_back("disks", group.now["disks"] | {path: group.then["disks"][path]}, in_place=True)
+    group.open()
+    assert group.world.group.opening.unverified == {"b"}
+    group.world.apply_all()
+    group.scrub()
+    served = group.served()
+    assert served[:6] == [1, 2, 3, 4, 5, 6]
+    assert len(served) < 12
+    group.open()
+    assert group.world.group.opening.unverified == set(), "what is on record asks for no scrub"
+    assert group.served() == served
+
+
 @pytest.mark.parametrize("cut_to", [None, 4096, 1 << 20], ids=["missing", "smaller", "larger"])
 def test_replica_missing_or_of_another_size(cut_to: int | None) -> None:
     group = Group()

@@ -143,6 +143,9 @@ def test_an_inode_stays_with_its_file(place: Place) -> None:
     storage.replace(here / "one", here / "two")
     assert storage.inode(here / "two") == one
     assert errno_of(lambda: storage.inode(here / "one")) == errno.ENOENT
+    storage.unlink(here / "two")
+    storage.create(here / "two").close()
+    assert storage.inode(here / "two") != one, "also where the filesystem gives its number again"
 
 
 def test_directories_are_made_with_their_parents_and_removed_when_empty(place: Place) -> None:
