@@ -103,6 +103,7 @@ class Reserve:
         self._data_dir = data_dir
         self._folder = data_dir / "reserve"
         self._lock = threading.Lock()
+        self._probing = threading.Lock()
         self._is_used_up = False
         self._cannot_make = ""
         self._pieces = [self._folder / str(number) for number in range(1, PIECES + 1)]
@@ -192,6 +193,11 @@ class Reserve:
             self.give(what)
 
     def _can_write(self) -> bool:
+        """All groups ask, and on a full disk all at once: the probes are one's at a time."""
+        with self._probing:
+            return self._probed()
+
+    def _probed(self) -> bool:
         probes = [self._data_dir / f"probe.{number}" for number in range(PROBES)]
         try:
             self._clear(probes)
@@ -241,8 +247,8 @@ class Reserve:
             except OSError as error:
                 self._unmake(is_first=is_first)
                 if not self._cannot_make:
-                    _log.warning("reserve.not_made", error=str(error))
-                self._cannot_make = str(error)
+                    _log.warning("reserve.not_made", error=said(error))
+                self._cannot_make = said(error)
                 return
             self._is_given, self._is_used_up, self._cannot_make = False, False, ""
             _log.info("reserve.made", bytes=size)

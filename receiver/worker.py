@@ -140,6 +140,7 @@ class GroupWorker:
             self.stop,
         )
         self._image_watch = ImageWatch(self._apply, self._check_images, self.stop)
+        self._one_accept = asyncio.Lock()
         self._closing = False
         self.is_recovered = False
 
@@ -159,7 +160,11 @@ class GroupWorker:
 
     async def accept(self, report: Report) -> str:
         """Goes on without what the opening has stopped for; what that was. Raises UsageError where
-        it did not stop for that."""
+        it did not stop for that, or somebody has accepted it meanwhile."""
+        async with self._one_accept:  # it opens everything anew, which nobody may be using by then
+            return await self._accept(report)
+
+    async def _accept(self, report: Report) -> str:
         if self.is_recovered or self.stopped is None:
             raise UsageError(f"group {self.name!r} has not stopped at its opening")
         gone = self.stopped.message
@@ -173,7 +178,8 @@ class GroupWorker:
         return gone
 
     def start(self) -> None:
-        if self.is_recovered and self.stop.reason is None:
+        """Fine if it has been closed meanwhile: its recovery may have taken longer than its life."""
+        if self.is_recovered and self.stop.reason is None and not self._closing:
             self._pump.start()
             self._image_watch.start()
             self.scrubbing.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from receiver.reserve import (
     start_bytes,
 )
 from replicator.base.errors import NoSpaceError
-from replicator.base.storage import File, write_all
+from replicator.base.storage import File, SystemStorage, write_all
 from replicator.base.units import GIB, KIB, MIB
 from tests.world.faults import Failure
 from tests.world.storage import SimStorage
@@ -192,6 +193,16 @@ def test_a_step_that_looks_finds_it_given_back_if_no_file_can_be_made() -> None:
 
 
 # -- starts
+
+
+def test_all_groups_may_look_at_the_same_moment(tmp_path: Path) -> None:
+    """As they do while the budget keeps them waiting: none stops for what another is probing."""
+    reserve = Reserve(SystemStorage(), tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        looks = [pool.submit(reserve.ready, "the budget") for _ in range(400)]
+        for look in looks:
+            look.result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_on_a_full_disk_takes_it() -> None:

@@ -173,6 +173,20 @@ async def test_an_older_history_stops_the_group_until_it_is_accepted(site: DrSit
         assert group.state != "damaged"
 
 
+async def test_two_who_accept_at_once_accept_it_once(site: DrSite) -> None:
+    """The second one comes while the first one's images are compared, which takes its time."""
+    life, copy = await lived(site)
+    put_back(life, copy, "history")
+    async with site.running() as receiver:
+        orders = (order(site.control.accept, "web", f"order {number}") for number in (1, 2))
+        done = await asyncio.gather(*orders, return_exceptions=True)
+        refused = [each for each in done if isinstance(each, UsageError)]
+        assert [each.message for each in refused] == ["group 'web' has not stopped at its opening"]
+        await life.until_settled(receiver)
+        await life.sync()
+        assert 13 in await life.served()
+
+
 async def test_the_newer_history_put_back_is_as_it_was(site: DrSite) -> None:
     life, copy = await lived(site)
     newer = site.folder / "newer"
