@@ -178,7 +178,7 @@ class GroupWorker:
         return gone
 
     def start(self) -> None:
-        """Fine if it has been closed meanwhile: its recovery may have taken longer than its life."""
+        """Fine if it was closed meanwhile: a recovery may take longer than that."""
         if self.is_recovered and self.stop.reason is None and not self._closing:
             self._pump.start()
             self._image_watch.start()

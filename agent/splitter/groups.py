@@ -114,6 +114,7 @@ class Groups:
         self.moved = asyncio.Event()  # something has changed: see `drained`
         self._timers: dict[str, GroupTimer] = {}
         self._leaving: set[str] = set()
+        self._is_agents = False  # the agent says when each of them goes
         self._one_reload = asyncio.Lock()
         self._counting = False
         self._counter: asyncio.TimerHandle | None = None
@@ -166,6 +167,7 @@ class Groups:
             for name in set(self.unusable) - named_groups:
                 del self.unusable[name]
             self._config = config
+            self._is_agents = with_agent
             if not with_agent:
                 for name in list(self._leaving):
                     if self.logs[name].settings.driver == "external":
@@ -287,7 +289,7 @@ class Groups:
         self._count_lane.end()
 
     def _changed(self) -> None:
-        if self._leaving:
+        if self._leaving and not self._is_agents:
             self._loop.call_soon(self._let_go_of_the_idle)
         self.moved.set()
         self.publisher.changed()

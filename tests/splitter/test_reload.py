@@ -17,7 +17,13 @@ from replicator.base.errors import UnreachableError
 from replicator.control.splitter import (
     DeclareDisk,
     DiskDeclared,
+    Done,
     HelloAnswer,
+    Mark,
+    Marked,
+    Reload,
+    Reloaded,
+    RemoveGroup,
     SplitterGroupStatus,
     SplitterStatus,
 )
@@ -153,6 +159,26 @@ async def test_a_libvirt_group_that_left_is_served_until_its_copies_have_ended(
             await mirror.disconnect()
             async with asyncio.timeout(20):
                 while any(each.name == "vm" for each in (await one.heard(1))[0].groups):
+                    pass
+
+
+async def test_by_the_agents_order_a_group_goes_when_the_agent_says_so(place: Home) -> None:
+    """Also one that nobody is connected to: its last cut is to be made and shipped first."""
+    with splitter(place):
+        async with agent(place) as one:
+            before = await one.until("ext", lambda found: found.state == "ready")
+            text = place.config.read_text()
+            start, end = text.index('[[group]]\nname = "ext"'), text.index('[[group]]\nname = "vm"')
+            place.config.write_text(text[:start] + text[end:])
+            await one.ask(lambda number: Reload(id=number), Reloaded)
+            cut = await one.ask(
+                lambda number: Mark(id=number, group="ext", label=None, kind="crash"), Marked
+            )
+            left = await one.until("ext", lambda found: found.end_lsn >= cut.lsn)
+            assert left.stream == before.stream
+            await one.ask(lambda number: RemoveGroup(id=number, group="ext"), Done)
+            async with asyncio.timeout(20):
+                while any(each.name == "ext" for each in (await one.heard(1))[0].groups):
                     pass
 
 
