@@ -363,7 +363,8 @@ def _refusal(decided: Plan | Fenced | Paused, group: str) -> Verdict | None:
     if isinstance(decided, Paused):
         return Verdict(
             State.ROLLED_BACK,
-            f"the receiver was rolled back (generation {decided.found})",
+            f"the receiver was rolled back, or a loss was accepted there (generation"
+            f" {decided.found})",
             f"replicator resync {group} makes the replica equal to this source again",
         )
     return None

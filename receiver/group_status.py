@@ -99,7 +99,8 @@ def _rolled_back(worker: GroupWorker) -> Trouble | None:
             return Trouble("a rollback is being done", "none needed: it goes on by itself")
         case "rolled-back":
             return Trouble(
-                "the replica was taken back to an earlier point, and its stream is closed",
+                "the replica was taken back to an earlier point, or a loss was accepted; its stream"
+                " is closed",
                 f"replicator resync {worker.name}, where its agent runs, lets the source go on",
             )
     return None

@@ -22,12 +22,14 @@ from receiver.sync_state import GroupState
 @dataclass(slots=True)
 class Mending:
     """What is to be done. `next_point` and `generation` are at least so high afterwards, streams up
-    to `ordinal` are closed; `reasons` says why, for people."""
+    to `ordinal` are closed; `reasons` says why, for people. `fences`: the generation rises by a
+    person's order, so the source may go on by `resync` alone, as behind a rollback."""
 
     ordinal: int = 0
     next_point: int = 0
     generation: int = 0
     reasons: list[str] = field(default_factory=list)
+    fences: bool = False
 
     def put_on_record(self, applier: Applier, intake: Intake, inbox: Inbox) -> GroupState:
         """Everything that came is applied. Durable when this returns; the state behind. Raises
@@ -44,6 +46,7 @@ class Mending:
         state.generation = max(state.generation, self.generation)
         state.next_point = max(state.next_point, self.next_point)
         state.point_holds = False
+        state.rolled_back = state.rolled_back or self.fences
         applier.restate(state)
         intake.reset(state.copy(), [])
         inbox.remove_closed(state.closed_ordinal)

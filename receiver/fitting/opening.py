@@ -510,6 +510,7 @@ class Opening:
         mending = self._mend(judge(read.evidence))
         mending.next_point = max(mending.next_point, announced)
         mending.generation = max(mending.generation, parts.applier.applied.generation) + 1
+        mending.fences = True
         self._voucher.start(())
         damage = self._unproven(read, stops, progress)
         self._damaged(rules.added(parts.applier.applied.damage, damage))

@@ -182,9 +182,11 @@ async def test_damage_that_every_point_to_come_stands_on_is_no_protection(
     await source.connect()
     await source.write(100)
     await mark(site, "rotten")
-    held = bytearray(site.replica("g", "a").read_bytes())
-    held[next(at for at, byte in enumerate(held) if byte)] ^= 1
-    site.replica("g", "a").write_bytes(held)
+    held = site.replica("g", "a").read_bytes()
+    at = next(at for at, byte in enumerate(held) if byte)
+    with site.replica("g", "a").open("r+b") as image:
+        image.seek(at)
+        image.write(bytes([held[at] ^ 1]))
     since = time.monotonic()
     await asyncio.to_thread(site.receiver.scrub, "g", waits=True)
     there = await says(lambda: group_at_receiver(site), "damaged", KNOWN_SECONDS, since)

@@ -153,6 +153,9 @@ def test_history_older_accepted() -> None:
     group.refused()
     group.world.group.opening.accept()
     assert group.world.group.generation == 2
+    assert group.world.group.condition == "rolled-back", "as the agent says it of the generation"
+    group.open()
+    assert group.world.group.condition == "rolled-back"
     served = group.check()
     assert max(served) > group.highest
     group.open()

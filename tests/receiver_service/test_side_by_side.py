@@ -157,6 +157,9 @@ async def test_an_older_history_stops_the_group_until_it_is_accepted(site: DrSit
         assert (done.next_point, done.generation) == (13, 2)
         assert done.points + done.damaged_points == 6
         assert "history ends before" in done.gone
+        (group,) = (await order(site.control.status)).groups
+        assert group.state == "rolled-back", "the agent says so, by the generation"
+        assert "replicator resync web" in group.remedy
         with pytest.raises(UsageError, match="has not stopped"):
             await order(site.control.accept, "web", "again")
         await life.until_settled(receiver)
