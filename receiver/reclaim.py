@@ -342,10 +342,16 @@ class Reclaim:
         )
         batches = [each for group in run.groups for each in group.batches]
         self._numbers = (batches[0].number, batches[-1].number) if batches else (0, 0)
-        return self._begun(history.segments[run.first : run.last + 1], run.groups, {})
+        segments = history.segments[run.first : run.last + 1]
+        return self._begun(segments, run.groups, {}, imageless=self._imageless)
 
     def _begun(
-        self, segments: Sequence[Segment], groups: Sequence[Group], healed: Mapping[int, bytes]
+        self,
+        segments: Sequence[Segment],
+        groups: Sequence[Group],
+        healed: Mapping[int, bytes],
+        *,
+        imageless: int = 0,
     ) -> Compaction:
         history = self._history
         sources = Sources(
@@ -365,6 +371,7 @@ class Reclaim:
             sources,
             earlier,
             self._utc_ns(),
+            imageless=imageless,
             step_blocks=self._step_blocks,
         )
 

@@ -255,10 +255,10 @@ class Opening:
 
     def _mend_sums(self, applied: Applied | None) -> None:
         """Sums that are older than the history say of blocks what they held once. Then nothing is
-        known of what the history has let go of: such blocks are unverified, never good."""
+        known of what the history has let go of: such blocks are unverified, never good. The history
+        itself says what must be there: `disks/applied`, which says what was, may be as old as
+        they are."""
         parts = self._parts
-        segments = parts.history.opened_segments
-        first = segments[0].first if segments else 0
         upto, own_upto = parts.sums.written
         wanted = 0 if applied is None else applied.sums_upto
         lacks = (
@@ -266,12 +266,22 @@ class Opening:
             and upto <= applied.number
             and compare.has_let_go(parts.history, applied.number)
         )  # what the history let go of behind R had gone to the base first
-        if upto < wanted or lacks or (upto and parts.sum_base.end < first):
-            parts.sum_base.begin_anew(first)
+        if upto < wanted or lacks or parts.sum_base.lacks(self._first, parts.history.imageless):
+            self._forget_base()
             parts.telling.event("sums.older", upto=upto, wanted=wanted)
-            parts.sums.forget()
         elif applied is not None and own_upto < applied.own_sums_upto:
             parts.sums.forget()
+
+    @property
+    def _first(self) -> int:
+        """Where the history begins."""
+        segments = self._parts.history.opened_segments
+        return segments[0].first if segments else 0
+
+    def _forget_base(self) -> None:
+        parts = self._parts
+        parts.sum_base.begin_anew(self._first, parts.history.imageless)
+        parts.sums.forget()
 
     def _say_oldest_lost(self) -> None:
         """Retention takes the oldest segments, once their sums are in the base. Where they are not
@@ -502,11 +512,10 @@ class Opening:
         if read.evidence.sums_beyond:
             parts.sum_base.give_up()
         if read.applied is None:
-            segments = parts.history.opened_segments
-            parts.sum_base.begin_anew(segments[0].first if segments else 0)
+            self._forget_base()
         else:
             self._mend_sums(read.applied)
-        parts.sums.forget()
+            parts.sums.forget()
         mending = self._mend(judge(read.evidence))
         mending.next_point = max(mending.next_point, announced)
         mending.generation = max(mending.generation, parts.applier.applied.generation) + 1

@@ -39,7 +39,8 @@ class Batch:
 class Segment:
     """One file of the history, holding positions [first, end). A compacted one holds less than
     that, and `data_end` says how far its records go. `chain` and `digest` are those that the next
-    segment continues; an unsealed one (the newest) has no digest yet."""
+    segment continues; an unsealed one (the newest) has no digest yet. `imageless`: bodies.StateBody
+    says it."""
 
     first: int
     end: int
@@ -49,6 +50,7 @@ class Segment:
     digest: bytes
     size_bytes: int
     sealed: bool
+    imageless: int = 0
 
 
 def batch_of(body: BatchBegin, end: int, images: ImageFigures) -> Batch:

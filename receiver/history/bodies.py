@@ -195,13 +195,16 @@ class StandsFor(msgspec.Struct, frozen=True):
 
 class StateBody(msgspec.Struct, frozen=True):
     """`texts` are the domains' XML by digest: those of the
-    state and of every point in the segments before whose texts this one took over."""
+    state and of every point in the segments before whose texts this one took over. `imageless`:
+    batches up to that number have lost their images here, and what they wrote is known by the base
+    of sums alone (0: none has, or an older version did it)."""
 
     position: Count
     next_batch: Count
     group: GroupBody
     texts: dict[str, str]
     stands_for: StandsFor | None = None
+    imageless: Count = 0
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)

@@ -63,11 +63,14 @@ class Compaction:
         dropped: Sequence[int],
         now_ns: int,
         *,
+        imageless: int = 0,
         step_blocks: int = PART_BLOCKS,
     ) -> None:
-        """Raises DamageError, OSError."""
+        """`imageless`: number of the last batch that loses its images. Raises DamageError,
+        OSError."""
         self._step_blocks = step_blocks
         self.run = list(run)
+        self._imageless = max(imageless, *(segment.imageless for segment in run))
         self.read_bytes = sum(segment.size_bytes for segment in run)
         self._storage = storage
         self._target = run[0].path
@@ -79,7 +82,7 @@ class Compaction:
         self._new = _NewSegment(storage, _beside(self._target), header, now_ns)
         with self._discarding():
             self._new.begin(header)
-            self._new.add_state(_new_state(state, run[-1], texts))
+            self._new.add_state(_new_state(state, run[-1], texts, self._imageless))
 
     def step(self) -> bool:
         """Writes the next part, or several small ones. False when all is written. Raises
@@ -123,6 +126,7 @@ class Compaction:
             last.digest,
             size,
             sealed=True,
+            imageless=self._imageless,
         )
         return Compacted(segment, self._batches)
 
@@ -230,10 +234,13 @@ def _texts(state: bodies.StateBody, groups: Sequence[Group], sources: Sources) -
     return {digest: sources.texts[digest] for digest in sorted(wanted)}
 
 
-def _new_state(state: bodies.StateBody, last: Segment, texts: dict[str, str]) -> bodies.StateBody:
+def _new_state(
+    state: bodies.StateBody, last: Segment, texts: dict[str, str], imageless: int
+) -> bodies.StateBody:
     return msgspec.structs.replace(
         state,
         group=without_zeroes(state.group),
         texts=texts,
         stands_for=bodies.StandsFor(last.end, last.chain, last.digest),
+        imageless=imageless,
     )

@@ -16,7 +16,7 @@ not touch what lies behind a pin.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,6 +150,21 @@ class HistoryLog:
     def opened_segments(self) -> list[Segment]:
         """All that it found, the newest among them."""
         return self._opened.segments
+
+    @property
+    def imageless(self) -> int:
+        """Number of the last batch that is known to have lost its images."""
+        return max((each.imageless for each in self.opened_segments), default=0)
+
+    def merged_numbers(self) -> Iterator[tuple[int, int]]:
+        """(the first, the last) of the batches that compactions which the newest opening found may
+        have put together."""
+        begins = [batch.begin for batch in self.batches]
+        for segment in self.opened_segments:
+            low, high = bisect_left(begins, segment.first), bisect_left(begins, segment.end)
+            if segment.data_end != segment.end and low < high:
+                before = self.batches[low - 1].number if low else 0
+                yield before + 1, self.batches[high - 1].number
 
     def accept_tail(self) -> None:
         """Cuts off what lies behind the last complete unit, and is ready to append."""

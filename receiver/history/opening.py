@@ -423,6 +423,7 @@ def _take(
         digest if stands is None else stands.digest,
         storage.allocated_bytes(segment.path),
         sealed=seal is not None,
+        imageless=state.imageless,
     )
     opened.segments.append(taken)
     opened.contents = contents

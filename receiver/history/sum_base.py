@@ -42,6 +42,7 @@ from receiver.history.sum_runs import (
     writing,
 )
 from replicator.base.errors import DamageError
+from replicator.base.mishaps import is_full
 from replicator.base.storage import Storage
 
 MERGE_RATIO = 2
@@ -119,6 +120,12 @@ class SumBase:
         """Up to which position of the history that is."""
         return self._runs[-1].facts.end if self._runs else 0
 
+    def lacks(self, first: int, imageless: int) -> bool:
+        """Whether a history that begins at position `first`, and has no images of batches up to
+        number `imageless`, has let go of what is not here: it told the base first, so this base
+        is an older one, or had to be given up."""
+        return self.end < first or self.upto < imageless
+
     def reaches(self, first: int) -> bool:
         """Whether every block that was changed in front of position `first` of the history has its
         sum here."""
@@ -182,13 +189,20 @@ class SumBase:
         if runs or left:
             self._storage.sync_directory(self._folder)
 
-    def begin_anew(self, first: int) -> None:
-        """What is here is older than the history, which begins at position `first`: of what it has
-        let go of nothing is known any more, and that is known. Durable. Raises OSError."""
+    def begin_anew(self, first: int, imageless: int) -> None:
+        """What is here is older than the history, which begins at position `first` and has no
+        images of batches up to number `imageless`: of what it has let go of nothing is known any
+        more, and that is known. Durable. Raises OSError; on a full disk only where an empty base
+        would say that nothing is missing."""
         self.give_up()
         self._storage.make_directory(self._folder)
         path = self._path(self._next, self._next)
-        write_run(self._storage, path, RunFacts(0, first, is_whole=False), [])
+        try:
+            write_run(self._storage, path, RunFacts(imageless, first, is_whole=False), [])
+        except OSError as error:
+            if not is_full(error) or not first:
+                raise
+            return
         self._next += 1
         self._runs.append(SumRun.open(self._storage, path))
 

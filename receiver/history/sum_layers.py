@@ -21,6 +21,8 @@ Concurrency: one thread.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from receiver.history.bodies import UNKNOWN_SUM
@@ -51,11 +53,14 @@ class SumLayers:
         self.is_rotten = False
         """A run of our own could not be read: `reset` is due."""
 
-    def open(self, newest: int) -> None:
-        """Takes up the own runs, if they can be of a history whose newest batch has that number.
-        Raises OSError."""
+    def open(self, newest: int, merged: Iterable[tuple[int, int]] = ()) -> None:
+        """Takes up the own runs, if they can be of a history whose newest batch has that number,
+        and where batches with numbers from the first to the last of `merged` were put together:
+        runs that end in the midst of these are from before that. Raises OSError."""
         self._own.open()
-        if self._own.damage or not self._base.upto < self._own.upto <= newest:
+        upto = self._own.upto
+        is_older = any(first <= upto < last for first, last in merged)
+        if self._own.damage or is_older or not self._base.upto < upto <= newest:
             self._own.give_up()
         self._upto = max(self._own.upto, self._base.upto)
 

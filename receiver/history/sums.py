@@ -97,7 +97,7 @@ class LatestSums:
 
     def open(self) -> None:
         """When the history is. Raises OSError."""
-        self._newest.open(self._history.newest_number)
+        self._newest.open(self._history.newest_number, self._history.merged_numbers())
         self.past.reset()
 
     def window(self, start: int, end: int) -> SumWindow:

@@ -5,6 +5,7 @@ they are right in every life is checked by tests.receiver.world after each step.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.history.sum_base import SumBase
+from receiver.history.sum_layers import SumLayers
 from receiver.history.sum_runs import CHUNK_ROWS, RunFacts, SumRun, write_run
+from receiver.reclaim import Pins
 from replicator.base.errors import DamageError
+from tests.receiver import actions
 from tests.receiver.source import noise
-from tests.receiver.world import World
+from tests.receiver.world import SMALL, World
 from tests.world.faults import Failure
 from tests.world.storage import SimStorage, Stopped
 
@@ -132,6 +136,77 @@ def test_what_was_lost_is_known_to_be_unknown() -> None:
     assert not base.reaches(10)
     base.absorb([], upto=5, first=40, end=50)
     assert not base.reaches(50), "there was a gap"
+
+
+def test_a_base_from_another_time_shows_by_what_the_history_let_go_of() -> None:
+    storage = SimStorage()
+    base = base_on(storage)
+    absorb(base, {1: 2}, 3)
+    assert not base.lacks(30, 3)
+    assert base.lacks(31, 3), "older than the history's beginning"
+    assert base.lacks(30, 4), "a batch lost its images since"
+    base.begin_anew(31, 4)
+    for again in (base, base_on(storage)):
+        assert not again.lacks(31, 4), "said once"
+        assert not again.reaches(31)
+        assert not read(again)
+
+
+def test_a_base_from_another_time_goes_on_a_full_disk_as_well() -> None:
+    storage = SimStorage()
+    base = base_on(storage)
+    absorb(base, {1: 2}, 3)
+    storage.plan(Failure(frozenset(["pwritev"]), 1, errno.ENOSPC, under=FOLDER))
+    base.begin_anew(31, 4)
+    storage.heal()
+    assert not read(base)
+    assert not base.reaches(31)
+    storage.plan(Failure(frozenset(["pwritev"]), 1, errno.ENOSPC, under=FOLDER))
+    with pytest.raises(OSError, match="space"):
+        base.begin_anew(0, 4)  # an empty one would say that nothing is missing
+
+
+@pytest.mark.parametrize(
+    ("merged", "stays"), [([(3, 7)], False), ([(1, 5), (6, 9)], True), ([(5, 6)], False)]
+)
+def test_own_runs_from_before_a_merge_are_not_taken_up(
+    merged: list[tuple[int, int]], stays: bool
+) -> None:
+    """Its batches share their blocks anew under the old numbers."""
+    storage = SimStorage()
+    own = SumBase(storage, FOLDER / "newest")
+    layers = SumLayers(base_on(storage), own)
+    layers.open(9)
+    layers.put(np.array([1], np.uint64), np.array([2], np.uint64), upto=5, end=50)
+    layers.write_down()
+    layers.open(9, merged)
+    assert layers.own_upto == (5 if stays else 0)
+
+
+def test_a_history_says_which_batches_have_lost_their_images() -> None:
+    """So that sums from before that show; also where the segment is written anew."""
+    world = World(seed=3, limits=replace(SMALL, history_segment_bytes=1 << 20))
+    world.begin_stream(from_zero=True)
+    for value in range(1, 20):
+        world.write("a", value % 5 * 4096, noise(value, 4096))
+        world.write("b", value % 3 * 4096, noise(100 + value, 4096))
+        world.cut()
+        world.settle()
+    history = world.group._history
+    history.seal_newest(world.group._applier.newest_state)
+    assert not history.segments[0].imageless
+    oldest = history.batch_of_point(13)
+    assert oldest is not None
+    world.give_up(list(range(1, 13)))
+    world.tidy(100)
+    said = max(each.imageless for each in history.segments)
+    assert said == oldest.number
+    assert not world.group._sum_base.lacks(history.segments[0].first, said)
+    (segment,) = [each for each in history.segments if each.imageless]
+    world.group._reclaim.rewrite(segment, {}, Pins(frozenset(), frozenset()))
+    actions.crash(world, actions.rng_draw(Random(1)))
+    assert world.group._history.imageless == said
+    world.check()
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
