@@ -69,6 +69,7 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
         has_points=newest is not None,
         has_point_of_stream=has_stream and newest is not None and newest.ordinal == stream.ordinal,
         syncing="a sync is under way" if replica.condition == "syncing" else "",
+        verifying="its replica is being verified" if replica.opening.unverified else "",
         backlog=f"{format_size(unapplied)} are taken in and not applied" if unapplied else "",
         proof_seconds=witness.proof_seconds,
         lag_seconds=lag_seconds(worker),

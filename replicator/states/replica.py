@@ -37,7 +37,8 @@ class ReplicaFacts:
 
     `stopped`: nothing is applied any more. `recovering`: the group is being read back after the
     start, and nothing else is known of it. `paused`: nothing is for now, or nothing is taken in.
-    `spoiled`: what of the newest state is on record as damaged.
+    `spoiled`: what of the newest state is on record as damaged. `verifying`: why the replica is not
+    believed until it has been read back; empty: it is.
     `rolled_back`: what there is to say of a rollback after which no stream came. `proof_seconds`:
     since the last proof; None: none in this life. `lag_seconds`: age of the newest point's moment.
     `away_seconds`: without a session, from the start on; 0 while there is one. `was_here`: there
@@ -57,6 +58,7 @@ class ReplicaFacts:
     has_points: bool = False
     has_point_of_stream: bool = False
     syncing: str = ""
+    verifying: str = ""
     backlog: str = ""
     proof_seconds: float | None = None
     lag_seconds: float | None = None
@@ -163,6 +165,8 @@ def _awaited(facts: ReplicaFacts) -> str:
         return "the receiver has just started, and waits for the agent"
     if not facts.has_stream:
         return ""
+    if facts.verifying:
+        return facts.verifying
     if not facts.has_point_of_stream:
         return "a stream is open, and no point of it has come yet"
     if facts.proof_seconds is None:

@@ -15,7 +15,8 @@ is never told back, or two ends would hold each other in a state that neither se
     lost          continuity broke: no new point until a sync
     disconnected  no session for AWAY_SECONDS
     syncing       a disk is not complete
-    attaching     complete, and no point of this stream is known yet
+    attaching     complete, and no point of this stream is known yet; or its replica is being
+                  verified
     idle          the source ended in order, and its last point is there; or nothing came yet
     behind        captured, and the other end has not proven for too long that it has it
     protected     captured, confirmed, and all of it lately

@@ -251,3 +251,18 @@ async def test_the_audit_is_a_witness_where_the_replica_is_silent(site: DrSite) 
         (group,) = (await order(site.control.status)).groups
         assert group.state == "damaged"
         assert "audit" in group.reason
+
+
+async def test_a_replica_that_is_being_verified_is_no_protection(site: DrSite) -> None:
+    life = Life(site)
+    async with site.running() as receiver:
+        life.write(3)
+        await life.ship()
+        (before,) = (await order(site.control.status)).groups
+        opening = receiver.workers["web"].replica.opening
+        opening._voucher.start({"vda"})  # as an opening does that finds another inode
+        (told,) = (await order(site.control.status)).groups
+        assert (told.state, told.reason) == ("attaching", "its replica is being verified")
+        opening.scrubbed()
+        (told,) = (await order(site.control.status)).groups
+        assert (told.state, told.reason) == (before.state, before.reason)
