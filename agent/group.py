@@ -468,7 +468,7 @@ class GroupAgent:
             )
         return Trouble(
             "the splitter does not know this group: it read another configuration when it started",
-            "let it read the file again: systemctl reload replicator-splitter",
+            "let it read the file again: replicator reload",
         )
 
     def rpo_seconds(self) -> float | None:

@@ -38,7 +38,7 @@ from replicator import __version__
 from replicator.base.certificates import require_own_name
 from replicator.base.clock import SystemClock, rfc3339
 from replicator.base.daemon import Daemon, hold_lock
-from replicator.base.errors import NotFoundError, UsageError
+from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.base.notify import Notifier
 from replicator.base.storage import SystemStorage
 from replicator.config.agent import AgentConfig, Driver, GroupConfig
@@ -142,9 +142,11 @@ class Agent:
             hosts = [(group, self._host_of(group)) for group in config.groups]
             link = config.receiver
             self.credentials.refresh((link.ca, link.certificate, link.key), at_once=True)
-            if found:
+            if found or not self.splitter.problem:  # it may have read the file before us, or not
                 await self.splitter.reload()
+            if found:
                 await self._take_over(config, hosts)
+            await self._remove_strangers()
             log.info("reloaded", changes=[str(change) for change in found])
             return result
 
@@ -172,6 +174,15 @@ class Agent:
             self._add(group, host)
             self._start(group.name)
         self._publish(self._status)
+
+    async def _remove_strangers(self) -> None:
+        """Groups that left the file while this agent was away: nobody else ends them."""
+        known = () if self._status is None else (group.name for group in self._status.groups)
+        for name in [name for name in known if name not in self.groups]:
+            try:
+                await self.splitter.remove_group(name)
+            except ReplicatorError as error:
+                log.warning("group not removed", group=name, reason=str(error))
 
     async def _make_way(self, config: GroupConfig) -> None:
         """A group whose configuration is another one goes on as after a restart of the agent. The

@@ -116,6 +116,10 @@ class SplitterLink:
         own SIGHUP, takes the changes over then."""
         await self.ask(lambda number: Reload(id=number))
 
+    async def remove_group(self, group: str) -> None:
+        """It is gone from the configuration, and what can be ended of it is."""
+        await self.ask(lambda number: RemoveGroup(id=number, group=group))
+
     @property
     def missing(self) -> list[str]:
         """What the running splitter is too old for; it comes with its next start."""
@@ -259,7 +263,7 @@ class GroupOrders:
 
     async def remove_group(self) -> None:
         """It is gone from the configuration, and everything of it is ended."""
-        await self._link.ask(lambda n: RemoveGroup(id=n, group=self._group))
+        await self._link.remove_group(self._group)
 
     async def resync(self) -> None:
         ordinal, time_ns = self._above()

@@ -323,7 +323,7 @@ async def test_a_group_that_the_splitter_does_not_know_is_said_to_be_one(
     group = await site.until(lambda group: "does not know this group" in group.reason)
     assert (group.name, group.state) == ("later", "attaching")
     group = await site.until(lambda group: group.state == "idle")
-    assert "systemctl reload replicator-splitter" in group.remedy
+    assert "replicator reload" in group.remedy
     with pytest.raises(UnreachableError, match="does not know this group"):
         await asyncio.to_thread(site.control.resync, "later")
 

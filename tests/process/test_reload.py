@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from replicator.base import pki
-from replicator.base.errors import NotFoundError, UsageError
+from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.control.client import ControlClient
 from replicator.control.types import GroupStatus, ReloadRequest
 from replicator.demo.site import Group, Site
@@ -241,3 +241,23 @@ async def test_the_command_shows_what_it_does(make_site: MakeSite) -> None:
     assert done.returncode == 0, done.stderr
     assert [each["kind"] for each in json.loads(done.stdout)["changes"]] == ["removed", "added"]
     assert [group.name for group in site.agent.status().groups] == ["h"]
+
+
+async def test_what_left_the_file_while_the_agent_was_away_is_ended_by_its_next_reload(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    set_groups(site, *site.groups, second(site))
+    site.start("receiver", "splitter", "agent")
+    await wait_until(is_in(site.agent, "h", "protected"), "both are protected")
+    client = await NbdClient.connect(site.export("h", "x"))
+    site.stop("agent")
+    set_groups(site, *site.groups[:1])
+    site.start("agent")
+    await protected(site)
+    await client.pwrite(b"x" * 512, offset=0)  # the splitter has not read the file
+    assert (await asyncio.to_thread(site.agent.reload, ReloadRequest())).changes == []
+    with pytest.raises(ReplicatorError):
+        await client.pwrite(b"x" * 512, offset=0)
+    client.abort()
+    await protected(site)

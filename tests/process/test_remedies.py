@@ -8,8 +8,6 @@ its own elsewhere (resync after a loss, a rollback and its undo, --resume) is no
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +57,8 @@ async def test_a_group_that_the_splitter_does_not_know_is_taken_over_by_its_relo
         (found,) = [each for each in site.agent.status().groups if each.name == "h"]
         return found.remedy
 
-    await wait_until(lambda: "reload replicator-splitter" in status(), "what to do is said")
-    os.kill(site.pid("splitter"), signal.SIGHUP)  # what systemctl reload does
+    await wait_until(lambda: "replicator reload" in status(), "what to do is said")
+    await asyncio.to_thread(site.agent.reload, ReloadRequest())
     await asyncio.to_thread(site.receiver.reload, ReloadRequest())
     await wait_until(
         lambda: {each.state for each in site.agent.status().groups} == {"protected"},
