@@ -62,10 +62,6 @@ class Witness:
         if not self._sessions:
             self.last_word = Trouble(f"an agent was refused: {error.message}", error.hint)
 
-    def stream_opened(self) -> None:
-        """What was said of the stream before is of no more interest."""
-        self.told = None
-
     def proven(self) -> None:
         """A cut, or a HOLD, has come."""
         self._proof_ns = self._clock.monotonic_ns()

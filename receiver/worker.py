@@ -324,7 +324,6 @@ class GroupWorker:
             message.chain,
         )
         self._pump.wake()
-        self.witness.stream_opened()
         self.changed.told()
         syncing = [wire.SyncingDisk(s.disk, s.name, s.size_bytes, s.sync_lsn) for s in opened.syncs]
         again = opened.points or told_again(self._replica.points(), message)

@@ -6,7 +6,8 @@ what people are shown: that, or what the agent said of the source's side, whiche
 
 What the agent said counts while there is a session, and for AWAY_SECONDS after it. One word
 outlives it: `lost`. A stream that broke does not heal, so that word stands until the agent says
-something else, or opens another stream.
+something else. That a stream is opened says nothing: it may be the rest of the one that broke, and
+the cuts in it, which come in now, are no proof that anything is captured.
 
 A proof is a cut, a HOLD, or the agent's word that it captures: any of them says that what the
 replica follows was alive at the source at that moment.

@@ -55,7 +55,7 @@ def test_proofs_grow_old() -> None:
     assert witness.proof_seconds == 0
 
 
-def test_the_agents_word_counts_until_a_stream_opens() -> None:
+def test_the_agents_word_counts_until_it_says_another() -> None:
     witness = Witness(SteppedClock(WALL))
     witness.said(Ping(said=Said("lost", "the splitter is gone", interval_ns=20 * S)))
     assert told(witness) is State.LOST
@@ -63,8 +63,12 @@ def test_the_agents_word_counts_until_a_stream_opens() -> None:
     witness.said(Ping())
     witness.said(Ping(said=Said("from-tomorrow")))
     assert told(witness) is State.LOST
-    witness.stream_opened()
-    assert told(witness) is None
+    witness.session_ended(None)
+    witness.session_began()
+    witness.proven()  # the rest of the stream that broke
+    assert told(witness) is State.LOST
+    witness.said(Ping(said=Said("syncing")))
+    assert told(witness) is State.SYNCING
 
 
 def test_what_could_not_be_taken_in_counts_until_something_is() -> None:
