@@ -87,7 +87,7 @@ MUTANTS = (
         "receiver/fitting/opening.py",
         "        self._voucher.hold_back()\n",
         "",
-        (f"{_FITTING[0]}::test_history_older_accepted_with_a_crash_before_every_call",),
+        (f"{_FITTING[0]}::test_batches_that_wait_do_not_vouch_for_what_an_opening_found",),
     ),
     Mutant(
         "the replica is vouched for before it is overwritten",

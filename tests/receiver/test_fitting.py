@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +19,7 @@ from receiver.history.writer import history_name
 from replicator.base.errors import DamageError, UsageError
 from tests.receiver.side_by_side import Group
 from tests.receiver.world import GROUP_DIRECTORY
+from tests.world.storage import Stopped
 
 APPLIED = GROUP_DIRECTORY / "disks" / "applied"
 
@@ -67,6 +69,29 @@ def test_replica_older_is_on_record_before_it_is_vouched_for() -> None:
         group.open()
         group.world.apply_all()
         group.served()
+    raise AssertionError("it never came to an end")
+
+
+def test_batches_that_wait_do_not_vouch_for_what_an_opening_found() -> None:
+    """The first of them puts it on record; a power cut before that is durable finds it again."""
+    for at in range(1, 200):
+        group = Group(points=9, old=5, left=2)
+        group.stop()
+        group.put_back("disks", group.then["disks"], in_place=True)
+        group.remove("fine")  # nothing to heal it from
+        group.open()
+        assert group.world.group.damage
+        group.world.storage.stop_at(at)
+        try:
+            group.world.apply_all()
+        except Stopped:
+            group.world.storage.power_cut(Random(at))
+            group.open()
+            group.world.apply_all()
+            group.served()
+        else:
+            group.world.storage.heal()
+            return
     raise AssertionError("it never came to an end")
 
 
