@@ -46,9 +46,11 @@ from replicator.base.units import parse_duration_ns
 from replicator.control.server import AuditEntry
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
+    AuditAccepted,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -139,9 +141,14 @@ class ReceiverService:
             certificate_not_after=rfc3339(self._credentials.not_after_ns),
             certificate_warning=self._credentials.warning,
             leftovers=self._leftovers.listed(),
-            orders_refused=self._recorder.refuses,
+            orders_refused=self._refused(),
             clock=clock_status(self._counted.facts()),
         )
+
+    def _refused(self) -> str:
+        """Why orders are, and what to do about it; empty if they are not."""
+        refuses, remedy = self._recorder.refuses, self._recorder.remedy
+        return f"{refuses}; {remedy}" if refuses else ""
 
     async def points(
         self, group: str, since: str | None, until: str | None, zone: str | None
@@ -300,6 +307,10 @@ class ReceiverService:
             next_point=worker.facts().next_point,
             generation=worker.facts().generation,
         )
+
+    async def accept_audit(self, request: AcceptAuditRequest) -> AuditAccepted:
+        check_reason(request.reason, breaks_lock=True)
+        return AuditAccepted(lost_entries=self._recorder.accept())
 
     async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
         """Where that ends locks sooner it takes a reason, as breaking them does."""

@@ -177,6 +177,12 @@ def open_audit(
     return log
 
 
+def is_gone(storage: Storage, directory: Path, kept: Link | None) -> bool:
+    """Whether nothing is left of an audit that had entries once. Raises OSError."""
+    had = kept is not None and kept.sequence > 0
+    return had and next(read_lines(storage, directory), None) is None
+
+
 def verify_audit(storage: Storage, directory: Path, kept: Link | None = None) -> Walk:
     """Checks the whole log, and changes nothing. A break that was found and named once is one for
     ever, even if nothing else shows it any more."""

@@ -10,6 +10,10 @@ next opening sees whether an older history was put back (receiver.fitting).
 Where the chain ends is kept in the catalog, and said in the daemon's log, which usually leaves the
 machine: so an audit that was cut short shows.
 
+An audit that had entries, and of which nothing is left, is *gone*: who took it away may have had
+something to hide, so orders are refused until it is put back, or a person accepts that it is lost
+(`accept`). Nothing is begun in its place before that, so a restart finds the same.
+
 Failures. Audit and catalog are shared by all groups. Where one of them cannot be used, orders are
 refused, with the reason; nothing is kept from replicating.
 
@@ -26,6 +30,7 @@ import structlog
 
 from receiver.audit.answers import audit_verdict, list_audit
 from receiver.audit.chain import (
+    ACCEPT_ORDER,
     FORGET_ORDER,
     HEADS_ORDER,
     Break,
@@ -44,13 +49,13 @@ from receiver.audit.heads import (
     reached_by,
     rewritten_news,
 )
-from receiver.audit.log import AuditLog, open_audit, read_entries
+from receiver.audit.log import AuditLog, is_gone, open_audit, read_entries, verify_audit
 from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.fitting.evidence import Reached
 from receiver.reserve import UNRESERVED, Room
 from replicator.base.clock import NS_PER_S
-from replicator.base.errors import NoSpaceError, ReplicatorError
+from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
 from replicator.base.mishaps import mishap
 from replicator.base.storage import Storage
 from replicator.base.trouble import is_bug, words_of
@@ -94,10 +99,19 @@ class Recorder:
         self._reached: dict[str, Reached] = {}
         self._noted_ns = self._ended_ns = 0
         self._audit: AuditLog | None = None
+        self._gone: Link | None = None
+        """Where the chain ended of an audit of which nothing is left."""
+        self._gone_breaks: list[Break] = []
         self.refuses = refuses
         """Why orders are refused; empty if they are not."""
+        self.remedy = f"look after {directory.parent}, and restart the receiver"
+        """What to do about that."""
         try:
-            self._audit = open_audit(storage, directory, now_ns, kept=catalog.audit_link())
+            kept = catalog.audit_link()
+            if kept is not None and is_gone(storage, directory, kept):
+                self._say_gone(kept)
+                return
+            self._audit = open_audit(storage, directory, now_ns, kept=kept)
             heads, self._rewritten, self._ends = newest_seen(read_entries(storage, directory))
         except Exception as error:  # noqa: BLE001 - a supervision: orders end here, replication not
             self._fail(error, "open")
@@ -111,7 +125,7 @@ class Recorder:
 
     @property
     def breaks(self) -> list[Break]:
-        return [] if self._audit is None else self._audit.breaks
+        return self._gone_breaks if self._audit is None else self._audit.breaks
 
     def reached(self, group: str) -> Reached:
         """How far the audit had seen the group when the receiver started. Any thread."""
@@ -120,7 +134,7 @@ class Recorder:
     @property
     def link(self) -> Link:
         """The end of the chain."""
-        return Link() if self._audit is None else self._audit.link
+        return (self._gone or Link()) if self._audit is None else self._audit.link
 
     def listed(self, since_ns: int | None, limit: int) -> list[AuditRecord]:
         """Any thread."""
@@ -136,12 +150,12 @@ class Recorder:
         return audit_verdict(self._storage, self._directory, self.link, histories)
 
     def record(self, fact: Fact, *, time_ns: int | None = None) -> None:
-        """Durable when this returns. ReplicatorError: it is not recorded."""
+        """Durable when this returns. ReplicatorError: it is not recorded. What accepts that the
+        audit is gone is recorded at its end, in the one that it begins."""
+        if self._gone is not None and fact.order == ACCEPT_ORDER:
+            return
         if self.refuses:
-            raise ReplicatorError(
-                f"no order is carried out now: {self.refuses}",
-                hint=f"look after {self._directory.parent}, and restart the receiver",
-            )
+            raise ReplicatorError(f"no order is carried out now: {self.refuses}", hint=self.remedy)
         self._append(fact, time_ns)
 
     def _append(self, fact: Fact, time_ns: int | None = None) -> None:
@@ -226,6 +240,34 @@ class Recorder:
             self.note_heads()
         if self._audit is not None:
             self._audit.close()
+
+    def accept(self) -> int:
+        """The audit that is gone does not come back: another one begins, with the break named in
+        it. How many entries are lost. Raises UsageError, OSError."""
+        gone = self._gone
+        if gone is None:
+            raise UsageError(
+                "the audit is not gone: there is nothing to accept",
+                hint="`replicator audit verify` says what is wrong with it, if anything is",
+            )
+        self._audit = self._room.with_room(
+            lambda: open_audit(self._storage, self._directory, self._now_ns, kept=gone),
+            "the audit",
+        )
+        self._gone, self.refuses = None, ""
+        _log.warning("audit.accepted", lost=gone.sequence)
+        return gone.sequence
+
+    def _say_gone(self, kept: Link) -> None:
+        self._gone = kept
+        self._gone_breaks = verify_audit(self._storage, self._directory, kept).breaks
+        count = f"{kept.sequence} entries" if kept.sequence > 1 else "its one entry"
+        self.refuses = self.refuses or f"the audit is gone: {self._directory} has none of {count}"
+        self.remedy = (
+            f"put {self._directory} back and restart the receiver; if it is lost,"
+            " `replicator audit accept --reason TEXT` begins it anew"
+        )
+        _log.error("audit.gone", directory=str(self._directory), entries=kept.sequence)
 
     def _fail(self, error: Exception, what: str) -> None:
         """The audit is of no use any more, until the receiver is started anew."""

@@ -4,12 +4,13 @@ The receiver answers; with a data_dir, its files do, and no daemon is needed."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.errors import DamageError, NotFoundError, ReplicatorError, UsageError
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.output import NONE, note, print_json, print_table, progress_bar
 from replicator.cli.paths import path_type
@@ -83,6 +84,33 @@ def audit_verify(invocation: Invocation, data_dir: Path | None, expect_head: str
             f"{count} fault{'s' if count > 1 else ''} found",
             hint="an accident or somebody's doing; nothing was repaired",
         )
+
+
+@audit.command("accept")
+@click.option("--reason", metavar="TEXT", default="", help="Why; for the audit.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@takes_json
+def audit_accept(invocation: Invocation, reason: str, *, yes: bool) -> None:
+    """Begin the audit anew where nothing is left of it (receiver).
+
+    Orders are refused until then, or until it is put back and the receiver restarted. The break
+    stays in the new one for ever.
+    """
+    if not reason.strip():
+        raise UsageError("audit accept needs --reason TEXT")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "audit accept asks for confirmation, and there is no terminal to ask at",
+                hint="give --yes",
+            )
+        if not click.confirm("Is the audit lost, so that it cannot be put back?", err=True):
+            raise ReplicatorError("not confirmed; nothing was done")
+    done = invocation.client("receiver").accept_audit(reason)
+    if invocation.is_json:
+        print_json(done)
+    else:
+        click.echo(f"the audit begins anew, without {done.lost_entries} entries that it once had")
 
 
 def _read(data_dir: Path, since: str | None, limit: int) -> list[AuditRecord]:

@@ -23,9 +23,11 @@ import msgspec
 from replicator.base.errors import ReplicatorError, UnreachableError, UsageError, from_name
 from replicator.control import endpoints
 from replicator.control.types import (
+    AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
+    AuditAccepted,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -245,6 +247,10 @@ class ControlClient:
     ) -> AcceptResult:
         target, request = _target(endpoints.ACCEPT, group=group), AcceptRequest(reason=reason)
         return self._order("POST", target, AcceptResult, request, on_progress)
+
+    def accept_audit(self, reason: str) -> AuditAccepted:
+        request = AcceptAuditRequest(reason=reason)
+        return self._order("POST", endpoints.AUDIT_ACCEPT, AuditAccepted, request)
 
     def accept_clock(self, reason: str, *, dry_run: bool) -> ClockAccepted:
         request = AcceptClockRequest(reason=reason, dry_run=dry_run)

@@ -17,6 +17,7 @@ from replicator.base.names import is_name
 from replicator.base.units import parse_duration_ns
 from replicator.control.service import AgentControl, ReceiverControl, Report
 from replicator.control.types import (
+    AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
     Chosen,
@@ -222,6 +223,10 @@ async def _accept(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.accept(call.group(), call.request(AcceptRequest), call.report)
 
 
+async def _accept_audit(receiver: ReceiverControl, call: Call) -> object:
+    return await receiver.accept_audit(call.request(AcceptAuditRequest))
+
+
 async def _accept_clock(receiver: ReceiverControl, call: Call) -> object:
     return await receiver.accept_clock(call.request(AcceptClockRequest))
 
@@ -244,6 +249,7 @@ VIEW = "/v1/views/{view}"
 CLOCK = "/v1/clock/accept"
 AUDIT = "/v1/audit"
 AUDIT_VERIFY = "/v1/audit/verify"
+AUDIT_ACCEPT = "/v1/audit/accept"
 
 AGENT: tuple[Endpoint[AgentControl], ...] = (
     Endpoint("GET", STATUS, _agent_status),
@@ -271,6 +277,7 @@ RECEIVER: tuple[Endpoint[ReceiverControl], ...] = (
     Endpoint("POST", RESTORE, _restore, "restore", is_long=True, is_finished_anyway=True),
     Endpoint("POST", DROP_POINTS, _drop_points, "points drop", is_finished_anyway=True),
     Endpoint("POST", ACCEPT, _accept, "history accept", is_long=True, is_finished_anyway=True),
+    Endpoint("POST", AUDIT_ACCEPT, _accept_audit, "audit accept", is_finished_anyway=True),
     Endpoint("POST", CLOCK, _accept_clock, "clock accept", is_finished_anyway=True),
     Endpoint("POST", UNLOCK, _unlock, "history unlock", is_finished_anyway=True),
 )

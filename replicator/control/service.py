@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.control.types import (
+    AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
+    AuditAccepted,
     AuditRecord,
     AuditVerdict,
     Chosen,
@@ -148,6 +150,10 @@ class ReceiverControl(Protocol):
 
     async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
         """Refused where the group has not stopped for what lies beside what."""
+        ...
+
+    async def accept_audit(self, request: AcceptAuditRequest) -> AuditAccepted:
+        """Refused where the audit is not gone. Recorded in the one that begins by it."""
         ...
 
     async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:

@@ -286,6 +286,12 @@ class AcceptResult(Message, frozen=True, kw_only=True):
     generation: int
 
 
+class AuditAccepted(Message, frozen=True, kw_only=True):
+    """The audit has begun anew, without so many entries that it once had."""
+
+    lost_entries: int
+
+
 class ClockStatus(Message, frozen=True, kw_only=True):
     """The receiver's counted clock, by which points age. `behind_seconds`: how far it is behind the
     machine's (`wall`); negative where that is behind. `why` is empty while it is good, and locks go
@@ -341,7 +347,7 @@ class Status(Message, frozen=True, kw_only=True):
     """Nothing frees their room but `forget`."""
     orders_refused: str = ""
     """Why no order that changes something is carried out (receiver): the audit or the catalog,
-    which its groups share, cannot be used. Replication goes on."""
+    which its groups share, cannot be used or is gone; and what to do. Replication goes on."""
     clock: ClockStatus | None = None
     """The receiver's."""
 
@@ -514,6 +520,12 @@ class DropRequest(Request, frozen=True, kw_only=True):
     break_lock: bool = False
     reason: str = ""
     zone: str | None = None
+
+
+class AcceptAuditRequest(Request, frozen=True, kw_only=True):
+    """Begin the audit anew, of which nothing is left. `reason` says why it does not come back."""
+
+    reason: str
 
 
 class AcceptClockRequest(Request, frozen=True, kw_only=True):

@@ -50,6 +50,23 @@ def test_the_daemon_verifies_and_faults_end_with_13(tmp_path: Path, capsys: Capt
         receiver.audit_faults = []
 
 
+def test_one_that_is_gone_begins_anew_for_a_reason(tmp_path: Path, capsys: Captured) -> None:
+    socket = tmp_path / "s"
+    with served_in_thread(socket, CannedReceiver, Audited()) as receiver:
+        accept = ["--socket", str(socket), "audit", "accept"]
+        assert run([*accept, "--yes"]) == 2
+        assert "needs --reason TEXT" in capsys.readouterr().err
+        assert run([*accept, "--reason", "the disk was replaced"]) == 2
+        assert "give --yes" in capsys.readouterr().err
+        assert receiver.orders == []
+        assert run([*accept, "--reason", "the disk was replaced", "--yes"]) == 0
+        said = capsys.readouterr().out
+        assert said == "the audit begins anew, without 7 entries that it once had\n"
+        assert receiver.orders == [("accept audit", "the disk was replaced")]
+        assert run([*accept, "--reason", "x", "--yes", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"lost_entries": 7}
+
+
 def written(data_dir: Path) -> AuditLog:
     log = open_audit(SystemStorage(), data_dir / "audit", lambda: NOW_NS)
     log.append(Fact("rollback", "web", '{"to": "good"}', 0, 7, "started"))

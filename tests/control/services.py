@@ -33,9 +33,11 @@ from replicator.control.server import (
 )
 from replicator.control.service import Report
 from replicator.control.types import (
+    AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
     AcceptResult,
+    AuditAccepted,
     AuditFault,
     AuditRecord,
     AuditVerdict,
@@ -410,6 +412,10 @@ class CannedReceiver:
         return AcceptResult(
             group=group, gone="a history", points=12, damaged_points=3, next_point=42, generation=2
         )
+
+    async def accept_audit(self, request: AcceptAuditRequest) -> AuditAccepted:
+        self.orders.append(("accept audit", request.reason))
+        return AuditAccepted(lost_entries=7)
 
     async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
         if self.locks_need_reason and not request.dry_run and not request.reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -355,6 +356,67 @@ async def test_an_audit_that_was_cut_short_is_reported_at_the_next_start(site: D
         assert fault.problem == "entry 2 is missing"
         last = (await order(site.control.audited))[-1]
         assert (last.order, last.outcome) == ("audit break", "damage")
+
+
+async def a_view(site: DrSite) -> None:
+    view = (await order(site.control.open_view, "web", "good")).result
+    await order(site.control.close_view, view.id)
+
+
+async def test_an_audit_that_is_gone_refuses_orders_until_it_is_put_back(site: DrSite) -> None:
+    """And nothing takes its place meanwhile, over any number of starts."""
+    async with site.running():
+        agent = await feed(site, story())
+        await agent.close()
+        await a_view(site)
+    audit, aside = site.data_dir / "audit", site.folder / "aside"
+    audit.rename(aside)
+    for _ in range(2):
+        async with site.running():
+            status = await order(site.control.status)
+            assert f"put {audit} back and restart the receiver" in status.orders_refused
+            assert status.audit_breaks == 1
+            with pytest.raises(ReplicatorError, match="the audit is gone") as told:
+                await a_view(site)
+            assert "audit accept --reason" in told.value.hint
+            (fault,) = (await order(site.control.verify_audit)).faults
+            assert fault.problem.endswith("are missing")
+            agent = await site.agent()
+            await agent.welcomed("web")
+            await agent.close()
+        assert not audit.exists() or not list(audit.iterdir())
+    shutil.rmtree(audit, ignore_errors=True)
+    aside.rename(audit)
+    async with site.running():
+        await a_view(site)
+        assert (await order(site.control.status)).orders_refused == ""
+        assert (await order(site.control.verify_audit)).faults == []
+
+
+async def test_an_audit_that_is_gone_begins_anew_by_order(site: DrSite) -> None:
+    async with site.running():
+        agent = await feed(site, story())
+        await agent.close()
+        with pytest.raises(UsageError, match="not gone"):
+            await order(site.control.accept_audit, "nothing happened")
+        lost = max(each.sequence for each in await order(site.control.audited))
+    shutil.rmtree(site.data_dir / "audit")
+    async with site.running():
+        with pytest.raises(UsageError, match="takes a reason"):
+            await order(site.control.accept_audit, " ")
+        with pytest.raises(ReplicatorError, match="the audit is gone"):
+            await a_view(site)
+        done = await order(site.control.accept_audit, "the disk was replaced")
+        assert done.lost_entries >= lost
+        await a_view(site)
+    async with site.running():
+        await a_view(site)
+        status = await order(site.control.status)
+        assert (status.orders_refused, status.audit_breaks) == ("", 1)
+        first, accepted, *_ = await order(site.control.audited)
+        assert (first.sequence, first.order) == (done.lost_entries + 1, "audit break")
+        assert (accepted.order, accepted.outcome) == ("audit accept", "done")
+        assert "the disk was replaced" in accepted.argument
 
 
 async def test_without_its_audit_a_receiver_replicates_and_refuses_orders(site: DrSite) -> None:

@@ -253,6 +253,43 @@ async def test_the_audit_is_a_witness_where_the_replica_is_silent(site: DrSite) 
         assert "audit" in group.reason
 
 
+async def test_an_older_audit_shows_the_break_and_all_goes_on(site: DrSite) -> None:
+    life, _ = await lived(site)
+    audit, older = site.data_dir / "audit", site.folder / "older"
+    for _ in range(2):
+        async with site.running():
+            await life.served()
+        if not older.exists():
+            shutil.copytree(audit, older)
+    shutil.rmtree(audit)
+    shutil.copytree(older, audit)
+    async with site.running():
+        status = await order(site.control.status)
+        assert (status.audit_breaks, status.orders_refused) == (1, "")
+        assert await life.served() == list(range(1, 13))
+        life.write(1)
+        await life.ship()
+    async with site.running():
+        assert (await order(site.control.status)).audit_breaks == 1
+        assert await life.served() == list(range(1, 14))
+
+
+async def test_a_loss_is_accepted_once_a_gone_audit_is(site: DrSite) -> None:
+    """Each remedy as the refusal before it names it. Nothing that feeds a group is held up."""
+    life, copy = await lived(site)
+    put_back(life, copy, "history")
+    shutil.rmtree(site.data_dir / "audit")
+    async with site.running() as receiver:
+        with pytest.raises(ReplicatorError, match="the audit is gone") as told:
+            await order(site.control.accept, "web", "the disk is gone")
+        assert "`replicator audit accept --reason TEXT`" in told.value.hint
+        await order(site.control.accept_audit, "the disk is gone")
+        assert (await order(site.control.accept, "web", "the disk is gone")).generation == 2
+        await life.until_settled(receiver)
+        await life.sync()
+        assert 13 in await life.served()
+
+
 async def test_a_replica_that_is_being_verified_is_no_protection(site: DrSite) -> None:
     life = Life(site)
     async with site.running() as receiver:
