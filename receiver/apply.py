@@ -437,7 +437,7 @@ class Applier:
             self._history.sync()
         finally:
             self._voucher.settle()
-        self._voucher.recorded()
+        self._voucher.begun(self.applied)
         self._history.publish(batch)
         self._pending = _Pending(batch, self.applied, state, changes)
         self._old.note(batch, changes)

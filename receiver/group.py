@@ -703,8 +703,8 @@ class GroupReplica:
     def _catch_up(self) -> None:
         """Sums of the newest batches are about to go to where they can no longer be told apart from
         older ones: so what the replica holds is stated first."""
-        if not self._applier.has_pending:
-            self._voucher.rest(self._applier.applied)
+        applier = self._applier
+        self._voucher.keep_up(applier.applied, is_pending=applier.has_pending)
 
     def tidy(self) -> bool:
         """A step of freeing what no point needs any more, some tens of milliseconds. False if

@@ -65,7 +65,8 @@ class Suspects:
 
 def written_behind(applied: Applied, history: HistoryLog) -> int:
     """The number of a batch at or before R behind which nothing was merged with what is before it:
-    R itself, or the newest point's that is still kept."""
+    R itself, or the newest point's that is still kept. Where neither is there any more, all that is
+    left was written behind it."""
     batch = batch_of(applied, history)
     if batch is not None and batch.end == applied.position:
         return applied.number
@@ -74,7 +75,8 @@ def written_behind(applied: Applied, history: HistoryLog) -> int:
         for each in history.batches
         if each.point is not None and each.number <= applied.number
     ]
-    return max(kept, default=0)
+    first = history.batches[0].number if history.batches else applied.number + 1
+    return max(kept, default=min(applied.number, first - 1))
 
 
 def suspects(history: HistoryLog, number: int) -> Suspects | None:

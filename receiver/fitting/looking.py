@@ -44,10 +44,13 @@ def batch_of(applied: Applied, history: HistoryLog) -> Batch | None:
     """The batch that it tells of, if the history has it as it was written: not where a compaction
     rewrote it, or retention took it away."""
     batch = next((each for each in history.batches if each.number == applied.number), None)
-    if batch is None:
-        return None
+    return batch if batch is not None and is_as_written(batch, history) else None
+
+
+def is_as_written(batch: Batch, history: HistoryLog) -> bool:
+    """Whether no compaction that the newest opening found has rewritten it."""
     segment = next(each for each in reversed(history.opened_segments) if each.first <= batch.begin)
-    return batch if segment.data_end == segment.end else None
+    return segment.data_end == segment.end
 
 
 def image_states(

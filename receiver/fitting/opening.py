@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,7 @@ class Opening:
         self._doubt(read, verdict)
         if self._compare(read):
             mending.reasons.append("its replica held older content than its history says")
+        self._voucher.resume(self._parts.applier.applied)
         self._begin_mending(mending)
 
     # -- reading
@@ -417,7 +419,8 @@ class Opening:
         if parts.sum_base.upto <= read.applied.number:
             found = compare.suspects(parts.history, number)
         if found is None:
-            self._damaged(rules.added(state.damage, compare.whole_disks(disks, number + 1)))
+            entire = compare.whole_disks(disks, number + 1)
+            self._damaged(partial(rules.added, more=entire))
             self._voucher.start({disk.name for disk in disks})
             parts.scrub.start_over()
             return True
@@ -429,12 +432,12 @@ class Opening:
         if not len(keys):
             return False
         before = state.damage
-        self._damaged(rules.added(before, compare.damage_of(keys, writers)))
+        self._damaged(partial(rules.added, more=compare.damage_of(keys, writers)))
         healed = np.zeros(len(keys), dtype=np.bool_)
         for disk in disks:
             mine = compare.is_of(disk, keys)
             healed[mine] = parts.healer.heal_replica(disk, keys[mine], sums[mine])
-        self._damaged(rules.healed(parts.applier.applied.damage, keys[healed], replaced=0))
+        self._damaged(partial(rules.healed, keys=keys[healed], replaced=0))
         parts.telling.event(
             "replica.older", blocks=len(keys), healed=int(healed.sum()), behind=number
         )
@@ -442,11 +445,15 @@ class Opening:
             self._voucher.recorded()
         return not healed.all()
 
-    def _damaged(self, damage: rules.Damage) -> None:
-        """In memory; the next batch puts it on record, and a crash before that finds it again."""
+    def _damaged(self, change: Callable[[rules.Damage], rules.Damage]) -> None:
+        """In memory; the next batch puts it on record, and a crash before that finds it again. A
+        batch that is begun and not applied may have put more on record than what is in front of
+        it: that stays."""
         self._voucher.hold_back()
-        for state in (self._parts.applier.applied, self._parts.applier.newest_state):
-            state.damage = damage
+        applied, newest = self._parts.applier.applied, self._parts.applier.newest_state
+        if newest is not applied:
+            newest.damage = change(newest.damage)
+        applied.damage = change(applied.damage)
 
     # -- mending
 
@@ -522,7 +529,7 @@ class Opening:
         mending.fences = True
         self._voucher.start(())
         damage = self._unproven(read, stops, progress)
-        self._damaged(rules.added(parts.applier.applied.damage, damage))
+        self._damaged(partial(rules.added, more=damage))
         mending.put_on_record(parts.applier, parts.intake, parts.inbox)
         for name in stand_ins:
             parts.replica.put_in_place(name)

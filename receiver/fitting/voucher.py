@@ -5,6 +5,11 @@ With each batch it states the one before (`begin`, beside the sync of the batch'
 before the replica is touched). Where nothing is left to be applied it states the newest one
 (`rest`), and then the next batch has nothing to state: one more sync a batch, at most.
 
+Before the history lets go of batches, everything that is applied is stated (`keep_up`): behind the
+statement an opening compares the replica with what the history tells, and where that tells no
+longer, all of the replica would be in doubt. So it is stated also where a batch is begun and not
+applied, in this life or in one before (`resume`).
+
 What an opening found wrong is in memory until a batch has put it on record. Until that batch is
 durable the statement stays as it is (`hold_back`): a crash in between must find it again.
 
@@ -18,10 +23,12 @@ Concurrency: the group's apply thread; `unverified` is replaced as a whole, any 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.evidence import Applied
-from receiver.history.log import HistoryLog
+from receiver.fitting.looking import is_as_written
+from receiver.history.log import BatchEnd, HistoryLog
 from receiver.history.sums import LatestSums
 from receiver.replica import Replica
 from receiver.sync_state import GroupState
@@ -56,8 +63,20 @@ class Voucher:
         self._held_back = True
 
     def recorded(self) -> None:
-        """The batch is durable."""
+        """What was found wrong is on record, or was nothing."""
         self._held_back = False
+
+    def resume(self, before: GroupState) -> None:
+        """An opening has found a batch that is begun and not applied, and nothing wrong; `before`
+        is the group in front of it. Raises DamageError."""
+        batches, durable = self._history.batches, self._slots.durable
+        if self._held_back or self._history.unapplied is None or len(batches) < 2:
+            return
+        last = batches[-2]
+        is_older = durable is not None and durable.number < last.number
+        if is_older and is_as_written(last, self._history):
+            end = BatchEnd(last.number, last.end, self._history.reader.chain_behind(last))
+            self._wanted = self._statement(before, end)
 
     def begin(self, before: GroupState) -> None:
         """A batch comes; `before` is the group in front of it."""
@@ -65,6 +84,12 @@ class Voucher:
         if not self._held_back:
             self._wanted = self._statement(before)
             self._slots.begin(self._wanted)
+
+    def begun(self, before: GroupState) -> None:
+        """The batch is durable, and not yet among those that the history tells of."""
+        if self._held_back:
+            self._held_back = False
+            self._wanted = self._statement(before)
 
     def settle(self) -> None:
         """What was begun has ended."""
@@ -81,6 +106,16 @@ class Voucher:
         if statement.number and not self._held_back:
             self._slots.ensure(statement)
 
+    def keep_up(self, applied: GroupState, *, is_pending: bool) -> None:
+        """Batches are about to be let go of, or sums of them have just come to the disk. Raises
+        OSError: then they stay."""
+        if not is_pending:
+            self.rest(applied)
+        elif self._wanted is not None:
+            base, own = self._sums.written
+            self._wanted = replace(self._wanted, sums_upto=base, own_sums_upto=own)
+            self._slots.ensure(self._wanted)
+
     def state(self, state: GroupState) -> None:
         """As `rest`, whatever was stated before: it was accepted that this is gone."""
         self._slots.ensure(self._statement(state))
@@ -89,8 +124,9 @@ class Voucher:
         """A whole scrub has read all images back; what it found is on record."""
         self.unverified = frozenset()
 
-    def _statement(self, state: GroupState) -> Applied:
-        end = self._history.last_end
+    def _statement(self, state: GroupState, end: BatchEnd | None = None) -> Applied:
+        """`end`: of the last batch that is applied, where it isn't the newest one."""
+        end = end or self._history.last_end
         return Applied(
             self._history.stream.stream,
             end.number,

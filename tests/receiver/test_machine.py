@@ -14,6 +14,8 @@ from tests.receiver.world import World
 
 Data = st.DataObject
 NAMES = sorted(actions.ACTIONS)
+ONCE_WRONG = (236,)
+"""Longer lives that showed a fault: 236, retention while a batch was begun and not applied."""
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -67,3 +69,8 @@ def test_random_lives(block: int) -> None:
             live(seed)
         except Exception as error:
             raise AssertionError(f"live({seed}): {error}") from error
+
+
+@pytest.mark.parametrize("seed", ONCE_WRONG)
+def test_lives_that_were_wrong_once(seed: int) -> None:
+    live(seed, steps=60)
