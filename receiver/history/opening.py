@@ -307,9 +307,9 @@ def _judge(
     )
     verdict = classify_tail(facts)
     if verdict.action is Action.STOP:
-        problem = found.problem or "a batch is not complete"
+        problem = found.problem or f"{segment.path}: a batch is not complete"
         raise DamageError(
-            f"{segment.path}: {problem} (file offset {offset}); {verdict.prose}",
+            f"{problem} (file offset {offset}); {verdict.prose}",
             hint="the history up to there is good; restore the file from a copy, or set the group"
             " aside and let it sync anew",
         )
