@@ -42,7 +42,7 @@ from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.base.notify import Notifier
 from replicator.base.storage import SystemStorage
 from replicator.config.agent import AgentConfig, Driver, GroupConfig
-from replicator.config.changes import agent_changes
+from replicator.config.changes import agent_changes, in_force
 from replicator.config.environment import require_credentials
 from replicator.control import types
 from replicator.control.describe import group_in_words
@@ -135,6 +135,7 @@ class Agent:
         async with self._one_reload:
             config = await asyncio.to_thread(self._load)
             found = agent_changes(self._config, config)
+            config = in_force(self._config, config)
             result = reload_result("agent", self._config.agent.name, found)
             if request.dry_run:
                 return result

@@ -28,7 +28,7 @@ from receiver.seat import Sitter
 from receiver.views import Views
 from receiver.worker import GroupWorker
 from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
-from replicator.config.changes import receiver_changes
+from replicator.config.changes import in_force, receiver_changes
 from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig
 from replicator.control.reloading import reload_result, require_removals
 from replicator.control.types import ReloadRequest, ReloadResult
@@ -71,6 +71,7 @@ class Reloading:
         async with self._one:
             config = await asyncio.to_thread(self._load)
             found = receiver_changes(self.config, config)
+            config = in_force(self.config, config)
             result = reload_result("receiver", self.config.receiver.name, found)
             if request.dry_run:
                 return result

@@ -45,7 +45,7 @@ from replicator.base.clock import NS_PER_S, Clock
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.base.storage import Storage
 from replicator.config.agent import AgentConfig, GroupConfig, SplitterSection
-from replicator.config.changes import Change, agent_changes
+from replicator.config.changes import Change, agent_changes, in_force
 from replicator.control.splitter import SplitterStatus
 
 _log = logging.getLogger(__name__)
@@ -146,6 +146,7 @@ class Groups:
         everything as it was."""
         async with self._one_reload:
             found = agent_changes(self._config, config)
+            config = in_force(self._config, config)
             added, reserved = [], []
             for group in config.groups:
                 if group.name in self.logs:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from replicator.config.receiver import ReceiverConfig
 from replicator.config.values import ByteSize, DurationNs, FileMode, KeepRule, MetricsAddress
 
 Kind = Literal["added", "removed", "changed"]
+C = TypeVar("C", AgentConfig, ReceiverConfig)
 
 _AT_START = frozenset(
     {
@@ -78,6 +79,44 @@ def changes(
         return agent_changes(before, after)
     assert isinstance(after, ReceiverConfig)
     return receiver_changes(before, after)
+
+
+def in_force(before: C, after: C) -> C:
+    """What holds once `after` has been taken over without a restart: with what a start alone can
+    change as it was, so that the next look says again what waits for one."""
+    sections = {}
+    for field in msgspec.structs.fields(after):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if isinstance(new, msgspec.Struct):
+            sections[field.name] = _with_old(field.encode_name, old, new)
+    known = _by_name(before.groups)
+    groups = tuple(
+        _group_in_force(known[group.name], group) if group.name in known else group
+        for group in after.groups
+    )
+    return msgspec.structs.replace(after, **sections, groups=groups)
+
+
+def _with_old(section: str, before: msgspec.Struct, after: msgspec.Struct) -> msgspec.Struct:
+    kept = {
+        field.name: getattr(before, field.name)
+        for field in msgspec.structs.fields(after)
+        if f"{section}.{field.encode_name}" in _AT_START
+    }
+    return msgspec.structs.replace(after, **kept)
+
+
+def _group_in_force(before: Any, after: Any) -> Any:
+    if not isinstance(after, GroupConfig):
+        return after
+    if before.driver != after.driver:
+        return before
+    sizes = {disk.disk_name: disk.size_bytes for disk in before.disks}
+    disks = tuple(
+        msgspec.structs.replace(disk, size_bytes=sizes.get(disk.disk_name, disk.size_bytes))
+        for disk in after.disks
+    )
+    return msgspec.structs.replace(after, disks=disks)
 
 
 def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator.config import load_any
-from replicator.config.changes import Change, changes
+from replicator.config.changes import Change, changes, in_force
 
 AGENT = """
 [agent]
@@ -120,6 +120,34 @@ def test_a_change_at_the_agent_is_said(tmp_path: Path, old: str, new: str, said:
 def test_a_change_at_the_receiver_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
     (found,) = between(tmp_path, RECEIVER, (old, new))
     assert str(found).startswith(said)
+
+
+def test_what_waits_for_a_restart_is_not_in_force_and_is_said_again(tmp_path: Path) -> None:
+    for text, edits, late in (
+        (
+            AGENT,
+            (
+                ('name = "kvm1"', 'name = "kvm2"'),
+                ('max_stall = "2s"', 'max_stall = "1s"\nspool_disk_dir = "/spool"'),
+                ('size = "1GiB"', 'size = "2GiB"'),
+                ('name = "web"\n[[group.disk]]', 'name = "web"\nmark_every = "1h"\n[[group.disk]]'),
+            ),
+            {"agent.name", "splitter.spool_disk_dir", "group ext, disk d.size"},
+        ),
+        (
+            RECEIVER,
+            (('data_dir = "/data"', 'data_dir = "/d"'), ('"1GiB"', '"2GiB"')),
+            {"receiver.data_dir"},
+        ),
+    ):
+        (tmp_path / "old.toml").write_text(text)
+        between(tmp_path, text, *edits)
+        old, new = load_any(tmp_path / "old.toml"), load_any(tmp_path / "new.toml")
+        live = {each.place for each in changes(old, new) if each.live}
+        assert live
+        held = in_force(old, new)  # type: ignore[type-var]
+        assert {each.place for each in changes(old, held)} == live
+        assert {each.place for each in changes(held, new)} == late
 
 
 def test_what_makes_a_group_another_one_needs_a_restart(tmp_path: Path) -> None:
