@@ -49,6 +49,9 @@ OWN_RECEIVE_BYTES = 1 * MIB
 """What each connection has of that for itself, its usual buffer included: more than the kernel
 holds of one, so a request up to this that has come whole is always read."""
 
+NEWCOMERS = 32
+"""Connections for which larger requests leave room."""
+
 STALL_SECONDS = 1.0
 """A request that is there by half and has not grown for so long gives its memory back where others
 wait for it. An honest client sends a request in one go."""

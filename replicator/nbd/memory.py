@@ -6,6 +6,9 @@ from what all share, and only as much as is there:
 
     connections × OWN_RECEIVE_BYTES  +  memory of larger requests  ≤  RECEIVE_BYTES_MAX
 
+Larger requests leave room for NEWCOMERS more connections, if there may be so many, so that who
+comes while they are under way is accepted all the same.
+
 * A request that fits a connection's own memory is never left unread, whatever the others do: the
   kernel holds less of a connection than that, so nothing that has come whole waits here.
 * A larger one waits, in the order of asking, until there is room for it. Nobody is passed.
@@ -31,6 +34,7 @@ from typing import Protocol
 
 from replicator.nbd.limits import (
     MAX_REQUEST_BYTES,
+    NEWCOMERS,
     OWN_RECEIVE_BYTES,
     RECEIVE_BYTES_MAX,
     STALL_SECONDS,
@@ -97,8 +101,9 @@ class ReceivePool:
     @property
     def has_place(self) -> bool:
         """Whether one more may come, and the largest request still be taken."""
-        own_bytes = (len(self._members) + 1) * OWN_RECEIVE_BYTES
-        return own_bytes + MAX_REQUEST_BYTES <= self._total_bytes
+        self._count_returned()
+        is_free = self.used_bytes + OWN_RECEIVE_BYTES <= self._total_bytes
+        return is_free and len(self._members) < self._places
 
     def join(self, member: Member) -> None:
         self._members.add(member)
@@ -142,7 +147,29 @@ class ReceivePool:
         self._admit()
         if not self._waiting:
             return None
-        missing = next(iter(self._waiting.values())) - self._free_bytes
+        self._drop(next(iter(self._waiting.values())) - self._free_bytes, now)
+        self._admit()
+        return STALL_SECONDS / 4 if self._waiting else None
+
+    def make_place(self, now: float) -> None:
+        """For one more connection, if requests that stand still have the memory."""
+        self._drop(self.used_bytes + OWN_RECEIVE_BYTES - self._total_bytes, now)
+
+    # Inside.
+
+    @property
+    def _places(self) -> int:
+        """So many connections, and the largest request."""
+        return (self._total_bytes - MAX_REQUEST_BYTES) // OWN_RECEIVE_BYTES
+
+    @property
+    def _free_bytes(self) -> int:
+        """For larger requests."""
+        kept = min(len(self._members) + NEWCOMERS, self._places)
+        return self._total_bytes - kept * OWN_RECEIVE_BYTES - self._used_bytes
+
+    def _drop(self, missing: int, now: float) -> None:
+        """Who stands still, until that many bytes have come back."""
         due = sorted(
             (
                 (not member.is_visitor, since, member)
@@ -157,14 +184,6 @@ class ReceivePool:
             missing -= member.memory_bytes
             member.give_way()
         self._count_returned()
-        self._admit()
-        return STALL_SECONDS / 4 if self._waiting else None
-
-    # Inside.
-
-    @property
-    def _free_bytes(self) -> int:
-        return self._total_bytes - self.used_bytes
 
     def _admit(self, asking: Member | None = None) -> None:
         """From the front of the row, as far as there is room. Who asks just now is not told."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from pathlib import Path
 from typing import cast
 
@@ -88,6 +89,8 @@ class NbdServer:
         await self._empty.wait()
 
     def _accept(self) -> asyncio.BaseProtocol:
+        if self._is_crowded:
+            self._pool.make_place(time.monotonic())
         if self._is_crowded or len(self._handshakes) >= MAX_HANDSHAKES:
             self._make_way()
         if self._listener is None or self._is_crowded:

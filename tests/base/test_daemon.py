@@ -145,7 +145,7 @@ async def life(daemon):
     tell(signal.SIGHUP)
     await asyncio.sleep(0)
     print("up")
-    async with daemon.serving(reload=reload, dump=dump, notifier=Notifier()):
+    async with asyncio.timeout(20), daemon.serving(reload=reload, dump=dump, notifier=Notifier()):
         await daemon.stop.wait()
 sys.exit(run_daemon(life, signals))
 """

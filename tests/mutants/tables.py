@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import agent, ends, journal, names, protocols, receiver, splitter, syncs
+from tests.mutants import agent, ends, journal, names, protocols, receiver, rooms, splitter, syncs
 from tests.mutants.mutant import Mutant
 
 ALL: tuple[Mutant, ...] = (
@@ -15,4 +15,5 @@ ALL: tuple[Mutant, ...] = (
     *agent.MUTANTS,
     *receiver.MUTANTS,
     *names.MUTANTS,
+    *rooms.MUTANTS,
 )

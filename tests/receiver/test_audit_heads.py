@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.audit.chain import Fact, Head, Seen
-from receiver.audit.heads import Stretch, fault_of, unseen
+from receiver.audit.chain import FORGET_ORDER, Fact, Head, Seen
+from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_seen, unseen
 from receiver.audit.log import open_audit, read_entries
 from receiver.audit.recorder import DAY_NS, Recorder
 from receiver.audit.watch import HistoryWatch
@@ -98,6 +98,32 @@ def test_heads_are_noted_with_orders_and_once_a_day(tmp_path: Path) -> None:
         noted.now_ns += DAY_NS
         recorder.note_heads()
         assert noted.seen()[3:] == [Seen({"db": Head(100, "aa")})]
+
+
+def test_what_was_seen_of_a_group_that_was_forgotten_counts_no_more(tmp_path: Path) -> None:
+    noted = Noted(tmp_path)
+    one = Segment(0, 100, 100, tmp_path / "x", 0, b"\xaa", 1, sealed=True)
+
+    def seen() -> dict[str, Head]:
+        return newest_heads(read_entries(STORAGE, tmp_path / "audit"))
+
+    with closing(noted.catalog), closing(noted.recorder) as recorder:
+        noted.look_at({"web": [one], "db": [one]})
+        recorder.note_heads()
+        for outcome, argument in (
+            ("started", '{"confirm":"web"}'),
+            ("owned", '{"confirm":"web"}'),
+            ("done", '{"dry_run": true}'),
+        ):
+            recorder.record(Fact(FORGET_ORDER, "web", argument, outcome=outcome))
+            assert set(seen()) == {"web", "db"}
+        noted.watch.forget("web")
+        recorder.record(Fact(FORGET_ORDER, "web", '{"confirm":"web"}', outcome="done"))
+        assert set(seen()) == {"db"}
+        assert set(newest_seen(read_entries(STORAGE, tmp_path / "audit"))[0]) == {"db"}
+        noted.look_at({"web": [one]})  # its next life may look the same
+        recorder.record(Fact("rollback"))
+        assert set(seen()) == {"web", "db"}
 
 
 def sealed_segments(bare: BareHistory) -> list[Segment]:

@@ -9,6 +9,7 @@ import errno
 import random
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -167,6 +168,10 @@ def odd_views(group: Path) -> None:
     """What no view ever made, in every form."""
     views = group / "views"
     (views / "0badcafe" / "nested").mkdir(parents=True)
+    (views / "feedbeef").mkdir()
+    (views / "feedbeef" / "letter.txt").write_text("mine")
+    (views / "0000aaaa").mkdir()
+    (views / "0000aaaa" / "vda.overlay").write_text("a view's")
     (views / "notes.txt").write_text("mine")
     (views / "deadbeef.sock").mkdir()
     (views / "elsewhere").symlink_to("/")
@@ -208,7 +213,8 @@ async def test_a_start_with_one_group_in_trouble(site: DrSite, case: str) -> Non
         if case == "odd views":
             assert web.state == "attaching", "nothing is wrong with it"
             left = sorted(path.name for path in (group / "views").iterdir())
-            assert left == ["0badcafe", "deadbeef.sock", "elsewhere", "notes.txt"]
+            assert left == ["0badcafe", "deadbeef.sock", "elsewhere", "feedbeef", "notes.txt"]
+            assert (group / "views" / "feedbeef" / "letter.txt").exists()
     if case not in STOPPED:
         return
     async with site.running():  # the disk is well again
@@ -222,8 +228,10 @@ async def test_a_disk_that_answers_late_does_not_keep_the_others_from_starting(
     monkeypatch.setattr("receiver.service.RECOVERY_PATIENCE_SECONDS", 0.3)
     before = await lived_before(site)
     silent = Silent((site.data_dir / "groups" / "web",))
+    began = time.monotonic()
     async with site.running(TroubledStorage(silent)) as receiver:
         try:
+            assert time.monotonic() - began < 10
             async with feeding(site, *SOUND, since=before) as fed:
                 for each in fed.values():
                     await each.check()
