@@ -99,7 +99,8 @@ class CountedClock:
         self._has_news = False
         self._cannot_save = ""
         kept = _read(storage, path)
-        self._kept_slow = kept is not None and kept.is_slow
+        self._kept = kept
+        self._stamped_ns = 0
         reading = machine.read()
         self._is_begun = kept is not None
         self._counted = rules.begun(reading, None) if kept is None else rules.resumed(kept, reading)
@@ -125,11 +126,18 @@ class CountedClock:
         with self._lock:
             self._run()
             self._has_news = True
-            is_unsaid = self._counted.is_slow and not self._kept_slow
+            is_unsaid = self._counted.is_slow and not self._is_kept_slow
         if is_unsaid:  # else the next life would count more than this one
             self.save()
         with self._lock:
-            return self._counted.counted_ns
+            now, kept = self._counted, self._kept
+            next_ns = 0 if kept is None else rules.resumed_ns(kept, now.boot, now.boottime_ns)
+            self._stamped_ns = max(self._stamped_ns, now.counted_ns, next_ns)
+            return self._stamped_ns
+
+    @property
+    def _is_kept_slow(self) -> bool:
+        return self._kept is not None and self._kept.is_slow
 
     def ages(self) -> Ages:
         with self._lock:
@@ -228,7 +236,7 @@ class CountedClock:
                     _log.error("clock.not_kept", file=str(self._path), error=str(error))
                 self._cannot_save = str(error)
             else:
-                self._cannot_save, self._kept_slow = "", counted.is_slow
+                self._cannot_save, self._kept = "", counted
 
 
 def _lock_moved_ns(before: Counted, after: Counted) -> int:

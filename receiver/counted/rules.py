@@ -13,8 +13,10 @@ Running     C += dB. While W is within TOLERANCE of C + gap, C is also drawn to 
 W behind C  further than that: C runs *slow*, at nine tenths, until W is there. Nothing stops.
 W ahead     further than that: *stepped*. C goes on by B alone. Back within TOLERANCE: good again.
 Same boot   at a start: C += B − what B was when C was kept (nine tenths of it where it was kept as
-            running slow). W is not asked. A B that is lower than that (a machine that was put back
-            to an earlier state) counts as another boot.
+            running slow). W is not asked. That may be more than this life counted, whose C was
+            drawn back since, or ran slow and could not be kept: so nothing is stamped lower than
+            what a start would count now (`resumed_ns`). A B that is lower than that (a machine that
+            was put back to an earlier state) counts as another boot.
 Other boot  at a start: how long the machine was off, nobody knows who has only W to ask. C stands
             where it was kept, gap = W − C; above TOLERANCE: *unconfirmed*.
 No clock kept  C = the newest stamp of a point that is not ahead of W, else W; gap as above. With
@@ -91,12 +93,23 @@ def begun(reading: Reading, newest_stamp_ns: int | None) -> Counted:
 
 def resumed(kept: Counted, reading: Reading) -> Counted:
     """From what was kept, at a start."""
-    if kept.boot != reading.boot or reading.boottime_ns < kept.boottime_ns:
+    if not _is_same_boot(kept, reading.boot, reading.boottime_ns):
         return _on_another_boot(kept, reading)
-    passed_ns = reading.boottime_ns - kept.boottime_ns
-    now_ns = kept.counted_ns + (_slow(passed_ns) if kept.is_slow else passed_ns)
+    now_ns = resumed_ns(kept, reading.boot, reading.boottime_ns)
     moved = replace(kept, boottime_ns=reading.boottime_ns, counted_ns=now_ns)
     return _judged(moved, reading.wall_ns)
+
+
+def resumed_ns(kept: Counted, boot: str, boottime_ns: int) -> int:
+    """C of a life that begins at that moment, from what was kept."""
+    if not _is_same_boot(kept, boot, boottime_ns):
+        return kept.counted_ns
+    passed_ns = boottime_ns - kept.boottime_ns
+    return kept.counted_ns + (_slow(passed_ns) if kept.is_slow else passed_ns)
+
+
+def _is_same_boot(kept: Counted, boot: str, boottime_ns: int) -> bool:
+    return kept.boot == boot and boottime_ns >= kept.boottime_ns
 
 
 def _slow(passed_ns: int) -> int:

@@ -120,6 +120,29 @@ def test_before_anything_is_stamped_slow_it_is_kept_that_it_is() -> None:
     assert site.clock.stamp_ns() == stamp + 18 * S
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("behind_s", [9, 3600])
+def test_no_restart_makes_a_stamp_older_than_it_is(behind_s: int, is_kept: bool) -> None:
+    """The clock was drawn back since it was kept, or runs slow and cannot be kept."""
+    site = Site()
+    site.run(1)
+    site.machine.step_ns = -behind_s * S
+    site.run(300)
+    if not is_kept:
+        site.storage.plan(Failure(frozenset(["pwritev"]), 1, errno.EIO, True, PATH.parent))
+    stamps = [site.clock.stamp_ns()]
+    site.run(20)
+    stamps.append(site.clock.stamp_ns())
+    site.storage.heal()
+    if is_kept:
+        site.clock.save()
+        stamps.append(site.clock.stamp_ns())
+    assert stamps == sorted(stamps)
+    site.restart()
+    assert site.clock.ages().counted_ns - stamps[0] <= 20 * S
+    assert site.clock.ages().counted_ns <= stamps[1]
+
+
 @pytest.mark.parametrize("step_ns", [0, WEEK, -WEEK])
 def test_a_restart_in_the_same_boot_goes_on_in_each_state(step_ns: int) -> None:
     site = Site()
