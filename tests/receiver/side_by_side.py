@@ -37,9 +37,12 @@ class Group:
         left: int = 0,
         flavour: int = 0,
         inbox_segment_bytes: int = 9_000,
+        history_segment_bytes: int = 6_000,
     ) -> None:
         limits = replace(
-            SMALL, history_segment_bytes=6_000, inbox_segment_bytes=inbox_segment_bytes
+            SMALL,
+            history_segment_bytes=history_segment_bytes,
+            inbox_segment_bytes=inbox_segment_bytes,
         )
         self.flavour = flavour
         self.gone: dict[int, tuple[Point, Contents]] = {}

@@ -18,6 +18,7 @@ from receiver.fitting.applied import SLOT_BYTES, pack, unpack
 from receiver.history.writer import history_name
 from replicator.base.errors import DamageError, UsageError
 from tests.receiver.side_by_side import Group
+from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY
 from tests.world.storage import Stopped
 
@@ -92,6 +93,34 @@ def test_batches_that_wait_do_not_vouch_for_what_an_opening_found() -> None:
         else:
             group.world.storage.heal()
             return
+    raise AssertionError("it never came to an end")
+
+
+def test_what_a_begun_batch_has_put_on_record_stays_there() -> None:
+    """It overwrites a block that is older than the history says; a crash comes before it is
+    applied, and the next opening finds another such block."""
+    for at in range(1, 1000):
+        group = Group(points=2, old=2, inbox_segment_bytes=100, history_segment_bytes=1 << 20)
+        world = group.world
+        for disk, block in (("b", 4), ("a", 4), ("a", 5), ("b", 4)):
+            world.apply_all()
+            world.write(disk, block * 4096, noise(world.source.end_lsn, 4096))
+            world.cut()
+            world.ship_all()
+        group.stop()
+        group.put_back("disks", group.then["disks"], in_place=True)
+        group.open()
+        assert set(world.group.damaged_points()) == {3, 4, 5}
+        world.storage.stop_at(at)
+        try:
+            world.apply_all()
+        except Stopped:
+            group.open()
+        else:
+            world.storage.heal()
+            return
+        world.apply_all()
+        assert not {3, 4, 5} & set(group.served()), at
     raise AssertionError("it never came to an end")
 
 
