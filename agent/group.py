@@ -137,7 +137,7 @@ class GroupAgent:
         self._standing = Standing(
             Promise(config.checkpoint_interval_ns / NS_PER_S, config.rpo_alarm_ns / NS_PER_S),
             around.clock,
-            room_bytes=int(spool.spool_memory_bytes) + int(spool.spool_disk_bytes),
+            room_bytes=self._spool_bytes_max(),
         )
         self._shown = self._said = State.ATTACHING
 
@@ -164,6 +164,7 @@ class GroupAgent:
     def reload(self, around: Surroundings) -> None:
         """Another group's configuration, or what all share, has changed."""
         self._around = around
+        self._standing.room_bytes = self._spool_bytes_max()
 
     async def leave(self, disks: Collection[str] | None = None) -> None:
         """The group, or these disks of it, left the configuration: they end in good order, and
@@ -405,18 +406,11 @@ class GroupAgent:
 
     async def resync(self) -> types.GroupStatus:
         """Returns when the sync has begun."""
-        if self.status is None:
-            trouble = self._trouble()
-            raise UnreachableError(
-                f"group {self.name!r} has no splitter: {trouble.reason}", hint=trouble.remedy
-            )
+        ordinal, failures = self._require_look().group.ordinal, self._driving.failures
         _check_not_refused(self.name, self.link.last_word)
-        ordinal, failures = self.status.ordinal, self._driving.failures
         self.link.readmit()
-        async with self._one_order:
-            look = self._look()
-            assert look is not None
-            await self._driver.resync(look)
+        async with self._one_order:  # whoever had it may have waited for a splitter that is gone
+            await self._driver.resync(self._require_look())
         self.link.refused = None
         self._driving.wake(anew=True)
         try:
@@ -436,6 +430,15 @@ class GroupAgent:
                 hint=_in_one(self.verdict()),
             ) from None
         return self.group_status()
+
+    def _require_look(self) -> Look:
+        look = self._look()
+        if look is None:
+            trouble = self._trouble()
+            raise UnreachableError(
+                f"group {self.name!r} has no splitter: {trouble.reason}", hint=trouble.remedy
+            )
+        return look
 
     def _sync_has_begun(self, above_ordinal: int) -> bool:
         status = self.status
@@ -485,9 +488,12 @@ class GroupAgent:
         status = self.status
         return None if status is None else status.memory_bytes + status.disk_bytes
 
-    def _spool_share(self) -> float:
+    def _spool_bytes_max(self) -> int:
         spool = self._around.config.splitter
-        budget = int(spool.spool_memory_bytes) + int(spool.spool_disk_bytes)
+        return int(spool.spool_memory_bytes) + int(spool.spool_disk_bytes)
+
+    def _spool_share(self) -> float:
+        budget = self._spool_bytes_max()
         return (self.spool_bytes() or 0) / budget if budget else 0.0
 
     def group_status(self) -> types.GroupStatus:

@@ -14,7 +14,8 @@ and no ordinal is ever given twice, also not to a group that comes back under it
 
 Nothing at the receiver is touched: see receiver.leftovers.
 
-Concurrency: the event loop; files are measured and deleted in threads.
+Concurrency: the event loop; files are measured and deleted in threads. The caller lets no reload
+run beside `forget`.
 """
 
 from __future__ import annotations
@@ -137,7 +138,6 @@ class Leftovers:
                 raise UsageError("to forget a group for good its name has to be given twice")
             copies, notices = await self._ended_copies(group)
             await self._let_go(group)
-            self._check(group)  # a reload may have taken it back
             notices += self._frozen(group)
             for place in places:
                 await asyncio.to_thread(shutil.rmtree, place)

@@ -245,6 +245,7 @@ class ReceiverLink:
         reader = asyncio.create_task(self._read(link))
         reader.add_done_callback(lambda _: self._wake.set())
         telling = asyncio.create_task(self._tell(link))
+        telling.add_done_callback(lambda _: self._wake.set())
         try:
             while True:
                 self._wake.clear()

@@ -43,13 +43,12 @@ class Seen:
 
 
 class Standing:
-    """See the head of this file. One for each group."""
+    """See the head of this file. One for each group. `room_bytes`: what the spool may take."""
 
     def __init__(self, promise: Promise, clock: Clock, *, room_bytes: int) -> None:
-        """`room_bytes`: what the spool may take."""
         self._promise = promise
         self._clock = clock
-        self._room_bytes = room_bytes
+        self.room_bytes = room_bytes
         self._status: SplitterGroupStatus | None = None
         self._began_ns = self._left_ns = clock.monotonic_ns()
         self._ages = StampAges()
@@ -190,7 +189,7 @@ class Standing:
         """For how long the spool takes what the receiver does not."""
         assert self._status is not None
         used = self._status.memory_bytes + self._status.disk_bytes
-        left, rate = max(self._room_bytes - used, 0), self._log_rate.per_second()
+        left, rate = max(self.room_bytes - used, 0), self._log_rate.per_second()
         if not rate:
             return f"capture goes on, the spool has room for {format_size(left)}"
         lasts = format_duration(round(left / rate) * NS_PER_S)

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from uuid import UUID, uuid5
 
 from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders, Wake
+from agent.external_instance import external_instance
 from replicator.config.agent import GroupConfig
 from replicator.states.words import NO_TROUBLE, Trouble
-
-# Identity of external disks: the config is all that names them. The splitter uses the same.
-_EXTERNAL_DISKS = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
 
 
 class ExternalDriver:
@@ -30,7 +27,7 @@ class ExternalDriver:
             KnownDisk(
                 disk.disk_name,
                 int(disk.size_bytes or 0),
-                str(uuid5(_EXTERNAL_DISKS, f"{group.name}/{disk.disk_name}")),
+                external_instance(group.name, disk.disk_name),
             )
             for disk in group.disks
         )

@@ -31,8 +31,9 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Final
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4
 
+from agent.external_instance import external_instance
 from agent.splitter.control import Publisher
 from agent.splitter.group import GroupLog, GroupSettings
 from agent.splitter.lane import ThreadLane, aside
@@ -55,10 +56,6 @@ FAULT_NS: Final = NS_PER_S
 
 COUNT_SECONDS: Final = 1.0
 """How often it is looked up what the spool's files take, for the status."""
-
-EXTERNAL_DISKS: Final = UUID("5f1f2a1e-7b3c-5d7e-8e0a-3c8f7f6c2b90")
-"""Namespace of the identities of external disks, which have but their names. The agent's driver
-uses the same."""
 
 
 class GroupTimer:
@@ -130,10 +127,7 @@ class Groups:
     def begin(self) -> None:
         """Before anybody can connect."""
         for log in self.logs.values():
-            try:
-                log.begin()
-            except Exception as error:  # noqa: BLE001 - a supervision
-                log.lose_by(error)
+            _begin(log)
         for timer in self._timers.values():
             timer.wake(0)
         self._count()
@@ -159,7 +153,7 @@ class Groups:
                 else:
                     added.append(group)
             for group, (reservation, first) in zip(added, reserved, strict=True):
-                self._add(group, reservation).begin("the group is new", first)
+                _begin(self._add(group, reservation), "the group is new", first)
                 self.unusable.pop(group.name, None)
                 self._timers[group.name].wake(0)
             self._take_over(config)
@@ -312,6 +306,14 @@ class Groups:
             _log.warning("spool cannot be counted", extra={"reason": str(error)})
 
 
+def _begin(log: GroupLog, why: str = "", first: NewStream | None = None) -> None:
+    """A supervision: what comes of it is that group's."""
+    try:
+        log.begin(why, first)
+    except Exception as error:  # noqa: BLE001
+        log.lose_by(error)
+
+
 def _match_disks(log: GroupLog, config: GroupConfig) -> None:
     """The disks of an external group are those of the configuration. One that is new is no member
     before its sync, and one that is gone is none any more."""
@@ -321,7 +323,7 @@ def _match_disks(log: GroupLog, config: GroupConfig) -> None:
     for name, size in wanted.items():
         known = log.roster.disks.get(name)
         if known is None:  # an external disk that has another size takes another name
-            log.declare_disk(name, size, str(uuid5(EXTERNAL_DISKS, f"{config.name}/{name}")))
+            log.declare_disk(name, size, external_instance(config.name, name))
 
 
 def _tiers(spool: SplitterSection, storage: Storage, *, memory_is_sticky: bool) -> SpoolTiers:

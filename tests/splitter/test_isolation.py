@@ -13,7 +13,13 @@ import pytest
 from agent.splitter.group import GroupLog
 from replicator.base.errors import NotFoundError, ReplicatorError, UnreachableError
 from replicator.base.storage import SystemStorage
-from replicator.control.splitter import OpenStream, SplitterGroupStatus, StreamOpened
+from replicator.control.splitter import (
+    OpenStream,
+    Reload,
+    Reloaded,
+    SplitterGroupStatus,
+    StreamOpened,
+)
 from replicator.nbd.client import NbdError
 from tests.splitter.daemon import SIZE, Home, agent, connect, home, splitter, stop
 from tests.splitter.rig import image
@@ -108,3 +114,24 @@ async def test_a_fault_of_the_program_ends_the_stream_of_its_group_alone(
         other = await one.until("other", lambda group: group.held_until_ns > 0)
         assert other.state == "ready"
     assert image(place.records("other", other.end_lsn), 0, SIZE)[: 50 * 4096] == BLOCK * 50
+
+
+async def test_a_new_group_that_a_fault_meets_as_it_begins_keeps_no_other_from_coming(
+    place: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = GroupLog.begin
+
+    def spoiled(self: GroupLog, *args: object) -> object:
+        return bug(self) if self.settings.name == "bad" else sound(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GroupLog, "begin", spoiled)
+    async with serving(place, SystemStorage(), sticky=False), agent(place) as one:
+        await one.until("ext", lambda group: group.state == "ready")
+        bad, new = (OTHER.replace('"other"', f'"{name}"') for name in ("bad", "new"))
+        place.config.write_text(place.config.read_text() + bad + new)
+        await one.ask(lambda n: Reload(id=n), Reloaded)
+        found = await one.until("bad", lost)
+        assert found.reason == "unexpected KeyError: 'a fault of the program'"
+        async with await connect(place, "new/a") as disk:
+            await disk.pwrite(BLOCK, offset=0)
+        await one.until("new", lambda group: group.last_cut_time_ns > 0)
