@@ -161,6 +161,7 @@ class FineLog:
         for each in [each for each in self._kept if each.left_ns > counted_ns]:
             path = _path(each.span.path.parent, each.span.first, counted_ns)
             self._storage.replace(each.span.path, path)
+            self._storage.sync_directory(path.parent)
             span = Span(each.span.first, path, each.span.size_bytes)
             self._kept = [other for other in self._kept if other is not each]
             self._kept = sorted([*self._kept, _Kept(counted_ns, each.stream, span)], key=_age)

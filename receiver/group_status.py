@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a group stands, as its DR site can tell: facts for the receiver's column. No I/O.
+"""How a group stands, as its DR site can tell: facts for the receiver's column.
 
 The table is replicator.states.replica; the worker and its witness know what it looks at.
 """

@@ -101,7 +101,8 @@ class Leftovers:
     def measure(self) -> None:
         """Now and then, in a thread of its own."""
         now = asyncio.get_running_loop().time()
-        if self._measuring is None and now - self._measured_at >= MEASURE_SECONDS:
+        is_busy = self._measuring is not None and not self._measuring.done()
+        if not is_busy and now - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = now
             self._measuring = asyncio.create_task(self._measure())
 
@@ -120,7 +121,6 @@ class Leftovers:
             except Exception as error:  # noqa: BLE001
                 self._bytes[name] = None
                 _log.warning("leftover.not_measured", group=name, reason=words_of(error).message)
-        self._measuring = None
 
     def _names(self) -> list[str]:
         """Nothing in a folder is looked at: its disk may not answer."""
@@ -251,7 +251,8 @@ class Leftovers:
 def _delete(path: Path) -> None:
     """With everything in it; of a link, with everything that it leads to."""
     if path.is_symlink():
-        for inside in Path(os.path.realpath(path)).iterdir():
+        real = Path(os.path.realpath(path))
+        for inside in real.iterdir() if real.is_dir() else ():
             _delete(inside)
         path.unlink()
     elif path.is_dir():

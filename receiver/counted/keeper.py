@@ -36,6 +36,7 @@ from receiver.counted.machine import Machine
 from receiver.counted.rules import ClockState, Counted, Reading
 from receiver.counted.witness import ClockWitness, vouch_for
 from replicator.base.clock import NS_PER_S, rfc3339
+from replicator.base.mishaps import reason
 from replicator.base.storage import Storage, read_whole, write_durably
 from replicator.base.units import format_duration
 
@@ -176,7 +177,7 @@ class CountedClock:
         """To be called every few seconds. `ageing_out` counts the points that the rules keep at the
         first of two times and not at the second."""
         with self._lock:
-            before, reading = self._counted, self._run()
+            reading = self._run()
             before = self._counted
             agents: Sequence[str] = []
             if rules.ahead_ns(before, reading.wall_ns):
@@ -233,8 +234,8 @@ class CountedClock:
             except OSError as error:
                 self._has_news = True
                 if not self._cannot_save:
-                    _log.error("clock.not_kept", file=str(self._path), error=str(error))
-                self._cannot_save = str(error)
+                    _log.error("clock.not_kept", file=str(self._path), error=reason(error))
+                self._cannot_save = reason(error)
             else:
                 self._cannot_save, self._kept = "", counted
 

@@ -137,11 +137,6 @@ class Daemon:
                 self._notifier.reloaded()
 
 
-async def nothing_to_reload() -> None:
-    """The reload of a daemon that reads its configuration at its start alone."""
-    _log.warning("nothing is reloaded", extra={"hint": "a changed configuration needs a restart"})
-
-
 def run_daemon(life: Life, signals: Signals | None = None) -> int:
     """Runs `life` on uvloop until it returns; the exit code of the process.
 

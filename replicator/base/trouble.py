@@ -6,7 +6,7 @@ must not become that of another: around each group's work, a reload, an errand o
 it caught becomes words once, here, and is named in the log with the part that it was:
 
     a mishap (ReplicatorError)                  is said as it is
-    the operating system's refusal (OSError)    in the words of base.report
+    the operating system's refusal (OSError)    in the words of base.mishaps
     anything else                               is a fault of the program: said to be one, with its
                                                 traceback in the log
 
