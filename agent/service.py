@@ -141,10 +141,11 @@ class Agent:
                 return result
             require_removals(request, found)
             hosts = [(group, self._host_of(group)) for group in config.groups]
-            link = config.receiver
-            self.credentials.refresh((link.ca, link.certificate, link.key), at_once=True)
+            files = (config.receiver.ca, config.receiver.certificate, config.receiver.key)
+            self.credentials.check(files)
             if found or not self.splitter.problem:  # it may have read the file before us, or not
                 await self.splitter.reload()
+            self.credentials.refresh(files)
             if found:
                 await self._take_over(config, hosts)
             await self._remove_strangers()

@@ -115,14 +115,17 @@ class Reloading:
             await _let_go(sitter, IdentityError(what))
 
     async def _remove(self, name: str) -> None:
-        """No hello is answered from here on: the group is not known any more."""
+        """No hello is answered from here on. It counts as one of the groups until it is closed, so
+        that nobody takes its folder for what is left over."""
         self._agents.pop(name, None)
-        worker = self._workers.pop(name)
+        worker = self._workers[name]
+        worker.begin_closing()
         if worker.seat.sitter is not None:
             what = f"group {name!r} was taken out of the receiver's configuration"
             await _let_go(worker.seat.sitter, NotFoundError(what))
         await self._views.close_group(name)
         await worker.close()
+        del self._workers[name]
         _log.info("group.removed", group=name)
 
 

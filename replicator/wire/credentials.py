@@ -59,6 +59,11 @@ class Credentials:
         """For the next connection."""
         return self._context
 
+    def check(self, files: Files) -> None:
+        """Raises what `refresh(files, at_once=True)` would raise, and changes nothing."""
+        self._make(*files)
+        _end(files)
+
     def refresh(self, files: Files | None = None, *, at_once: bool = False) -> bool:
         """Looks at the files, these from now on if there are any, and takes over what has changed.
         True if something was. `at_once`: a person asked for it, so what does not load is raised,

@@ -77,6 +77,8 @@ def test_half_a_pair_keeps_the_old_one_until_the_other_half_comes(
     assert "not the one on the disk" in found.warning
     with pytest.raises(IdentityError):
         found.refresh(at_once=True)
+    with pytest.raises(IdentityError):
+        found.check((folder / "ca.crt", folder / "kvm1.crt", folder / "kvm1.key"))
     put(folder / "one" / "kvm1.key", folder / "kvm1.key")
     assert found.refresh()
     assert found.tls() is not before
