@@ -125,6 +125,7 @@ class Daemon:
             assert self._notifier is not None
             self._reload_due = False
             self._notifier.reloading()
+            _log.info("reloading")
             try:
                 await self._reload()
             except ReplicatorError as error:

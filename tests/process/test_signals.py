@@ -36,8 +36,8 @@ def ordinals(site: Site) -> set[str]:
 
 def has_logged(site: Site, program: Program) -> bool:
     said = site.said(program)
-    events = ("signal dropped", "nothing is reloaded", "state")
-    return all(re.search(rf'event="?{event}"? ', said) for event in events)
+    events = ("signal dropped", "reloading", "state")
+    return all(re.search(rf'event="?{event}"?( |$)', said, re.M) for event in events)
 
 
 async def test_no_signal_but_those_that_mean_it_ends_a_daemon(make_site: MakeSite) -> None:
