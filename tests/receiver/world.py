@@ -33,8 +33,10 @@ from receiver.history.images import block_key
 from receiver.history.sums import SumWindow
 from receiver.point_view import PointView
 from receiver.policy import HistoryPolicy
+from receiver.sync_state import GroupState
 from receiver.values import GroupEvent, Point
 from replicator.base.errors import DamageError, FencedError, NoPointError, OwnedError
+from replicator.base.mishaps import is_full
 from tests.receiver.content_extents import check_extents
 from tests.receiver.machine import FakeMachine
 from tests.receiver.plain import Contents, PlainReplica
@@ -59,6 +61,7 @@ LOOKS_NS = 10_000_000
 """More than what the clock moves by being looked at in one call."""
 Factory = Callable[..., GroupReplica]
 Forget = Callable[[Iterable[int]], None]
+Drop = Callable[[list[int], GroupState], None]
 
 
 class WorldClock(FakeMachine):
@@ -121,6 +124,7 @@ class World:
         """True times: since when a point is known, and at the latest when it was applied."""
         self.lock_ns = 0
         self.unsaid: dict[int, tuple[Point, Contents]] = {}
+        self._cannot_say = False
         self.fine_ns = fine_ns
         self.has_rotted = False
         self.has_exact_holes = False
@@ -151,6 +155,7 @@ class World:
             fine_ns=self.fine_ns,
         )
         history: Any = group._history
+        history.drop_points = self._drop_watched(history.drop_points)
         history.forget_points = self._forget_unsaid(history.forget_points)
         return group
 
@@ -463,12 +468,25 @@ class World:
             if not self.group.tidy():
                 return
 
-    def _forget_unsaid(self, forget: Callable[[Iterable[int]], None]) -> Forget:
-        """`forget`, and what it forgets noted."""
+    def _drop_watched(self, drop: Drop) -> Drop:
+        """`drop`, and noted where the disk was too full to say it."""
+
+        def watched(sequences: list[int], state: GroupState) -> None:
+            self._cannot_say = False
+            try:
+                drop(sequences, state)
+            except OSError as error:
+                self._cannot_say = is_full(error)
+                raise
+
+        return watched
+
+    def _forget_unsaid(self, forget: Forget) -> Forget:
+        """`forget`, and what it forgets noted, where there was no other way."""
 
         def noted(sequences: Iterable[int]) -> None:
             gone = list(sequences)
-            for sequence in gone:
+            for sequence in gone if self._cannot_say else ():
                 known = self.announced[sequence], self.expected[sequence]
                 self.unsaid[sequence] = known
             forget(gone)
