@@ -145,9 +145,11 @@ class Opening:
         verdict = judge(evidence)
         self._stop_for(verdict)
         mending = self._mend(verdict)
-        self._doubt(read, verdict)
+        exchanged = self._doubt(read, verdict)
         if self._compare(read):
             mending.reasons.append("its replica held older content than its history says")
+        if self._is_unproven(read, exchanged):
+            mending.reasons.append("what its exchanged images hold cannot be proven")
         self._voucher.resume(self._parts.applier.applied)
         self._begin_mending(mending)
 
@@ -371,19 +373,34 @@ class Opening:
             mending.reasons.append(finding.prose)
         return mending
 
-    def _doubt(self, read: _Read, verdict: Verdict) -> None:
-        """Which images are read back before they are believed."""
-        disks = read.state.disks
-        if verdict.has("vouched for anew") or self._may_hold_one_more(read):
+    def _doubt(self, read: _Read, verdict: Verdict) -> set[str]:
+        """Which images are read back before they are believed; those of them that may be from
+        another moment as a whole."""
+        disks, parts = read.state.disks, self._parts
+        states = read.evidence.images
+        exchanged = {name for name in disks if states[name] is ImageState.EXCHANGED}
+        if verdict.has("vouched for anew"):
+            exchanged = set(disks)
+        if self._may_hold_one_more(read):
             unverified = set(disks)
         else:
-            states = read.evidence.images
-            unverified = {name for name in disks if states[name] is ImageState.EXCHANGED}
-            unverified |= self._strangers(read)
+            unverified = exchanged | self._strangers(read)
         self._voucher.start(unverified)
         if unverified:
-            self._parts.scrub.start_over()
-            self._parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
+            parts.scrub.start_over()
+            parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
+        return exchanged
+
+    def _is_unproven(self, read: _Read, exchanged: set[str]) -> bool:
+        """Where sums are gone of what the history let go of, reading an image back proves it only
+        in part. So all of it is damage, and what has a sum, or is the same at the source, is
+        acquitted."""
+        if not exchanged or self._parts.sums.is_whole:
+            return False
+        disks = [disk for disk in read.state.disks.values() if disk.name in exchanged]
+        damage = compare.whole_disks(disks, 0)
+        self._damaged(lambda known: rules.added(known, damage))
+        return True
 
     def _strangers(self, read: _Read) -> set[str]:
         """Images that lack some of what was written last: rot, or an older one in its file."""

@@ -142,6 +142,35 @@ def test_one_image_exchanged_is_unverified_until_a_scrub() -> None:
     assert group.world.storage.exists(path)
 
 
+def test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven() -> None:
+    """What was written once, and of which the history no longer tells, differs in it."""
+    group = Group(points=6, old=6)
+    world = group.world
+    world.write("a", 9 * 4096, noise(5001, 4096))
+    world.write("b", 5 * 4096, noise(5000, 4096))
+    for number in range(7, 30):
+        group.write(number)
+        world.settle()
+    group.highest = max(world.announced)
+    group.retain(9_000)
+    disks = group.folders()["disks"]
+    path = GROUP_DIRECTORY / "disks" / "b.raw"
+    group.stop()
+    group.put_back("disks", disks | {path: group.then["disks"][path]})
+    group.remove("sums")
+    group.open()
+    world.apply_all()
+    assert group.served() == []
+    group.scrub()
+    assert group.served() == []
+    group.go_on()
+    newest = world.group.newest_point
+    assert newest is not None
+    assert group.served()[-1] == newest.sequence
+    group.open()
+    assert group.served()[-1] == newest.sequence
+
+
 def test_one_image_older_in_its_own_file_is_unverified_until_a_scrub() -> None:
     """As `dd` or `rsync --inplace` put it back: by its number it is the file that we wrote."""
     group = Group()
