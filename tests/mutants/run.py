@@ -46,6 +46,9 @@ def main(words: Sequence[str]) -> int:
         for mutant in tables.ALL
         if not words or any(word in mutant.rule or word in mutant.file for word in words)
     ]
+    if not chosen:
+        print(f"no mutant has one of these words: {' '.join(words)}", file=sys.stderr)
+        return 1
     try:
         for mutant in chosen:
             mutant.text(ROOT)
