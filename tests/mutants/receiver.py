@@ -190,15 +190,15 @@ MUTANTS = (
     Mutant(
         "after a boot the wall clock is not believed",
         "receiver/counted/rules.py",
-        "    if kept.boot != reading.boot or reading.boottime_ns < kept.boottime_ns:",
-        "    if False:",
+        "    return kept.boot == boot and boottime_ns >= kept.boottime_ns",
+        "    return True",
         _COUNTED,
     ),
     Mutant(
         "what was slow before a restart was slow up to it",
         "receiver/counted/rules.py",
-        "    now_ns = kept.counted_ns + (_slow(passed_ns) if kept.is_slow else passed_ns)",
-        "    now_ns = kept.counted_ns + passed_ns",
+        "    return kept.counted_ns + (_slow(passed_ns) if kept.is_slow else passed_ns)",
+        "    return kept.counted_ns + passed_ns",
         ("tests/receiver/test_counted_clock.py", *_COUNTED),
     ),
     Mutant(
