@@ -34,6 +34,7 @@ from tests.splitter.daemon import Agent, subscribed
 NAME = "web"
 GROUP = "web"
 BLOCK_BYTES = 64 * KIB
+STOP_SECONDS = 1.0
 LIMIT_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 
@@ -92,15 +93,19 @@ class Machine:
         """Returns within copies that are slowed down, when they have sent `at_least` bytes.
 
         A copy waits for its target. So the splitter is stopped as soon as it is connected, and goes
-        on when the copy is slow: else that might be over before virsh has even started."""
+        on when the copy is slow: else that might be over before virsh has even started. It goes on
+        after STOP_SECONDS in any case: where the next disk's copy is being begun, libvirt waits for
+        the splitter with the domain locked, and virsh for libvirt."""
         begun = await self.until(lambda group: any(disk.connected for disk in group.disks))
         for number, disk in enumerate(self.disks):
             await self.until(lambda group, number=number: _is_copied(group, number))  # type: ignore[misc]
             os.kill(self.site.pid("splitter"), signal.SIGSTOP)
+            slowing = asyncio.create_task(self.slow(disk.target, bytes_per_second))
             try:
-                await self.slow(disk.target, bytes_per_second)
+                await asyncio.wait([slowing], timeout=STOP_SECONDS)
             finally:
                 os.kill(self.site.pid("splitter"), signal.SIGCONT)
+            await slowing
         return await self.until(lambda group: group.bytes >= begun.bytes + at_least)
 
     async def slow(self, target: str, bytes_per_second: int) -> None:
