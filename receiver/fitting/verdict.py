@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 class Action(Enum):
     GO_ON = "go on"
-    SAY = "say"
     SCRUB = "scrub"
     MEND = "mend"
     STOP = "stop"

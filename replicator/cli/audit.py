@@ -4,15 +4,22 @@ The receiver answers; with a data_dir, its files do, and no daemon is needed."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from replicator.base.errors import DamageError, NotFoundError, ReplicatorError, UsageError
+from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.output import NONE, note, print_json, print_table, progress_bar
+from replicator.cli.output import (
+    NONE,
+    confirm,
+    note,
+    print_json,
+    print_table,
+    progress_bar,
+    require_terminal,
+)
 from replicator.cli.paths import path_type
 from replicator.cli.zone import local_zone
 
@@ -99,13 +106,8 @@ def audit_accept(invocation: Invocation, reason: str, *, yes: bool) -> None:
     if not reason.strip():
         raise UsageError("audit accept needs --reason TEXT")
     if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError(
-                "audit accept asks for confirmation, and there is no terminal to ask at",
-                hint="give --yes",
-            )
-        if not click.confirm("Is the audit lost, so that it cannot be put back?", err=True):
-            raise ReplicatorError("not confirmed; nothing was done")
+        require_terminal("audit accept", hint="give --yes")
+        confirm("Is the audit lost, so that it cannot be put back?")
     done = invocation.client("receiver").accept_audit(reason)
     if invocation.is_json:
         print_json(done)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replicator.base.errors import ReplicatorError, UsageError
+from replicator.base.errors import UsageError
 from replicator.base.units import format_duration
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.output import note, print_json
+from replicator.cli.output import confirm, note, print_json
 
 if TYPE_CHECKING:
     from replicator.control.types import ClockAccepted
@@ -53,8 +53,7 @@ def _confirm(invocation: Invocation) -> None:
             hint="give --yes, or --dry-run to see what it would do",
         )
     note(_described(invocation.client("receiver").accept_clock("", dry_run=True)))
-    if not click.confirm("Is the machine's time right?", err=True):
-        raise ReplicatorError("not confirmed; nothing was done")
+    confirm("Is the machine's time right?")
 
 
 def _described(done: ClockAccepted) -> str:

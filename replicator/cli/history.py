@@ -125,11 +125,7 @@ def accept(invocation: Invocation, group: str, reason: str, *, yes: bool) -> Non
     if not reason.strip():
         raise UsageError("history accept needs --reason TEXT")
     if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError(
-                "history accept asks for confirmation, and there is no terminal to ask at",
-                hint="give --yes",
-            )
+        require_terminal("history accept", hint="give --yes")
         ask_for_name(group, "goes on without what is gone, for good")
     with progress_bar() as on_progress:
         done = invocation.client("receiver").accept(group, reason, on_progress)

@@ -56,12 +56,14 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def require_terminal(order: str) -> None:
+def require_terminal(
+    order: str, *, hint: str = "give --yes, or --dry-run to see what it would do"
+) -> None:
     """Raises UsageError where nobody can be asked. `order`: `a rollback`."""
     if not sys.stdin.isatty():
         raise UsageError(
             f"{order} asks for confirmation, and there is no terminal to ask at",
-            hint="give --yes, or --dry-run to see what it would do",
+            hint=hint,
         )
 
 
