@@ -2,7 +2,6 @@
 """What follows from how a group's parts fit: one case for each part. No I/O.
 
     go on    they fit
-    say      something is gone that nothing depends on
     scrub    an image may be another than the one we wrote: it is read back at once
     mend     what is gone is said, the stream is closed and a sync follows; numbers go on above all
              that were ever given
