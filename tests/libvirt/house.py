@@ -22,6 +22,7 @@ from replicator.demo.domain import Accelerator, GuestDisk, domain_xml
 from replicator.demo.guest.image import GuestImage, build_guest, default_kernel_directory
 from replicator.demo.libvirtd import PrivateLibvirtd
 from replicator.demo.site import Group, Site
+from tests.process.waiting import until_served
 from tests.splitter.daemon import Agent, subscribed
 
 GUEST = "web"
@@ -181,15 +182,6 @@ class House:
         return found
 
 
-async def _until_there(socket: Path) -> None:
-    """A socket has no event for "listens now"; it is made when somebody does."""
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while True:
-            if socket.exists():
-                return
-            await asyncio.sleep(LOOK_SECONDS)
-
-
 @asynccontextmanager
 async def house(*, persistent: bool = True) -> AsyncIterator[House]:
     """Receiver, splitter and agent run; the guest is for the test to boot."""
@@ -209,7 +201,7 @@ async def house(*, persistent: bool = True) -> AsyncIterator[House]:
         site = stack.enter_context(Site(home, account, (group,), libvirt_uri=libvirtd.uri))
         await asyncio.to_thread(site.prepare)
         site.start("receiver", "splitter", "agent")
-        await _until_there(site.splitter_control)
+        await until_served(site.splitter_control)
         async with subscribed(site.splitter_control) as splitter:
             made = House(home, account, image, accelerator, libvirtd, site, splitter, persistent)
             try:

@@ -29,6 +29,7 @@ from replicator.demo.domain import GuestDisk, add_disk, domain_xml
 from replicator.demo.guest.image import build_guest, default_kernel_directory
 from replicator.demo.libvirtd import PrivateLibvirtd
 from replicator.demo.site import Group, Limits, Site
+from tests.process.waiting import until_served
 from tests.splitter.daemon import Agent, subscribed
 
 NAME = "web"
@@ -206,7 +207,7 @@ async def machine(plan: Plan | None = None) -> AsyncIterator[Machine]:
         site = stack.enter_context(Site(home, account, (group,), limits, libvirt_uri=libvirtd.uri))
         await asyncio.to_thread(site.prepare)
         site.start("receiver", "splitter")
-        await _until_there(site.splitter_control)
+        await until_served(site.splitter_control)
         splitter = await stack.enter_async_context(subscribed(site.splitter_control))
         made = Machine(home, site, libvirtd, disks, splitter)
         if plan.guest:
@@ -219,15 +220,6 @@ async def machine(plan: Plan | None = None) -> AsyncIterator[Machine]:
         finally:
             for program in ("splitter", "agent"):
                 print(f"--- {program}\n{site.said(program)[-6000:]}")
-
-
-async def _until_there(socket: Path) -> None:
-    """A socket has no event for "listens now"; it is made when somebody does."""
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while True:
-            if socket.exists():
-                return
-            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _boot(made: Machine, account: Account) -> Console:
