@@ -42,7 +42,9 @@ RUN_BLOCKS_MAX = 1 << 20
 """Segments that one compaction takes together: what a crash makes it do again, and (40 bytes a
 block) what it needs in memory."""
 REMOVED_TOGETHER = 8
-"""Segments removed in one step: the sums of what their batches wrote are in memory meanwhile."""
+BATCHES_REMOVED_TOGETHER = 2048
+"""Segments removed in one step, as long as they have no more batches than that: the sums of what
+these wrote are read, and in memory, meanwhile."""
 GAIN_SHARE = 0.2
 GAIN_BYTES_MIN = 4096
 
@@ -71,6 +73,18 @@ def removable(segments: Sequence[Segment], batches: Sequence[Batch], kept: froze
     while count < len(segments) and segments[count].end <= limit:
         count += 1
     return count
+
+
+def removed_together(segments: Sequence[Segment], batches: Sequence[Batch], count: int) -> int:
+    """Of the `count` oldest segments those that go in one step: one at least, if there is one."""
+    count = min(count, REMOVED_TOGETHER)
+    while count > 1 and _batches_before(batches, segments[count - 1]) > BATCHES_REMOVED_TOGETHER:
+        count -= 1
+    return count
+
+
+def _batches_before(batches: Sequence[Batch], end_of: Segment) -> int:
+    return bisect_left(batches, end_of.end, key=lambda batch: batch.begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +301,9 @@ class Reclaim:
     def _remove_oldest(self, kept: frozenset[int]) -> bool:
         """What lies before the oldest point that stays."""
         history = self._history
-        count = min(removable(history.segments, history.batches, kept), REMOVED_TOGETHER)
+        count = removed_together(
+            history.segments, history.batches, removable(history.segments, history.batches, kept)
+        )
         if not count:
             return False
         if not history.is_durable:

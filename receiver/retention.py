@@ -36,9 +36,6 @@ HEADROOM = 50
 """A fiftieth of the budget is freed beyond what must be, and where nothing could be freed the
 history grows by as much before that is tried again: each attempt may rewrite segments."""
 
-
-THINNED_MAX = 4096
-"""Points that one thinning gives up: one record names them all. The others go with the next."""
 THIN_INTERVAL_NS = 60 * NS_PER_S
 FUTILE_NS = 5 * NS_PER_S
 """Where nothing could be freed it is tried again after that, for points have grown older."""
@@ -171,8 +168,8 @@ class Retention:
     # -- keep
 
     def thin(self, policy: HistoryPolicy, situation: Situation) -> list[Point]:
-        """Gives up, durably, what the rules do not keep; at most every THIN_INTERVAL_NS, and at
-        most THINNED_MAX points at once. Raises OSError."""
+        """Gives up, durably and all at once, what the rules do not keep; at most every
+        THIN_INTERVAL_NS. Raises OSError."""
         if not policy.rules or not self._is_thinning_due(policy, situation.now_ns):
             return []
         pins = situation.pins
@@ -182,11 +179,10 @@ class Retention:
             situation.now_ns,
             Protection(pins.held | pins.kept, situation.locked_after_ns),
         )
-        if len(gone) <= THINNED_MAX:
-            self._thinned_by, self._thinned_at_ns = policy.rules, situation.now_ns
-        sequences = [point.sequence for point in gone[:THINNED_MAX]]
+        sequences = [point.sequence for point in gone]
         if sequences:
             self._drop(sequences, situation.state)
+        self._thinned_by, self._thinned_at_ns = policy.rules, situation.now_ns
         return self._points.drop(sequences)
 
     def _is_thinning_due(self, policy: HistoryPolicy, now_ns: int) -> bool:

@@ -34,6 +34,8 @@ from receiver.history.sum_windows import KnownSums, SumWindows
 
 ROWS_MAX = 1 << 20
 """In memory: 16 MiB, the blocks of 4 GiB."""
+BATCHES_MAX = 4096
+"""In memory, as well: after a start that many headers are read, at most, before the next batch."""
 
 
 class SumLayers:
@@ -88,7 +90,8 @@ class SumLayers:
         if self._windows is not None:
             self._windows.put(keys, sums)
         self._upto, self._end = upto, end
-        if self._recent.count >= self._rows_max:
+        known = max(self._own.upto, self._base.upto)
+        if self._recent.count >= self._rows_max or upto - known >= BATCHES_MAX:
             self.write_down()
 
     def write_down(self) -> None:

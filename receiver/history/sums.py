@@ -44,6 +44,8 @@ from replicator.base.mishaps import is_full
 HITS_MAX = 16
 GATHER_BLOCKS = 1 << 19
 """What one step of gathering has in memory, about: 16 bytes each, several times."""
+GATHER_BATCHES = 1024
+"""And so many headers it reads."""
 
 
 @dataclass(slots=True)
@@ -200,7 +202,7 @@ class LatestSums:
         for batch in self._history.after(newest.upto):
             batches.append(batch)
             blocks += batch.images.block_count
-            if blocks >= GATHER_BLOCKS:
+            if blocks >= GATHER_BLOCKS or len(batches) >= GATHER_BATCHES:
                 break
         if not batches:
             return False

@@ -45,6 +45,8 @@ from replicator.base.storage import Buffer, Storage
 SEGMENT_BATCHES_MAX = 2048
 """Of small batches (a quiet guest's, one a second) most of a day would fit into a segment; and of
 the segment that is being written a view has to read the tables one by one."""
+DROPPED_TOGETHER = 4096
+"""Points that one record gives up."""
 _ORDINAL = 1
 _NO_DIGEST = bytes(32)
 
@@ -207,8 +209,11 @@ class HistoryWriter:
         self._append_body(RecordType.BATCH_APPLIED, number, bodies.encode(body))
 
     def append_dropped(self, sequences: list[int]) -> None:
-        body = bodies.PointsDropped(self.end, sequences)
-        self._append_body(RecordType.POINTS_DROPPED, 0, bodies.encode(body))
+        """In as many records as it takes, none of them large. A crash may leave some: each point
+        that is named is one that may go."""
+        for at in range(0, len(sequences), DROPPED_TOGETHER):
+            body = bodies.PointsDropped(self.end, sequences[at : at + DROPPED_TOGETHER])
+            self._append_body(RecordType.POINTS_DROPPED, 0, bodies.encode(body))
 
     def sync(self) -> None:
         """Everything appended is durable. OSError: what was not durable before is gone."""

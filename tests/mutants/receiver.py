@@ -160,6 +160,20 @@ MUTANTS = (
         _THINNING,
     ),
     Mutant(
+        "all that is too old goes in one pass",
+        "receiver/retention.py",
+        "        sequences = [point.sequence for point in gone]\n",
+        "        sequences = [point.sequence for point in gone[:4096]]\n",
+        ("tests/receiver/test_retention.py",),
+    ),
+    Mutant(
+        "of a quiet guest no more than some headers are to be read after a start",
+        "receiver/history/sum_layers.py",
+        "if self._recent.count >= self._rows_max or upto - known >= BATCHES_MAX:",
+        "if self._recent.count >= self._rows_max:",
+        ("tests/receiver/test_sums.py",),
+    ),
+    Mutant(
         "another agent is refused while one feeds the group",
         "receiver/seat.py",
         "        if old.instance != sitter.instance:",

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from receiver.history import writer
+from receiver.policy import HistoryPolicy
+from receiver.thinning import Rule
+from replicator.base.clock import NS_PER_S
 from tests.receiver.source import noise
 from tests.receiver.world import World
 from tests.world.storage import Stopped
@@ -89,6 +93,18 @@ def thin_and_tidy(world: World) -> None:
     world.tidy(50)
 
 
+def age_out(world: World) -> None:
+    """More than what one record says."""
+    for value in range(3, 9):
+        world.write("a", 0, noise(value, 512))
+        world.cut()
+        world.settle()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "DROPPED_TOGETHER", 2)
+        world.age(HistoryPolicy(1 << 40, (Rule(0, 60 * NS_PER_S),)), 600 * NS_PER_S)
+    assert len(world.group.points()) < 4
+
+
 WORKLOADS: list[Workload] = [
     write_cut_apply,
     two_batches,
@@ -97,6 +113,7 @@ WORKLOADS: list[Workload] = [
     resync,
     retain,
     thin_and_tidy,
+    age_out,
 ]
 
 

@@ -13,10 +13,12 @@ import pytest
 
 from journal.seal import seal_segment
 from journal.stream_files import read_seal
+from receiver import reclaim
 from receiver.group import Limits
 from receiver.history import compaction
 from receiver.history.compaction import Compaction, _NewSegment
 from receiver.history.opening import NEW_SUFFIX
+from receiver.reclaim import removed_together
 from replicator.base.errors import DamageError
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
@@ -54,6 +56,17 @@ def thinned(count: int = 24, every: int = 6) -> World:
     world = world_with(count)
     world.give_up([each for each in range(1, count) if each % every])
     return world
+
+
+@pytest.mark.parametrize(("count", "together"), [(0, 0), (1, 1), (2, 1), (4, 1)])
+def test_of_segments_with_many_batches_one_goes_in_a_step(
+    count: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = thinned().group._history
+    segments, batches = history.segments, history.batches
+    assert removed_together(segments, batches, count) == count
+    monkeypatch.setattr(reclaim, "BATCHES_REMOVED_TOGETHER", 1)
+    assert removed_together(segments, batches, count) == together
 
 
 def test_what_lies_between_kept_points_becomes_one_step_by_step() -> None:

@@ -4,16 +4,28 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
+from receiver.counted.ages import Ages
 from receiver.group import Limits
+from receiver.history import writer
+from receiver.history.bodies import PointsDropped
+from receiver.history.log import HistoryLog
+from receiver.history.writer import DROPPED_TOGETHER
+from receiver.points import PointList
 from receiver.policy import HistoryPolicy
-from receiver.reclaim import Pins
-from receiver.retention import droppable
+from receiver.reclaim import Pins, Reclaim
+from receiver.retention import Retention, Situation, droppable
+from receiver.sync_state import GroupState
+from receiver.thinning import Rule
 from receiver.values import Point
+from replicator.base.clock import NS_PER_S
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
+from tests.world.storage import SimStorage
 
 NO_PINS = Pins(frozenset(), frozenset())
 LIMITS = Limits(history_segment_bytes=30_000, inbox_segment_bytes=6_000, batch_bytes=1 << 20)
@@ -61,6 +73,54 @@ def test_pinned_points_stay_and_nothing_behind_a_view_goes() -> None:
     points = [point(number) for number in range(1, 7)]
     pins = Pins(held=frozenset([4]), kept=frozenset([2]))
     assert [each.sequence for each in droppable(points, pins, 100)] == [1, 3]
+
+
+# -- thinning
+
+
+def idle(storage: SimStorage, count: int) -> tuple[Retention, PointList, HistoryLog]:
+    """A history that has not been written to for long, with a point a second."""
+    history = HistoryLog(storage, GROUP_DIRECTORY / "history", "g", lambda: 0, 1 << 30)
+    history.open()
+    history.accept_tail()
+    points = PointList(lambda: 0)
+    points.reset(replace(point(n), received_ns=n * NS_PER_S) for n in range(1, count + 1))
+    unused = cast(Reclaim, None)
+    return Retention(unused, history, points, lambda: 0), points, history
+
+
+def at(now_ns: int) -> Situation:
+    return Situation(Ages(now_ns), GroupState(), 1 << 40, NO_PINS)
+
+
+def test_points_of_a_whole_day_that_are_too_old_go_in_one_go() -> None:
+    storage = SimStorage()
+    retention, points, _ = idle(storage, 28_000)
+    policy = HistoryPolicy(1 << 40, (Rule(60 * NS_PER_S, 30_000 * NS_PER_S),))
+    drops, calls = points.drops, dict(storage.calls)
+    gone = retention.thin(policy, at(28_000 * NS_PER_S))
+    assert len(gone) == 28_000 - 28_000 // 60 - 2
+    assert points.drops == drops + 1
+    records = -(-len(gone) // DROPPED_TOGETHER)
+    assert storage.calls["pwritev"] - calls.get("pwritev", 0) <= records + 2, "and a segment's head"
+    assert storage.calls["datasync"] - calls.get("datasync", 0) == 1
+    assert retention.thin(policy, at(28_001 * NS_PER_S)) == []
+
+
+def test_points_are_given_up_in_records_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[list[int]] = []
+
+    def noting(position: int, sequences: list[int]) -> PointsDropped:
+        said.append(sequences)
+        return PointsDropped(position, sequences)
+
+    monkeypatch.setattr(writer.bodies, "PointsDropped", noting)
+    _, _, history = idle(SimStorage(), 1)
+    sequences = list(range(1, 2 * DROPPED_TOGETHER + 2))
+    history.drop_points(sequences, GroupState())
+    assert [len(each) for each in said] == [DROPPED_TOGETHER, DROPPED_TOGETHER, 1]
+    assert [each for record in said for each in record] == sequences
+    assert history.dropped == frozenset(sequences)
 
 
 # -- doing

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from receiver.history import sum_layers
+from receiver.history import sums as latest_sums
 from receiver.history.sum_base import SumBase
 from receiver.history.sum_layers import SumLayers
 from receiver.history.sum_runs import CHUNK_ROWS, RunFacts, SumRun, write_run
@@ -181,6 +183,37 @@ def test_own_runs_from_before_a_merge_are_not_taken_up(
     layers.write_down()
     layers.open(9, merged)
     assert layers.own_upto == (5 if stays else 0)
+
+
+def test_of_a_quiet_guest_little_is_in_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all headers since the last run would be read before the first batch after a start."""
+    monkeypatch.setattr(sum_layers, "BATCHES_MAX", 4)
+    storage = SimStorage()
+    own = SumBase(storage, FOLDER / "newest")
+    own.open()
+    layers = SumLayers(base_on(storage), own)
+    layers.open(0)
+    one = np.array([7], dtype=np.uint64)
+    for number in range(1, 12):
+        layers.put(one, one, upto=number, end=10 * number)
+        assert number - own.upto < 4
+    assert own.upto == 8
+
+
+def test_headers_are_gathered_a_bounded_number_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(limits=replace(SMALL, sum_rows=1000))
+    world.begin_stream(from_zero=True)
+    for number in range(9):
+        world.write("a", 0, noise(number, 4096))
+        world.cut()
+        world.settle()
+    world.crash(power=False)
+    monkeypatch.setattr(latest_sums, "GATHER_BATCHES", 2)
+    steps = 0
+    while world.group._sums.gather():
+        steps += 1
+    assert steps == -(-world.group._history.newest_number // 2)
+    world.check()
 
 
 def test_a_history_says_which_batches_have_lost_their_images() -> None:
