@@ -9,12 +9,13 @@ from typing import cast
 
 import pytest
 
+from journal.record import RecordType, scan
+from journal.segment import HEADER_BYTES
 from receiver.counted.ages import Ages
 from receiver.group import Limits
-from receiver.history import writer
-from receiver.history.bodies import PointsDropped
+from receiver.history.bodies import PointsDropped, decode
 from receiver.history.log import HistoryLog
-from receiver.history.writer import DROPPED_TOGETHER
+from receiver.history.writer import DROPPED_TOGETHER, initial_chain
 from receiver.points import PointList
 from receiver.policy import HistoryPolicy
 from receiver.reclaim import Pins, Reclaim
@@ -107,20 +108,22 @@ def test_points_of_a_whole_day_that_are_too_old_go_in_one_go() -> None:
     assert retention.thin(policy, at(28_001 * NS_PER_S)) == []
 
 
-def test_points_are_given_up_in_records_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[list[int]] = []
-
-    def noting(position: int, sequences: list[int]) -> PointsDropped:
-        said.append(sequences)
-        return PointsDropped(position, sequences)
-
-    monkeypatch.setattr(writer.bodies, "PointsDropped", noting)
-    _, _, history = idle(SimStorage(), 1)
+def test_points_are_given_up_in_records_of_bounded_size() -> None:
+    storage = SimStorage()
+    _, _, history = idle(storage, 1)
     sequences = list(range(1, 2 * DROPPED_TOGETHER + 2))
     history.drop_points(sequences, GroupState())
-    assert [len(each) for each in said] == [DROPPED_TOGETHER, DROPPED_TOGETHER, 1]
-    assert [each for record in said for each in record] == sequences
     assert history.dropped == frozenset(sequences)
+    segment = history.newest_segment
+    assert segment is not None
+    data = storage.open(segment.path).pread(segment.size_bytes, HEADER_BYTES)
+    found = [
+        decode(PointsDropped, record, "").sequences
+        for _, record in scan(memoryview(data), 0, initial_chain("g")).records
+        if record.type == RecordType.POINTS_DROPPED
+    ]
+    assert [len(each) for each in found] == [DROPPED_TOGETHER, DROPPED_TOGETHER, 1]
+    assert [each for record in found for each in record] == sequences
 
 
 # -- doing
