@@ -12,7 +12,7 @@ guest's writes come any more; the group in the splitter, so that nobody appends;
 remembered. Each step may be ordered again. The splitter's own state file of the group stays: no LSN
 and no ordinal is ever given twice, also not to a group that comes back under its name.
 
-Nothing at the receiver is touched: see receiver.leftovers.
+Nothing at the receiver is touched: see receiver.orders.leftovers.
 
 Concurrency: the event loop; files are measured and deleted in threads. The caller lets no reload
 run beside `forget`.
@@ -29,8 +29,8 @@ from pathlib import Path
 
 import structlog
 
+from agent.links.splitter_link import GroupOrders, SplitterLink
 from agent.memory import AgentMemory
-from agent.splitter_link import GroupOrders, SplitterLink
 from replicator.base.daemon import hold_lock
 from replicator.base.errors import (
     NotFoundError,

@@ -24,9 +24,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from agent.group import GroupAgent
+from agent.group.group import GroupAgent
+from agent.links.splitter_link import SplitterLink
 from agent.quiesce.figures import FROZEN_BOUNDS_SECONDS
-from agent.splitter_link import SplitterLink
 from replicator import __version__
 from replicator.base.clock import NS_PER_S
 from replicator.control.splitter import LatencyStatus

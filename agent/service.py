@@ -2,7 +2,8 @@
 """The life of the agent: take the lock, look at what is needed, serve until told to stop.
 
 Tasks: the splitter link, one `run` per host of drivers, one per group. What one of them dies of is
-named in the status of the group, and it is begun anew (supervision.py); the others do not notice.
+named in the status of the group, and it is begun anew (retrying.supervision); the others do not
+notice.
 
 What cannot work without a person ends the start with its documented code: a config that is wrong or
 files that are missing (2), a second agent (11), a certificate that does not name this agent (12).
@@ -28,12 +29,12 @@ from prometheus_client import CollectorRegistry
 
 from agent.drivers.driver import Host
 from agent.drivers.external import ExternalHost
-from agent.group import GroupAgent, Surroundings
+from agent.group.group import GroupAgent, Surroundings
 from agent.leftovers import Leftovers
+from agent.links.splitter_link import SplitterLink
 from agent.memory import AgentMemory
 from agent.metrics import AgentCollector
-from agent.splitter_link import SplitterLink
-from agent.supervision import Supervision
+from agent.retrying.supervision import Supervision
 from replicator import __version__
 from replicator.base.certificates import require_own_name
 from replicator.base.clock import SystemClock, rfc3339
@@ -338,7 +339,7 @@ def _context(name: str, ca: Path, certificate: Path, key: Path) -> ssl.SSLContex
 def _libvirt_host(config: AgentConfig) -> Host:
     """Imports libvirt only where it is used: it is an extra that needs a compiler to install."""
     try:
-        from agent.drivers.libvirt_driver import LibvirtHost
+        from agent.drivers.libvirt.driver import LibvirtHost
     except ModuleNotFoundError as error:
         if error.name not in ("libvirt", "libvirtaio", "libvirtmod"):
             raise

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Protocol
 
 from receiver.audit.chain import Fact, Link
-from receiver.fitting.evidence import Reached
-from receiver.values import Point
+from receiver.points.evidence import Reached
+from receiver.points.values import Point
 
 SCHEMA_VERSION = 2
 _SCHEMA = """

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from receiver.counted.keeper import ClockFacts
 from receiver.counted.rules import ClockState
-from receiver.figures import Durations, GroupFigures
+from receiver.points.figures import Durations, GroupFigures
 from replicator.states.words import WORDS
 
 CLOCK_STATES = get_args(ClockState)

@@ -3,8 +3,8 @@
 
 Start: config, credentials, the lock of data_dir, room on its disk; then each group is recovered,
 and only then is anything opened to the outside: control, metrics, the port for agents. A group
-that cannot be recovered does not keep the others from starting (receiver.stop); nor does a catalog
-or an audit that cannot be used: then orders that change something are refused.
+that cannot be recovered does not keep the others from starting (receiver.tasks.stop); nor does a
+catalog or an audit that cannot be used: then orders that change something are refused.
 
 Shutdown is the same in reverse, each step of it bounded: agents are told and what they had sent
 is made durable, views close, the step under way in each group is waited for. Nothing of this has to
@@ -28,34 +28,34 @@ from pathlib import Path
 import structlog
 
 from receiver.audit.chain import OpenEnd
-from receiver.audit.recorder import Recorder
 from receiver.audit.watch import HistoryWatch
-from receiver.beside import InThread
 from receiver.catalog import Catalog
-from receiver.control import ReceiverService
 from receiver.counted.ages import Ages
 from receiver.counted.keeper import CountedClock
 from receiver.counted.machine import Machine, SystemMachine, boot_identity, runtime_dir_of
-from receiver.data_dir import (
+from receiver.data_dir.layout import (
     audit_dir,
     catalog_path,
     check_format,
     clock_path,
     groups_dir,
 )
-from receiver.describe import group_snapshot, group_state, group_status
-from receiver.errand import Errand
-from receiver.group import GroupReplica
-from receiver.leftovers import Leftovers
-from receiver.listener import Listener
-from receiver.lookout import Lookout
+from receiver.data_dir.reserve import Reserve, Room
+from receiver.group.group import GroupReplica
+from receiver.group.worker import GroupWorker
 from receiver.metrics import ReceiverSnapshot, registry_of
-from receiver.policy import policy_of
-from receiver.reloading import Reloading
-from receiver.reserve import Reserve, Room
-from receiver.values import GroupEvent
-from receiver.views import Views
-from receiver.worker import GroupWorker
+from receiver.orders.control import ReceiverService
+from receiver.orders.describe import group_snapshot, group_state, group_status
+from receiver.orders.leftovers import Leftovers
+from receiver.orders.lookout import Lookout
+from receiver.orders.recorder import Recorder
+from receiver.orders.reloading import Reloading
+from receiver.points.policy import policy_of
+from receiver.points.values import GroupEvent
+from receiver.session.listener import Listener
+from receiver.tasks.beside import InThread
+from receiver.tasks.errand import Errand
+from receiver.views.open_views import Views
 from replicator import __version__
 from replicator.base.clock import Clock, SystemClock
 from replicator.base.daemon import Daemon, hold_lock

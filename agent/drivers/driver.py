@@ -13,10 +13,11 @@ decides: whether the receiver takes the stream (if not, it closes it, and the dr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.quiesce.freezer import Freezer
 from replicator.config.agent import GroupConfig
 from replicator.control.splitter import SplitterGroupStatus, StreamOpened
 from replicator.states.words import Trouble
@@ -84,29 +85,6 @@ class Orders(Protocol):
     async def drop_connections(self) -> None: ...
 
 
-class Freezer(Protocol):
-    """Freezes the filesystems of a group's guests. It does not thaw: the program that `watchdog`
-    names does, also when this process is gone (agent.quiesce)."""
-
-    @property
-    def domains(self) -> tuple[str, ...]: ...
-
-    async def require_agents(self) -> None:
-        """Raises UsageError for a guest that can never be frozen, UnreachableError for one whose
-        agent does not answer now."""
-        ...
-
-    async def freeze(self, domain: str) -> int:
-        """How many filesystems were frozen. May take for ever. UnreachableError, and a
-        cancellation, leave open whether the guest is frozen, or will be; after any other
-        ReplicatorError nothing of it is on its way any more."""
-        ...
-
-    def watchdog(self, domains: Sequence[str], freeze_timeout_ns: int) -> Sequence[str]:
-        """The command of a process that thaws `domains`: see agent.quiesce.watchdog."""
-        ...
-
-
 class Wake(Protocol):
     """Says that a look is due; called on the event loop. `anew`: something happened at the source
     by itself, so what failed there may succeed now and need not wait any longer."""
@@ -164,7 +142,7 @@ class Driver(Protocol):
         """Looks, and does at most one thing. True: something was done, look again at once.
 
         Not called while there is no splitter. A ReplicatorError out of it is shown as the group's
-        problem, and the step is tried again, each time later (agent.backoff).
+        problem, and the step is tried again, each time later (agent.retrying.backoff).
         """
         ...
 

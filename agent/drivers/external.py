@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from agent.drivers.driver import Driver, Freezer, KnownDisk, Look, Orders, Wake
-from agent.external_instance import external_instance
+from agent.drivers.driver import Driver, KnownDisk, Look, Orders, Wake
+from agent.naming.external_instance import external_instance
+from agent.quiesce.freezer import Freezer
 from replicator.config.agent import GroupConfig
 from replicator.states.words import NO_TROUBLE, Trouble
 

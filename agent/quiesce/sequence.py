@@ -31,13 +31,13 @@ from typing import Protocol
 
 import structlog
 
-from agent.backoff import Backoff
-from agent.drivers.driver import Freezer
 from agent.memory import AgentMemory, FrozenNote
 from agent.quiesce.figures import QuiesceFigures
+from agent.quiesce.freezer import Freezer
 from agent.quiesce.guard import ThawGuard
 from agent.quiesce.scripts import Phase, Script
 from agent.quiesce.watch import Word
+from agent.retrying.backoff import Backoff
 from replicator.base.clock import NS_PER_S, Clock
 from replicator.base.errors import (
     DamageError,

@@ -2,10 +2,10 @@
 """One disk of a group: who writes it, and how far its sync has come. No I/O.
 
 A *link* is a connection as the group sees it. Whose it is says the name that it asked for: a job of
-QEMU's connects to the export of one sync (agent.export_name). Evidence counts only for the job it
-came from, so of a libvirt disk only links to the sync of now are *its own*. What any other sends is
-answered, since a guest may wait for it, and is neither recorded nor a sign of anything: it may be
-an old job's that lives on, and be older than what the new one has sent already.
+QEMU's connects to the export of one sync (agent.naming.export_name). Evidence counts only for the
+job it came from, so of a libvirt disk only links to the sync of now are *its own*. What any other
+sends is answered, since a guest may wait for it, and is neither recorded nor a sign of anything: it
+may be an old job's that lives on, and be older than what the new one has sent already.
 
 The *carrier* of a sync is the link that wrote or flushed last. If another takes over, QEMU has
 reconnected or the job was begun anew, and what the one before had flushed counts for nothing. While

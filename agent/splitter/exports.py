@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group's disks as NBD exports: requests into the group, replies back.
 
-A libvirt disk is served under the name of its sync (agent.export_name). The names of syncs that are
-over, and its plain one, are served as well: a job that comes back to one is answered, for its
-guest's sake, and what it sends goes nowhere.
+A libvirt disk is served under the name of its sync (agent.naming.export_name). The names of syncs
+that are over, and its plain one, are served as well: a job that comes back to one is answered, for
+its guest's sake, and what it sends goes nowhere.
 
 What is offered is what QEMU needs, and nothing that would make it skip a write: FLUSH (the mark of
 a sync's end), FUA, WRITE_ZEROES, TRIM; no block status, no fast zeroes, no multi-conn. The smallest
@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from agent.export_name import ExportName, parse_export_name
+from agent.naming.export_name import ExportName, parse_export_name
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
 from replicator.nbd.connection import Connection

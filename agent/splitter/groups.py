@@ -33,7 +33,7 @@ from itertools import count
 from typing import Final
 from uuid import uuid4
 
-from agent.external_instance import external_instance
+from agent.naming.external_instance import external_instance
 from agent.splitter.control import Publisher
 from agent.splitter.group import GroupLog, GroupSettings
 from agent.splitter.lane import ThreadLane, aside

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.export_name import ExportName
+from agent.naming.export_name import ExportName
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
 from agent.splitter.latency import BOUNDS_US, Histogram

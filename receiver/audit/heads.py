@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.audit.chain import FORGET_ORDER, Entry, Head, OpenEnd
-from receiver.fitting.evidence import Reached
+from receiver.points.evidence import Reached
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ its own digest is read from its seal, once for each segment that is new.
 
 Concurrency: `read` from any thread, one at a time for each group; all else in the thread that
 records, and never waits for a disk. Segments of a history are values that are replaced, never
-changed. Failure: a history that cannot be read is its group's trouble (receiver.lookout); what was
-known of it stays.
-"""
+changed. Failure: a history that cannot be read is its group's trouble (receiver.orders.lookout);
+what was known of it stays."""
 
 from __future__ import annotations
 

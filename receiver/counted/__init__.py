@@ -8,6 +8,4 @@ In the direction of the data; what decides on the left, what does on the right:
     witness     what the agents' clocks say of ours  |
     ages        how old a moment is, for deletion    |  keeper    the clock itself: clock.json,
                 and for the lock                     |            events, acceptance
-    stamps      points that were stamped by a clock  |
-                that had jumped                      |
 """

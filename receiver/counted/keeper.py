@@ -6,7 +6,7 @@
 
 It is written with other durable news: within SAVE_NS of something that was stamped, before anything
 is stamped slow, when a jump was accepted, and when the receiver ends; never while nothing happens.
-So after a power cut C goes on from a moment before its last stamps, which receiver.counted.stamps
+So after a power cut C goes on from a moment before its last stamps, which receiver.retention.stamps
 mends, and after a boot in a long quiet time from long ago: then points live longer. A file that
 cannot be read is as good as none, and said.
 

@@ -27,8 +27,8 @@ from uuid import UUID
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from receiver.beside import Beside
-from receiver.fitting.evidence import Applied
+from receiver.points.evidence import Applied
+from receiver.tasks.beside import Beside
 from replicator.base.storage import File, Storage, write_all, write_durably
 
 NAME = "applied"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from journal.segment import HEADER_BYTES, SegmentHeader, parse_header
 from journal.spool import list_segments, list_streams
-from receiver.fine_log import FineLog
-from receiver.fitting.evidence import Applied, ImageState, InboxState, Line
+from receiver.blocks.replica import Replica
 from receiver.history.batches import Batch
 from receiver.history.log import HistoryLog
-from receiver.inbox import Inbox, StreamInbox
-from receiver.replica import Replica
-from receiver.sync_state import GroupState
+from receiver.history.state import GroupState
+from receiver.intake.inbox import Inbox, StreamInbox
+from receiver.points.evidence import Applied, ImageState, InboxState, Line
+from receiver.writes.log import FineLog
 from replicator.base.errors import DamageError
 from replicator.base.storage import Storage
 

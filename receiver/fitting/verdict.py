@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from receiver.fitting.evidence import Evidence, ImageState, InboxState, Line
+from receiver.points.evidence import Evidence, ImageState, InboxState, Line
 
 T = TypeVar("T")
 

@@ -25,13 +25,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from receiver.blocks.replica import Replica
 from receiver.fitting.applied import AppliedSlots
-from receiver.fitting.evidence import Applied
 from receiver.fitting.looking import is_as_written
 from receiver.history.log import BatchEnd, HistoryLog
-from receiver.history.sums import LatestSums
-from receiver.replica import Replica
-from receiver.sync_state import GroupState
+from receiver.history.state import GroupState
+from receiver.history.sums.sums import LatestSums
+from receiver.points.evidence import Applied
 
 UNVERIFIED = 0
 

@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The history: one chained log of records per group, and the authority on all that was applied.
 
-Read in this order: bodies (what its records say), images (where the before-images lie), batches
-(a batch as it is known in memory), packing (how an image is stored), writer (appending), opening
-(what a crash left), merging and compaction (making it smaller), index* (finding an image among
-millions, on the disk), sum* (what the replica must hold), log (HistoryLog, all of it as one
-object). docs/history.md tells the format.
+docs/history.md tells the format. What decides on the left, what reads or writes on the right:
+
+    bodies     what its records say                   |  writer      appending, sealing
+    state      the group as the history knows it:     |  reader      images, by where they lie
+               streams, disks, syncs                  |  opening     what a crash left
+    extents    sets of ranges                         |  compaction  rewriting segments, in steps
+    images     where before-images lie                |  log         HistoryLog: all of it as one
+    batches    a batch as it is known in memory       |
+    packing    how an image is stored                 |
+    tables     segments' tables of images             |
+    merging    which batches become one               |
+
+    index/     finding an image among millions, on the disk
+    sums/      what the replica must hold
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from receiver.history.bodies import BatchBegin, BatchKind, Held, MemberBody, PointBody
 from receiver.history.images import ImageFigures
-from receiver.values import Point, PointDisk
+from receiver.points.values import Point, PointDisk
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from journal.record import Record
-from receiver.values import PointKind
+from receiver.points.values import PointKind
 from replicator.base.errors import DamageError
 
 BatchKind = Literal["log", "zero", "mark", "rollback"]
@@ -46,7 +46,7 @@ class MemberBody(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PointBody(msgspec.Struct, frozen=True):
-    """See receiver.values.Point; `until_ns` is kept with what follows it (`Held`)."""
+    """See receiver.points.values.Point; `until_ns` is kept with what follows it (`Held`)."""
 
     sequence: Count
     time_ns: Count
@@ -104,7 +104,7 @@ class RollbackIntent(msgspec.Struct, frozen=True):
 
 class DamagedBlocks(msgspec.Struct, frozen=True, array_like=True):
     """Blocks whose content is lost: what batch number `written` wrote (0: an older one than the
-    history has) and batch `replaced` overwrote (0: none yet). See receiver.damage."""
+    history has) and batch `replaced` overwrote (0: none yet). See receiver.damage.damage."""
 
     slot: Count
     block: Count
@@ -115,7 +115,7 @@ class DamagedBlocks(msgspec.Struct, frozen=True, array_like=True):
 
 class Mend(msgspec.Struct, frozen=True, array_like=True):
     """Points up to number `upto` were received at `at_ns` at the latest, whatever their stamps say:
-    see receiver.counted.stamps."""
+    see receiver.retention.stamps."""
 
     upto: Count
     at_ns: Count

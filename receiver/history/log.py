@@ -27,9 +27,9 @@ from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
 from receiver.history.compaction import Compacted
 from receiver.history.images import Image, ImageTable
-from receiver.history.index import HistoryIndex
-from receiver.history.index_file import Span
-from receiver.history.index_stack import ImageStack, Reading, Snapshot
+from receiver.history.index.file import Span
+from receiver.history.index.index import HistoryIndex
+from receiver.history.index.stack import ImageStack, Reading, Snapshot
 from receiver.history.opening import (
     Opened,
     Tail,
@@ -37,9 +37,9 @@ from receiver.history.opening import (
     open_history,
 )
 from receiver.history.reader import HistoryReader
+from receiver.history.state import GroupState
 from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
-from receiver.sync_state import GroupState
-from receiver.values import Point
+from receiver.points.values import Point
 from replicator.base.errors import NoSpaceError
 from replicator.base.mishaps import is_full
 from replicator.base.storage import Storage

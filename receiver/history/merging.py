@@ -34,7 +34,7 @@ from receiver.history.images import (
 )
 from receiver.history.packing import Packer, unpack
 from receiver.history.writer import BeforeImages, Draft
-from receiver.values import Point
+from receiver.points.values import Point
 from replicator.base.storage import Buffer
 
 PART_BLOCKS = 4096

@@ -39,7 +39,7 @@ from receiver.history.images import (
     ImageTable,
     pack_extents,
 )
-from receiver.values import Point
+from receiver.points.values import Point
 from replicator.base.storage import Buffer, Storage
 
 SEGMENT_BATCHES_MAX = 2048

@@ -15,8 +15,8 @@ from pathlib import Path
 from receiver.audit.chain import Break, Head, Link
 from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_rewritten, unseen
 from receiver.audit.log import read_entries, verify_audit
-from receiver.data_dir import audit_dir, catalog_path
-from receiver.offline.verify import SegmentReport
+from receiver.check.verify import SegmentReport
+from receiver.data_dir.layout import audit_dir, catalog_path
 from replicator.base.storage import Storage
 
 

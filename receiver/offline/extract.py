@@ -21,15 +21,15 @@ from xxhash import xxh3_64_intdigest
 
 from journal.record import HEADER, HEADER_BYTES, RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
-from receiver.damage import refuse
+from receiver.check.places import HistoryPlace
+from receiver.check.read_only import ReadOnlyStorage
+from receiver.damage.damage import refuse
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.opening import read_table
 from receiver.history.packing import unpack
-from receiver.offline.places import HistoryPlace
-from receiver.offline.read_only import ReadOnlyStorage
 from receiver.offline.reading import BareIndex, BareSegment, batches_of, segments_behind
-from receiver.values import Point, PointDisk
+from receiver.points.values import Point, PointDisk
 from replicator.base.errors import (
     DamageError,
     NoPointError,

@@ -19,15 +19,15 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.segment import parse_header
 from journal.spool import SegmentFile
 from journal.stream_files import read_seal
-from receiver import pointspec
 from receiver.catalog import SegmentFact
+from receiver.check.places import HistoryPlace
+from receiver.check.read_only import ReadOnlyStorage
 from receiver.history import bodies
 from receiver.history.batches import Batch
 from receiver.history.opening import Tail, open_history, read_units
-from receiver.offline.places import HistoryPlace
-from receiver.offline.read_only import ReadOnlyStorage
-from receiver.points import apart
-from receiver.values import Point
+from receiver.points import pointspec
+from receiver.points.points import apart
+from receiver.points.values import Point
 from replicator.base.errors import DamageError, NoPointError
 from replicator.base.mishaps import reason
 from replicator.base.storage import Storage

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.catalog import Catalog
-from receiver.data_dir import catalog_path
+from receiver.check.places import find_histories
+from receiver.data_dir.layout import catalog_path
 from receiver.offline.lock import no_receiver
-from receiver.offline.places import find_histories
 from receiver.offline.reading import read_index
 from replicator.base.errors import DamageError, ReplicatorError, UsageError
 from replicator.base.storage import Storage

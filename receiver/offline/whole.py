@@ -12,12 +12,12 @@ from pathlib import Path
 from journal.segment import HEADER_BYTES, parse_header
 from journal.stream_files import read_seal
 from receiver.audit.heads import Stretch
+from receiver.check.places import HistoryPlace, find_histories
+from receiver.check.verify import HistoryVerification, SegmentReport, total_bytes
+from receiver.check.walk import Fault
 from receiver.history import bodies
 from receiver.history.opening import read_body
 from receiver.offline.audit_check import AuditReport, check_audit, check_heads
-from receiver.offline.places import HistoryPlace, find_histories
-from receiver.offline.verify import HistoryVerification, SegmentReport, total_bytes
-from receiver.offline.walk import Fault
 from replicator.base.errors import DamageError, VersionError
 from replicator.base.storage import Storage
 from replicator.control.types import Progress

@@ -4,7 +4,7 @@ time zone database.
 
 This file owns the grammar, for all who read such a text and all who hand out what will be one: the
 receiver and the tools that find a point by it, and those who let a person make a label. It knows no
-points: which one is meant is for who holds them (receiver.pointspec).
+points: which one is meant is for who holds them (receiver.points.pointspec).
 
 A name never means two things. A text is what the first of these takes it for:
 

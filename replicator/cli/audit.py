@@ -117,7 +117,7 @@ def audit_accept(invocation: Invocation, reason: str, *, yes: bool) -> None:
 
 def _read(data_dir: Path, since: str | None, limit: int) -> list[AuditRecord]:
     from receiver.audit.answers import list_audit
-    from receiver.data_dir import audit_dir
+    from receiver.data_dir.layout import audit_dir
     from replicator.base.clock import SystemClock
     from replicator.base.moments import moment_of
     from replicator.base.storage import SystemStorage
@@ -134,9 +134,9 @@ def _read(data_dir: Path, since: str | None, limit: int) -> list[AuditRecord]:
 
 def _verify(data_dir: Path, expect_head: str | None) -> AuditVerdict:
     from receiver.audit.answers import audit_verdict, has_digest
-    from receiver.data_dir import audit_dir, catalog_path
+    from receiver.check.places import histories_of
+    from receiver.data_dir.layout import audit_dir, catalog_path
     from receiver.offline.audit_check import kept_link
-    from receiver.offline.places import histories_of
     from receiver.offline.whole import sealed_stretches
     from replicator.base.storage import SystemStorage
     from replicator.control.types import AuditFault

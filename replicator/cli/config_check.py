@@ -84,8 +84,8 @@ def _agent_checks(config: AgentConfig) -> Iterator[Callable[[], object]]:
 
 
 def _receiver_checks(config: ReceiverConfig) -> Iterator[Callable[[], object]]:
-    from receiver.data_dir import require_known_format
-    from receiver.reserve import check_room
+    from receiver.data_dir.layout import require_known_format
+    from receiver.data_dir.reserve import check_room
     from replicator.base.storage import SystemStorage
     from replicator.wire.identity import server_context
 
@@ -148,7 +148,7 @@ def _libvirt_warnings(config: AgentConfig) -> list[str]:
     if not groups:
         return []
     try:
-        from agent.drivers.libvirt_survey import survey
+        from agent.drivers.libvirt.survey import survey
     except ModuleNotFoundError as error:
         if error.name not in ("libvirt", "libvirtmod"):
             raise

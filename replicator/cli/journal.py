@@ -17,8 +17,8 @@ from replicator.cli.paths import folder_type, path_type
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
+    from receiver.check.verify import SegmentReport
     from receiver.offline.audit_check import AuditReport
-    from receiver.offline.verify import SegmentReport
     from receiver.offline.whole import HistoryReport
 
 
@@ -47,7 +47,7 @@ def journal_head(invocation: Invocation, path: Path) -> None:
     Kept elsewhere, it proves later that nothing before it was changed: see --expect-head of
     journal verify.
     """
-    from receiver.offline.places import find_histories
+    from receiver.check.places import find_histories
     from receiver.offline.whole import head_of
     from replicator.base.storage import SystemStorage
 
@@ -115,12 +115,12 @@ def journal_extract(
 
     Needs no daemon, and refuses while a receiver runs on DIR (11).
     """
-    from receiver.keep_out import refuse_inside
+    from receiver.check.places import the_history
+    from receiver.data_dir.keep_out import refuse_inside
     from receiver.offline.extract import extract
     from receiver.offline.lock import no_receiver
-    from receiver.offline.places import the_history
     from receiver.offline.reading import choose, read_index, remarks
-    from receiver.pointspec import describe
+    from receiver.points.pointspec import describe
     from replicator.base.clock import SystemClock
     from replicator.base.storage import SystemStorage
     from replicator.control.types import Progress

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backoff import Backoff
+from agent.retrying.backoff import Backoff
 
 
 def test_each_failure_waits_longer_up_to_the_bound_and_a_success_begins_again() -> None:

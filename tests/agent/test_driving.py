@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent.driving import FAILED_LIMIT_SECONDS, LOOK_SECONDS, Driving
+from agent.group.driving import FAILED_LIMIT_SECONDS, LOOK_SECONDS, Driving
 from replicator.base.errors import ReplicatorError
 
 

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from agent.drivers.external import ExternalHost
-from agent.group import GroupAgent, Surroundings
+from agent.group.group import GroupAgent, Surroundings
+from agent.links.splitter_link import SplitterLink
 from agent.memory import AgentMemory
-from agent.splitter_link import SplitterLink
 from replicator.base.address import Address
 from replicator.base.clock import NS_PER_S, SystemClock
 from replicator.base.errors import UnreachableError

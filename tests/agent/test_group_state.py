@@ -8,10 +8,10 @@ import math
 import msgspec
 import pytest
 
-from agent.group_state import capture_of, is_of_stream
-from agent.rate import Rate
-from agent.shipping import Progress
-from agent.standing import Seen, Standing
+from agent.group.rate import Rate
+from agent.group.standing import Seen, Standing
+from agent.group.state import capture_of, is_of_stream
+from agent.shipping.progress import Progress
 from replicator.control.splitter import GroupState, SplitterDiskStatus, SplitterGroupStatus
 from replicator.states.source import Capture
 from replicator.states.words import NO_TROUBLE, Promise, State, Verdict

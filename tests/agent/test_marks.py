@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from agent.marks import PENDING_MAX, RECENT_MAX, Marks
+from agent.shipping.marks import PENDING_MAX, RECENT_MAX, Marks
 from replicator.base.errors import NoPointError
 from replicator.wire.limits import POINTS_PER_ACK
 from replicator.wire.messages import Ack, Opened, Point

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from agent.driving import LOOK_SECONDS
+from agent.group.driving import LOOK_SECONDS
 from replicator.base.errors import (
     NoPointError,
     NotFoundError,

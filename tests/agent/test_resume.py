@@ -15,8 +15,8 @@ from uuid import UUID
 
 import pytest
 
-from agent import resume
-from agent.resume import Fenced, Leg, Paused, Plan, SpoolStream, go_on, plan
+from agent.shipping import resume
+from agent.shipping.resume import Fenced, Leg, Paused, Plan, SpoolStream, go_on, plan
 from journal.spool import StreamName
 from replicator.wire.messages import Welcome
 

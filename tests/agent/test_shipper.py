@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.resume import Fenced, Paused, Plan
-from agent.shipper import FREE_STEP_BYTES
+from agent.shipping.resume import Fenced, Paused, Plan
+from agent.shipping.shipper import FREE_STEP_BYTES
 from journal.record import RecordType
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.spool import StreamName, list_segments, list_streams

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.memory import AgentMemory, FrozenNote, GroupMemory
-from agent.pace import Pace
+from agent.retrying.pace import Pace
 from replicator.base.errors import DamageError
 from replicator.base.storage import SystemStorage
 

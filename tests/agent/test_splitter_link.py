@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import splitter_link
-from agent.splitter_link import GroupOrders, SplitterLink
+from agent.links import splitter_link
+from agent.links.splitter_link import GroupOrders, SplitterLink
 from replicator.base.errors import NotFoundError, UnreachableError
 from replicator.control.splitter import (
     NEWS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.spool_survey import Live, survey
+from agent.shipping.survey import Live, survey
 from journal.record import RecordType
 from journal.spool import StreamName, list_segments
 from replicator.wire.messages import Welcome

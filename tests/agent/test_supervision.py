@@ -7,15 +7,15 @@ import asyncio
 
 import pytest
 
-import agent.supervision
-from agent.pace import Pace
-from agent.supervision import Supervision
+import agent.retrying.supervision
+from agent.retrying.pace import Pace
+from agent.retrying.supervision import Supervision
 from replicator.base.errors import DamageError
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent.supervision, "AGAIN", Pace(0.01, 0.05))
+    monkeypatch.setattr(agent.retrying.supervision, "AGAIN", Pace(0.01, 0.05))
 
 
 class Work:
@@ -52,7 +52,7 @@ async def test_whatever_it_dies_of_is_named_and_it_is_begun_anew() -> None:
 
 
 async def test_a_task_that_goes_on_for_long_is_well_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent.supervision, "PROVEN_SECONDS", 0.05)
+    monkeypatch.setattr(agent.retrying.supervision, "PROVEN_SECONDS", 0.05)
     news = asyncio.Event()
     supervision = Supervision("g", news.set)
     work = Work(DamageError("spool/1.seg at 17"))

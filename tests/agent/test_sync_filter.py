@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import sync_filter
-from agent.sync_filter import (
+from agent.shipping import sync_filter
+from agent.shipping.sync_filter import (
     BLOCK_BYTES,
     CHUNK_BLOCKS,
     LOOKAHEAD_BLOCKS,

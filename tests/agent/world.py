@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.memory import AgentMemory
-from agent.resume import Fenced, Paused, Plan
-from agent.shipper import Shipper
+from agent.shipping.resume import Fenced, Paused, Plan
+from agent.shipping.shipper import Shipper
 from replicator.base.storage import SystemStorage
 from replicator.wire.messages import Message
 from tests.agent.fake_receiver import FakeReceiver

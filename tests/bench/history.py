@@ -24,10 +24,10 @@ import structlog
 import uvloop
 from rich.table import Table
 
-from receiver.apply_batch import BATCH_BYTES
-from receiver.holes import Extents
-from receiver.restore import RestoreOrder, restore_view
-from receiver.views import ViewDisk, Views
+from receiver.apply.batch import BATCH_BYTES
+from receiver.blocks.holes import Extents
+from receiver.restore.restore import RestoreOrder, restore_view
+from receiver.views.open_views import ViewDisk, Views
 from replicator.base.units import GIB, KIB, MIB, format_size
 from replicator.control.types import Point
 from tests.bench import sums

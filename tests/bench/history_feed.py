@@ -19,7 +19,7 @@ from uuid import UUID
 from journal.bodies import Cut, Member, SyncBegin, SyncEnd, encode_body
 from journal.record import NO_DISK, RecordType, encode_header, first_chain
 from receiver.catalog import MemoryCatalog
-from receiver.group import GroupReplica
+from receiver.group.group import GroupReplica
 from replicator.base.clock import SystemClock
 from replicator.base.storage import Buffer, File, SystemStorage
 from replicator.base.units import KIB, MIB

@@ -22,8 +22,8 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from receiver.history.images import BLOCK_BYTES, U64
-from receiver.history.sum_base import SumBase
-from receiver.history.sum_layers import SumLayers
+from receiver.history.sums.base import SumBase
+from receiver.history.sums.layers import SumLayers
 from tests.bench.history_feed import CountedStorage
 
 BATCH_BLOCKS = 12_288

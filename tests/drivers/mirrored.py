@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
-from agent.drivers.domain_xml import Mirror
-from agent.drivers.libvirt_plan import (
+from agent.drivers.libvirt.domain_xml import Mirror
+from agent.drivers.libvirt.plan import (
     BeginSync,
     Close,
     ConfirmReady,
@@ -42,7 +42,7 @@ from agent.drivers.libvirt_plan import (
     Wait,
     next_step,
 )
-from agent.export_name import parse_export_name
+from agent.naming.export_name import parse_export_name
 from agent.splitter.group import StateError
 from agent.splitter.status import group_status
 from journal.bodies import Cut

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from agent.drivers.domain_xml import (
+from agent.drivers.libvirt.domain_xml import (
     copy_destination,
     instance_of,
     is_ours,
     parse_domain,
     require_supported,
 )
-from agent.export_name import ExportName
+from agent.naming.export_name import ExportName
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 
 UUID_TEXT = "6f1b2c3d-0000-4000-8000-000000000001"

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import msgspec
 
-from agent.drivers.domain_xml import Mirror, instance_of
 from agent.drivers.driver import Look
-from agent.drivers.libvirt_connection import LibvirtConnection, LiveDomain
-from agent.drivers.libvirt_driver import LibvirtDriver
-from agent.drivers.libvirt_end import NEXT_WORD
-from agent.drivers.libvirt_events import IoError
-from agent.drivers.source_errors import AGAIN_SECONDS
+from agent.drivers.libvirt.connection import LibvirtConnection, LiveDomain
+from agent.drivers.libvirt.domain_xml import Mirror, instance_of
+from agent.drivers.libvirt.driver import LibvirtDriver
+from agent.drivers.libvirt.end import NEXT_WORD
+from agent.drivers.libvirt.events import IoError
+from agent.drivers.libvirt.source_errors import AGAIN_SECONDS
 from replicator.config.agent import DiskConfig, GroupConfig
 from replicator.control.splitter import SplitterDiskStatus, SplitterGroupStatus
 from tests.drivers.test_libvirt_end import GROUP

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.drivers.libvirt_end import SETTLE_NS, WAIT_NS, DomainFacts, Reading, end_step, left_out
-from agent.drivers.libvirt_events import IoError, Lifecycle, Turn
-from agent.drivers.libvirt_plan import Close, Step, Wait
-from agent.drivers.libvirt_watch import Watch
+from agent.drivers.libvirt.end import SETTLE_NS, WAIT_NS, DomainFacts, Reading, end_step, left_out
+from agent.drivers.libvirt.events import IoError, Lifecycle, Turn
+from agent.drivers.libvirt.plan import Close, Step, Wait
+from agent.drivers.libvirt.watch import Watch
 from replicator.control.splitter import GroupState, LatencyStatus, SplitterGroupStatus
 from replicator.states.words import NO_TROUBLE
 

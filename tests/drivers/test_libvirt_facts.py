@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from agent.drivers.libvirt_connection import LiveDomain
-from agent.drivers.libvirt_facts import AGE_NS, LibvirtFacts
+from agent.drivers.libvirt.connection import LiveDomain
+from agent.drivers.libvirt.facts import AGE_NS, LibvirtFacts
 from replicator.base.errors import ReplicatorError
 from replicator.config.agent import DiskConfig, GroupConfig
 from tests.drivers.test_libvirt_end import GROUP

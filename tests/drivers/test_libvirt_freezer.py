@@ -11,10 +11,10 @@ pytest.importorskip("libvirt")
 
 import libvirt
 
-from agent.drivers.domain_xml import AgentState, Domain
-from agent.drivers.libvirt_connection import LibvirtConnection, LiveDomain
-from agent.drivers.libvirt_freezer import LibvirtFreezer
-from agent.drivers.libvirt_thaw import DomainThaw
+from agent.drivers.libvirt.connection import LibvirtConnection, LiveDomain
+from agent.drivers.libvirt.domain_xml import AgentState, Domain
+from agent.drivers.libvirt.freezer import LibvirtFreezer
+from agent.drivers.libvirt.thaw import DomainThaw
 from agent.quiesce.watchdog import ThawError
 from replicator.base.errors import UnreachableError, UsageError
 
@@ -48,7 +48,7 @@ def test_a_domain_of_several_disks_is_frozen_once_and_named_to_the_watchdog() ->
     found = freezer(a="connected", b="connected")
     assert found.domains == ("a", "b")
     command = found.watchdog(("a",), 10)
-    assert command[1:3] == ("-m", "agent.drivers.libvirt_thaw")
+    assert command[1:3] == ("-m", "agent.drivers.libvirt.thaw")
     assert command[-2:] == ("--", "a")
 
 

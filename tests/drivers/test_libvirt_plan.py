@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from agent.drivers.domain_xml import Mirror
-from agent.drivers.libvirt_plan import (
+from agent.drivers.libvirt.domain_xml import Mirror
+from agent.drivers.libvirt.plan import (
     BeginSync,
     Close,
     ConfirmReady,

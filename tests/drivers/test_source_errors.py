@@ -8,11 +8,17 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from agent.drivers.domain_xml import parse_domain
-from agent.drivers.libvirt_events import IoError
-from agent.drivers.libvirt_plan import DiskFacts
-from agent.drivers.source_errors import AGAIN_SECONDS, SourceErrors, concerned, counted, in_words
-from agent.drivers.stream_tries import STOOD_SECONDS, StreamTries
+from agent.drivers.libvirt.domain_xml import parse_domain
+from agent.drivers.libvirt.events import IoError
+from agent.drivers.libvirt.plan import DiskFacts
+from agent.drivers.libvirt.source_errors import (
+    AGAIN_SECONDS,
+    SourceErrors,
+    concerned,
+    counted,
+    in_words,
+)
+from agent.drivers.libvirt.stream_tries import STOOD_SECONDS, StreamTries
 from replicator.control.splitter import SplitterDiskStatus
 from tests.drivers.test_libvirt_end import GROUP
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.drivers.libvirt_plan import DiskFacts, Rest
+from agent.drivers.libvirt.plan import DiskFacts, Rest
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
 from tests.drivers.mirrored import SECTORS, Protected

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.drivers.libvirt_plan import BeginSync, EndCopy, StartCopy
-from agent.drivers.sync_tries import SyncTries
+from agent.drivers.libvirt.plan import BeginSync, EndCopy, StartCopy
+from agent.drivers.libvirt.sync_tries import SyncTries
 from replicator.control.splitter import DiskState
 from tests.drivers.test_libvirt_plan import World, fact
 

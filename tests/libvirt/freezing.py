@@ -11,8 +11,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from agent.drivers.libvirt_connection import LibvirtConnection
-from agent.drivers.libvirt_freezer import LibvirtFreezer
+from agent.drivers.libvirt.connection import LibvirtConnection
+from agent.drivers.libvirt.freezer import LibvirtFreezer
 from agent.memory import AgentMemory
 from agent.quiesce.sequence import Quiescence
 from replicator.base.clock import SystemClock

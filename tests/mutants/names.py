@@ -12,21 +12,21 @@ _CLOCK = ("tests/base/test_clock.py",)
 MUTANTS = (
     Mutant(
         "a printed time means the whole microsecond",
-        "receiver/pointspec.py",
+        "receiver/points/pointspec.py",
         "    at = bisect_right(points, moment.end_ns, key=lambda point: point.time_ns)\n",
         "    at = bisect_right(points, moment.time_ns, key=lambda point: point.time_ns)\n",
         _SPEC,
     ),
     Mutant(
         "a span ends before the next point",
-        "receiver/points.py",
+        "receiver/points/points.py",
         "    end_ns = max(following.time_ns // 1000 * 1000 - 1, point.time_ns)\n",
         "    end_ns = max(following.time_ns, point.time_ns)\n",
         (*_SPEC, "tests/receiver/test_points.py"),
     ),
     Mutant(
         "points never share what is printed of their times",
-        "receiver/sync_state.py",
+        "receiver/history/state.py",
         "        time_ns = max(draft.time_ns, (self.last_time_ns // 1000 + 1) * 1000)\n",
         "        time_ns = max(draft.time_ns, self.last_time_ns)\n",
         (*_SPEC, "tests/receiver/test_points.py"),
@@ -47,14 +47,14 @@ MUTANTS = (
     ),
     Mutant(
         "now means our time",
-        "receiver/pointspec.py",
+        "receiver/points/pointspec.py",
         "    if spec.moment is not None and spec.moment.is_relative:\n",
         "    if spec.moment is not None and spec.moment.is_relative and not points:\n",
         _SPEC,
     ),
     Mutant(
         "a clock of another boot measures nothing",
-        "receiver/source_clock.py",
+        "receiver/points/source_clock.py",
         "        apart_ns = self._apart_ns.get(stream)\n",
         "        apart_ns = next(iter(self._apart_ns.values()), None)\n",
         ("tests/receiver/test_source_clock.py",),
@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is restored by another name into what is kept",
-        "receiver/keep_out.py",
+        "receiver/data_dir/keep_out.py",
         "        if _is_on(way, directory) or _is_shown(way, directory):\n",
         "        if directory in way:\n",
         ("tests/receiver/test_keep_out.py",),

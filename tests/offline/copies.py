@@ -7,8 +7,8 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from receiver.offline.places import HistoryPlace, find_histories
-from receiver.offline.verify import HistoryVerification, SegmentReport
+from receiver.check.places import HistoryPlace, find_histories
+from receiver.check.verify import HistoryVerification, SegmentReport
 from replicator.base.storage import SystemStorage
 from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise

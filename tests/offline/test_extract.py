@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from journal.dump import inspect_path
+from receiver.check.places import find_histories, the_history
 from receiver.offline.extract import extract
-from receiver.offline.places import find_histories, the_history
 from receiver.offline.reading import choose, read_index
 from replicator.base.daemon import hold_lock
 from replicator.base.errors import (

@@ -12,7 +12,7 @@ import pytest
 
 from receiver.audit.chain import Link
 from receiver.catalog import Catalog
-from receiver.keeping import segment_facts
+from receiver.retention.keeping import segment_facts
 from replicator.base.daemon import hold_lock
 from replicator.cli.main import run
 from tests.offline.copies import LONG, BareHistory

@@ -17,8 +17,8 @@ from journal.record import HEADER as RECORD_HEADER
 from journal.record import HEADER_BYTES as RECORD_HEADER_BYTES
 from journal.record import RecordType
 from journal.segment import HEADER_BYTES, segment_name
-from receiver.offline.places import find_histories
-from receiver.offline.verify import HistoryVerification
+from receiver.check.places import find_histories
+from receiver.check.verify import HistoryVerification
 from replicator.base.errors import NotFoundError
 from replicator.base.storage import SystemStorage
 from tests.offline.copies import COMPACTED, LONG, BareHistory

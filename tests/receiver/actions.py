@@ -8,8 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from receiver.counted.witness import ClockWitness
-from receiver.policy import HistoryPolicy, WhenFull
-from receiver.thinning import Rule
+from receiver.points.policy import HistoryPolicy, Rule, WhenFull
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoPointError, NoSpaceError, ReplicatorError
 from replicator.wire.protocol import PeerClocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from receiver.holes import AskExtents, Extents, every, of_blocks, span_of
+from receiver.blocks.holes import AskExtents, Extents, every, of_blocks, span_of
 
 BLOCK = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from random import Random
 
-from receiver.group import GroupReplica
+from receiver.group.group import GroupReplica
 from tests.receiver import actions
 from tests.receiver.world import SMALL, Factory, World
 

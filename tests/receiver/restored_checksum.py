@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from xxhash import xxh3_128
 
-from receiver.restore_progress import PIECE_BYTES
+from receiver.restore.progress import PIECE_BYTES
 
 BLOCK = 4096
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from receiver.policy import HistoryPolicy
-from receiver.values import Point
+from receiver.points.policy import HistoryPolicy
+from receiver.points.values import Point
 from replicator.base.errors import DamageError
 from replicator.base.storage import write_all
 from tests.receiver.plain import Contents

@@ -7,12 +7,12 @@ import pytest
 
 from receiver.counted.ages import Ages, Jump, Lag
 from receiver.counted.keeper import CountedClock
-from receiver.counted.stamps import mended, mends_for, moved
-from receiver.dropping import DropOrder
 from receiver.history.bodies import Mend
-from receiver.policy import HistoryPolicy
-from receiver.thinning import NEVER_NS, Protection, Rule, thinned
-from receiver.values import Point
+from receiver.points.policy import HistoryPolicy, Rule
+from receiver.points.values import Point
+from receiver.retention.dropping import DropOrder
+from receiver.retention.stamps import mended, mends_for, moved
+from receiver.retention.thinning import NEVER_NS, Protection, thinned
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import OwnedError
 from tests.receiver.actions import tend_the_clock

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from receiver.group import Limits
+from receiver.group.group import Limits
 from replicator.base.errors import NoSpaceError
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure

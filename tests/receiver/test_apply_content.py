@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.apply_content import (
+from receiver.blocks.content import (
     DiskChange,
     Operation,
     change_of,

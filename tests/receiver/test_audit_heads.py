@@ -11,11 +11,11 @@ import pytest
 from receiver.audit.chain import FORGET_ORDER, Fact, Head, Seen
 from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_seen, unseen
 from receiver.audit.log import open_audit, read_entries
-from receiver.audit.recorder import DAY_NS, Recorder
 from receiver.audit.watch import HistoryWatch
 from receiver.catalog import Catalog
 from receiver.history.batches import Segment
 from receiver.offline.audit_check import check_audit, check_heads
+from receiver.orders.recorder import DAY_NS, Recorder
 from replicator.base.storage import SystemStorage
 from tests.offline.copies import COMPACTED, BareHistory
 

@@ -13,8 +13,8 @@ import pytest
 
 from receiver.audit.chain import Fact, Link
 from receiver.catalog import Catalog, MemoryCatalog, SegmentFact
-from receiver.group import GroupReplica
-from receiver.values import GroupEvent, Point, PointDisk
+from receiver.group.group import GroupReplica
+from receiver.points.values import GroupEvent, Point, PointDisk
 from replicator.base.clock import SystemClock
 from replicator.base.storage import SystemStorage
 from tests.receiver.machine import real_clock

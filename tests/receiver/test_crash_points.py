@@ -10,8 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from receiver.history import writer
-from receiver.policy import HistoryPolicy
-from receiver.thinning import Rule
+from receiver.points.policy import HistoryPolicy, Rule
 from replicator.base.clock import NS_PER_S
 from tests.receiver.source import noise
 from tests.receiver.world import World

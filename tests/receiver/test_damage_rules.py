@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver import damage as rules
+from receiver.damage import damage as rules
 from receiver.history.bodies import DamagedBlocks
 from receiver.history.images import U64, block_key
 

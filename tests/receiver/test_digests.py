@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.record import RecordType
-from receiver.digests import digest_runs
-from receiver.values import DigestChunk
+from receiver.blocks.digests import digest_runs
+from receiver.points.values import DigestChunk
 from replicator.wire.limits import DIGEST_BLOCK_BYTES as BLOCK
 from tests.receiver.world import World
 from tests.world.storage import SimStorage

@@ -8,15 +8,14 @@ import errno
 import pytest
 
 from receiver.counted.ages import Ages
-from receiver.dropping import DropOrder, check_reason, chosen
-from receiver.group import Limits
+from receiver.group.group import Limits
 from receiver.history.bodies import RollbackIntent
-from receiver.policy import HistoryPolicy
-from receiver.reclaim import Pins
-from receiver.retention import Situation
-from receiver.sync_state import GroupState
-from receiver.thinning import Rule
-from receiver.values import Point, PointKind
+from receiver.history.state import GroupState
+from receiver.points.policy import HistoryPolicy, Rule
+from receiver.points.values import Point, PointKind
+from receiver.retention.budget import Situation
+from receiver.retention.dropping import DropOrder, check_reason, chosen
+from receiver.retention.reclaim import Pins
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import (
     NoSpaceError,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.extents import ExtentSet
+from receiver.history.extents import ExtentSet
 
 Steps = list[tuple[bool, int, int]]
 steps = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 20)), max_size=40)

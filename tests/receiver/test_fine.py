@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver.fine_overlay import FineOverlay
-from receiver.fine_view import FineView
-from receiver.fine_walk import FineWrite
-from receiver.policy import HistoryPolicy
+from receiver.points.policy import HistoryPolicy
+from receiver.views.fine_view import FineView
+from receiver.writes.overlay import FineOverlay
+from receiver.writes.walk import FineWrite
 from replicator.base.errors import DamageError, NoPointError, NoSpaceError
 from tests.receiver.plain import Contents
 from tests.receiver.source import noise

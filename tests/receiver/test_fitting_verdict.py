@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from receiver.fitting.evidence import Evidence, ImageState, InboxState, Line
 from receiver.fitting.verdict import (
     FINE,
     FOLDERS,
@@ -22,6 +21,7 @@ from receiver.fitting.verdict import (
     Case,
     judge,
 )
+from receiver.points.evidence import Evidence, ImageState, InboxState, Line
 
 TABLES: tuple[Sequence[Case[Any]], ...] = (HISTORY, IMAGE, INBOX, SUMS, FINE, FOLDERS, TAIL)
 FLAGS = ("is_empty", "was_vouched", "seen_beyond", "holds_newer", "sums_beyond", "fine_beyond")

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from journal.spool import StreamName
-from receiver.inbox import Inbox
+from receiver.intake.inbox import Inbox
 from replicator.base.errors import NoSpaceError
 from replicator.wire.frames import FrameOpener
 from tests.receiver.source import Source

@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from receiver.group import Limits
+from receiver.group.group import Limits
 from receiver.history import writer
 from receiver.history.images import EarliestImages
-from receiver.history.index_file import HEADER_BYTES, Span
-from receiver.history.index_stack import ImageStack
+from receiver.history.index.file import HEADER_BYTES, Span
+from receiver.history.index.runs import KEY_MAX
+from receiver.history.index.stack import ImageStack
 from receiver.history.log import HistoryLog
-from receiver.history.runs import KEY_MAX
 from tests.receiver.source import noise
 from tests.receiver.test_reclaim import thinned
 from tests.receiver.test_runs import blocks_of

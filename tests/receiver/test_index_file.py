@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.history.images import EarliestImages, block_key
-from receiver.history.index_file import (
+from receiver.history.index.file import (
     CHUNK_BYTES,
     CHUNK_ROWS,
     HEADER_BYTES,
@@ -23,8 +23,8 @@ from receiver.history.index_file import (
     Span,
     open_index,
 )
-from receiver.history.runs import KEY_MAX, RUN, Runs, earliest, runs_of
-from receiver.history.sweep import merged, sweep, windows
+from receiver.history.index.runs import KEY_MAX, RUN, Runs, earliest, runs_of
+from receiver.history.index.sweep import merged, sweep, windows
 from replicator.base.errors import DamageError
 from tests.receiver.test_images import Extents, extents
 from tests.receiver.test_runs import blocks_of, tables_of

@@ -9,8 +9,8 @@ from math import log2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.history.index_file import Span
-from receiver.history.index_levels import FANOUT, cover, missing, next_merge, topmost, touched
+from receiver.history.index.file import Span
+from receiver.history.index.levels import FANOUT, cover, missing, next_merge, topmost, touched
 
 
 def segments_of(count: int, first: int = 0) -> list[Span]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver import keep_out
-from receiver.keep_out import refuse_inside
+from receiver.data_dir import keep_out
+from receiver.data_dir.keep_out import refuse_inside
 from replicator.base.errors import UsageError
 
 
@@ -66,7 +66,7 @@ def test_a_group_that_lies_on_another_disk(tmp_path: Path, kept: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from receiver.keep_out import refuse_inside
+from receiver.data_dir.keep_out import refuse_inside
 refuse_inside(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

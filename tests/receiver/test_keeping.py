@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from receiver.forecast import DAY_NS, HOUR_NS, Growth, Sample, forecast_seconds
-from receiver.group import Limits
-from receiver.policy import HistoryPolicy
-from receiver.thinning import Rule
+from receiver.group.group import Limits
+from receiver.points.policy import HistoryPolicy, Rule
+from receiver.retention.forecast import DAY_NS, HOUR_NS, Growth, Sample, forecast_seconds
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import NoSpaceError
 from tests.receiver.world import World

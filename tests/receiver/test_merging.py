@@ -16,7 +16,7 @@ from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, U64, Image, Imag
 from receiver.history.merging import Group, Sources, drafts, group_batches
 from receiver.history.packing import Packer, unpack
 from receiver.history.writer import BeforeImages, Draft, encode_batch
-from receiver.values import Point
+from receiver.points.values import Point
 from replicator.base.storage import Buffer
 from tests.receiver.source import noise
 

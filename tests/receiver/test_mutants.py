@@ -16,34 +16,38 @@ import pytest
 
 from journal.record import RecordType
 from journal.spool import StreamName
-from receiver import apply as apply_module
-from receiver import apply_content, point_view, thinning
-from receiver import reclaim as reclaim_module
-from receiver.apply import Applier
-from receiver.apply_batch import BatchBuilder, units_of
-from receiver.apply_content import Operation
+from receiver.apply import applier as apply_module
+from receiver.apply.applier import Applier
+from receiver.apply.batch import BatchBuilder
+from receiver.apply.redo import Redo
+from receiver.blocks import content as apply_content
+from receiver.blocks.content import Operation
+from receiver.blocks.replica import Replica
 from receiver.counted.ages import Ages
-from receiver.fine_log import FineLog
-from receiver.front import Front
-from receiver.group import GroupReplica
-from receiver.history import index_stack, sweep
+from receiver.group.group import GroupReplica
 from receiver.history.batches import Batch, point_body
 from receiver.history.bodies import PointBody
 from receiver.history.images import BLOCK_BYTES, ImageTable
+from receiver.history.index import stack as index_stack
+from receiver.history.index import sweep
+from receiver.history.index.runs import earliest
 from receiver.history.log import HistoryLog
 from receiver.history.merging import group_batches
-from receiver.history.runs import earliest
-from receiver.inbox import Inbox
-from receiver.intake import Intake
-from receiver.keeping import Keeping
-from receiver.policy import HistoryPolicy
-from receiver.reclaim import Reclaim
-from receiver.redo import Redo
-from receiver.replica import Replica
-from receiver.retention import Situation
-from receiver.rollback import OverlayOf, RollbackWork
-from receiver.sync_state import GroupState
-from receiver.values import Point
+from receiver.history.state import GroupState
+from receiver.intake.front import Front
+from receiver.intake.inbox import Inbox
+from receiver.intake.intake import Intake
+from receiver.intake.units import units_of
+from receiver.points.policy import HistoryPolicy
+from receiver.points.values import Point
+from receiver.retention import reclaim as reclaim_module
+from receiver.retention import thinning
+from receiver.retention.budget import Situation
+from receiver.retention.keeping import Keeping
+from receiver.retention.reclaim import Reclaim
+from receiver.rollback.rollback import OverlayOf, RollbackWork
+from receiver.views import point_view
+from receiver.writes.log import FineLog
 from replicator.base.errors import ReplicatorError
 from tests.receiver.history_of_seed import live
 from tests.world.storage import SimFile, SimStorage

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from receiver.damage import Damage, in_replica
-from receiver.healing import Healer
-from receiver.old_content import OldContent
+from receiver.damage.damage import Damage, in_replica
+from receiver.damage.healing import Healer
+from receiver.damage.old_content import OldContent
 from replicator.base.errors import DamageError
 from tests.receiver import actions
 from tests.receiver.source import noise
@@ -344,7 +344,7 @@ def test_rot_would_get_a_sum_if_old_content_were_not_verified(
 def test_a_tainted_block_would_be_acquitted_if_it_had_a_sum(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.apply_content.UNKNOWN_SUM", 5)
+    monkeypatch.setattr("receiver.blocks.content.UNKNOWN_SUM", 5)
     world.storage.flip(DISK_A, 2 * BLOCK + 77)
     written(world, 2 * BLOCK + 512, noise(61, 512))
     written(world, 2 * BLOCK + 1024, noise(62, 512))

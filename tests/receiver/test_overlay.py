@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.holes import Extents
-from receiver.overlay import Overlay, OverlayBudget
+from receiver.blocks.holes import Extents
+from receiver.views.overlay import Overlay, OverlayBudget
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import SystemStorage
 from tests.receiver.content_extents import check_extents, extents_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.pacing import Pacing
+from receiver.tasks.pacing import Pacing
 
 
 @given(st.lists(st.floats(0.001, 5.0), min_size=1, max_size=50), st.sampled_from([0.1, 0.25, 1.0]))

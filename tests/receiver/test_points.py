@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from journal.record import HEADER_BYTES, Record, RecordType, encode
-from receiver.describe import point_of
-from receiver.points import PointList
-from receiver.pointspec import find
-from receiver.values import Point
+from receiver.orders.describe import point_of
+from receiver.points.points import PointList
+from receiver.points.pointspec import find
+from receiver.points.values import Point
 from replicator.base.errors import DamageError, FencedError, NotFoundError, UsageError
 from replicator.wire.frames import FrameBuilder
 from tests.receiver.source import START_NS, STEP_NS, Source

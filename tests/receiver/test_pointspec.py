@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.counted.ages import Ages, Lag
-from receiver.describe import point_of, write_of
-from receiver.fine_history import PointWrite
-from receiver.fine_walk import FineWrite
-from receiver.points import PointList, apart
-from receiver.pointspec import Chosen, begun, describe, find, reaches, stamp_of
-from receiver.sync_state import GroupState
-from receiver.values import Point
+from receiver.history.state import GroupState
+from receiver.orders.describe import point_of, write_of
+from receiver.points.points import PointList, apart
+from receiver.points.pointspec import Chosen, begun, describe, find, reaches, stamp_of
+from receiver.points.values import Point
+from receiver.writes.history import PointWrite
+from receiver.writes.walk import FineWrite
 from replicator.base.clock import PointClock, rfc3339_exact
 from replicator.base.errors import NoPointError, NotFoundError, UsageError
 from replicator.base.moments import Moment

@@ -13,12 +13,12 @@ import pytest
 
 from journal.seal import seal_segment
 from journal.stream_files import read_seal
-from receiver import reclaim
-from receiver.group import Limits
+from receiver.group.group import Limits
 from receiver.history import compaction
 from receiver.history.compaction import Compaction, _NewSegment
 from receiver.history.opening import NEW_SUFFIX
-from receiver.reclaim import removed_together
+from receiver.retention import reclaim
+from receiver.retention.reclaim import removed_together
 from replicator.base.errors import DamageError
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from receiver.reserve import (
+from receiver.data_dir.reserve import (
     BYTES_MAX,
     PIECES,
     UNRESERVED,

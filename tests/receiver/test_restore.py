@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.point_view import PointView
-from receiver.restore import RestoreOrder, restore_view
+from receiver.restore.restore import RestoreOrder, restore_view
+from receiver.views.point_view import PointView
 from replicator.base.errors import DamageError, NoSpaceError, UsageError
 from tests.receiver.restored_checksum import checksum_by_hand
 from tests.receiver.source import noise

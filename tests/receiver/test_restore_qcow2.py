@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.restore import RestoreOrder, restore_view
+from receiver.restore.restore import RestoreOrder, restore_view
 from replicator.base.errors import DamageError, NoSpaceError
 from replicator.base.storage import File, SystemStorage
 from tests.receiver.source import noise

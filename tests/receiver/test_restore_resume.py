@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.point_view import PointView
-from receiver.restore import Restored, RestoreOrder, restore_view
-from receiver.restore_progress import PIECE_BYTES, DiskProgress, RestoreProgress
+from receiver.restore.progress import PIECE_BYTES, DiskProgress, RestoreProgress
+from receiver.restore.restore import Restored, RestoreOrder, restore_view
+from receiver.views.point_view import PointView
 from replicator.base.errors import (
     DamageError,
     OwnedError,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.point_view import PointView
-from receiver.restore import RestoreOrder, restore_view
+from receiver.restore.restore import RestoreOrder, restore_view
+from receiver.views.point_view import PointView
 from replicator.base.errors import DamageError
 from replicator.base.storage import SystemFile
 from replicator.base.units import GIB, MIB
@@ -80,9 +80,9 @@ def test_a_verified_image_that_lost_a_piece_or_gained_one_is_refused(
     """Holes are not read, but they are judged."""
     for number, spoil in enumerate((punched, written_to)):
         view = view_of(feed)
-        monkeypatch.setattr("receiver.restore.drop_cache", lambda *_args: None)
+        monkeypatch.setattr("receiver.restore.restore.drop_cache", lambda *_args: None)
         monkeypatch.setattr(
-            "receiver.restore_image.drop_cache", lambda _storage, path, spoil=spoil: spoil(path)
+            "receiver.restore.image.drop_cache", lambda _storage, path, spoil=spoil: spoil(path)
         )
         with pytest.raises(DamageError, match="are not what was written there"):
             restore_view(view, tmp_path / str(number), lambda *_: None, RestoreOrder("g"))

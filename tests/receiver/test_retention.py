@@ -12,17 +12,16 @@ import pytest
 from journal.record import RecordType, scan
 from journal.segment import HEADER_BYTES
 from receiver.counted.ages import Ages
-from receiver.group import Limits
+from receiver.group.group import Limits
 from receiver.history.bodies import PointsDropped, decode
 from receiver.history.log import HistoryLog
+from receiver.history.state import GroupState
 from receiver.history.writer import DROPPED_TOGETHER, initial_chain
-from receiver.points import PointList
-from receiver.policy import HistoryPolicy
-from receiver.reclaim import Pins, Reclaim
-from receiver.retention import Retention, Situation, droppable
-from receiver.sync_state import GroupState
-from receiver.thinning import Rule
-from receiver.values import Point
+from receiver.points.points import PointList
+from receiver.points.policy import HistoryPolicy, Rule
+from receiver.points.values import Point
+from receiver.retention.budget import Retention, Situation, droppable
+from receiver.retention.reclaim import Pins, Reclaim
 from replicator.base.clock import NS_PER_S
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure

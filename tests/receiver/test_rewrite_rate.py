@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from receiver.rewrite_rate import ASSUMED_BYTES_PER_SECOND, ENOUGH_BYTES, HALF_BYTES, RewriteRate
+from receiver.retention.rewrite_rate import (
+    ASSUMED_BYTES_PER_SECOND,
+    ENOUGH_BYTES,
+    HALF_BYTES,
+    RewriteRate,
+)
 
 
 def test_it_is_assumed_until_enough_was_measured() -> None:

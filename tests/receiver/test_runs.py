@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.history.images import EarliestImages, Image, ImageTable, block_key, key_parts
-from receiver.history.runs import KEY_MAX, NO_RUNS, earliest, runs_of
+from receiver.history.index.runs import KEY_MAX, NO_RUNS, earliest, runs_of
 from tests.receiver.test_images import Extents, extents, table
 
 

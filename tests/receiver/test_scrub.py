@@ -12,14 +12,14 @@ from random import Random
 import pytest
 
 from journal.segment import HEADER_BYTES
-from receiver import damage as rules
-from receiver.apply import Applier
-from receiver.apply_content import DiskChange
+from receiver.apply.applier import Applier
+from receiver.blocks.content import DiskChange
+from receiver.damage import damage as rules
 from receiver.history.bodies import DamagedBlocks
-from receiver.history.sum_base import SumBase
-from receiver.scrub_findings import Findings
-from receiver.scrub_state import Bad
-from receiver.sync_state import GroupState
+from receiver.history.state import GroupState
+from receiver.history.sums.base import SumBase
+from receiver.scrub.findings import Findings
+from receiver.scrub.state import Bad
 from replicator.base.errors import DamageError
 from tests.receiver.history_of_seed import live
 from tests.receiver.source import noise

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.source_clock import PAIRS_MAX, STREAMS_MAX, Pair, SourceClock
-from receiver.values import Point
+from receiver.points.source_clock import PAIRS_MAX, STREAMS_MAX, Pair, SourceClock
+from receiver.points.values import Point
 
 S = 1_000_000_000
 BOOT_NS = 1_772_366_400 * S  # when, by the receiver, the source's monotonic clock was 0

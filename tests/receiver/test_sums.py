@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.history import sum_layers
-from receiver.history import sums as latest_sums
-from receiver.history.sum_base import SumBase
-from receiver.history.sum_layers import SumLayers
-from receiver.history.sum_runs import CHUNK_ROWS, RunFacts, SumRun, write_run
-from receiver.reclaim import Pins
+from receiver.history.sums import layers as sum_layers
+from receiver.history.sums import sums as latest_sums
+from receiver.history.sums.base import SumBase
+from receiver.history.sums.layers import SumLayers
+from receiver.history.sums.runs import CHUNK_ROWS, RunFacts, SumRun, write_run
+from receiver.retention.reclaim import Pins
 from replicator.base.errors import DamageError
 from tests.receiver import actions
 from tests.receiver.source import noise

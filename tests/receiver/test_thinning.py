@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import thinning
-from receiver.thinning import Protection, Rule, thinned
-from receiver.values import Point, PointKind
+from receiver.points.policy import Rule
+from receiver.points.values import Point, PointKind
+from receiver.retention import thinning
+from receiver.retention.thinning import Protection, thinned
 
 S = 1_000_000_000
 MINUTE, HOUR, DAY = 60 * S, 3600 * S, 86_400 * S

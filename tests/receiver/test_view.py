@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from receiver.catalog import MemoryCatalog
-from receiver.group import GroupReplica
+from receiver.group.group import GroupReplica
 from receiver.history.images import BLOCK_BYTES, block_key
-from receiver.point_view import RENEW_BATCHES, PointView
-from receiver.values import PointDisk
+from receiver.points.values import PointDisk
+from receiver.views.point_view import RENEW_BATCHES, PointView
 from replicator.base.clock import SystemClock
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
 from replicator.base.storage import SystemStorage
@@ -114,7 +114,7 @@ def test_replica_first_then_index(
     world.cut()
     world.ship_all()
     monkeypatch.setattr(kind, "world", world, raising=False)
-    monkeypatch.setattr("receiver.group.PointView", kind)
+    monkeypatch.setattr("receiver.group.group.PointView", kind)
     view = world.group.view(1)
     assert (view.read("a", 0, 4096) == b"1" * 4096) is is_right
     assert world.raw("a")[:4096] == b"2" * 4096, "the batch came in between"

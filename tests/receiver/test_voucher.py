@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from receiver.beside import InTurn
 from receiver.fitting.applied import SLOT_BYTES, AppliedSlots, pack, unpack
-from receiver.fitting.evidence import Applied
+from receiver.points.evidence import Applied
+from receiver.tasks.beside import InTurn
 from replicator.base.storage import write_all
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure

@@ -28,13 +28,13 @@ from receiver.catalog import MemoryCatalog
 from receiver.counted.ages import moved_ns
 from receiver.counted.keeper import CountedClock
 from receiver.counted.rules import SLEW, Reading
-from receiver.group import GroupReplica, Limits
+from receiver.group.group import GroupReplica, Limits
 from receiver.history.images import block_key
-from receiver.history.sums import SumWindow
-from receiver.point_view import PointView
-from receiver.policy import HistoryPolicy
-from receiver.sync_state import GroupState
-from receiver.values import GroupEvent, Point
+from receiver.history.state import GroupState
+from receiver.history.sums.sums import SumWindow
+from receiver.points.policy import HistoryPolicy
+from receiver.points.values import GroupEvent, Point
+from receiver.views.point_view import PointView
 from replicator.base.errors import DamageError, FencedError, NoPointError, OwnedError
 from replicator.base.mishaps import is_full
 from tests.receiver.content_extents import check_extents

@@ -11,4 +11,4 @@ from replicator.base.units import MIB
 @pytest.fixture(autouse=True)
 def _little_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the disk that all tests share."""
-    monkeypatch.setattr("receiver.reserve.BYTES_MAX", 2 * MIB)
+    monkeypatch.setattr("receiver.data_dir.reserve.BYTES_MAX", 2 * MIB)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.admission import check_disks, check_hello
+from receiver.session.admission import check_disks, check_hello
 from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
 from replicator.wire.messages import Hello, OfferedDisk
 

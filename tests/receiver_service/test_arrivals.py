@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from receiver.arrivals import GROUP_BYTES, HIGH_BYTES, Arrivals
+from receiver.intake.arrivals import GROUP_BYTES, HIGH_BYTES, Arrivals
 from replicator.wire.frames import Frame, FrameHeader
 from replicator.wire.messages import Hold
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
-from receiver.digest_stream import CHUNK_BLOCKS, DigestStream, SyncStart
+from receiver.points.values import SyncNotice
+from receiver.session.digest_stream import CHUNK_BLOCKS, DigestStream
 from replicator.wire.limits import DIGEST_BLOCK_BYTES, DIGEST_BYTES
 from replicator.wire.messages import Digests, DigestsDone, DigestsWanted, Message, SyncKey
 
 BLOCKS = 2 * CHUNK_BLOCKS + 10
-SYNC = SyncStart(disk=3, sync_lsn=500, size_bytes=BLOCKS * DIGEST_BLOCK_BYTES - 1, begun_lsn=600)
+SYNC = SyncNotice(3, 500, 600, "vda", BLOCKS * DIGEST_BLOCK_BYTES - 1)
 
 
 class Said:
@@ -58,7 +60,7 @@ class Replica:
             await self.moved.wait()
 
     async def digests(
-        self, sync: SyncStart, first_block: int, count: int, key: bytes
+        self, sync: SyncNotice, first_block: int, count: int, key: bytes
     ) -> list[Digests] | None:
         if self.is_over:
             return None
@@ -153,7 +155,7 @@ async def test_each_sync_has_a_secret_of_its_own_and_a_later_one_replaces_the_ea
     async with streaming(said, replica) as stream:
         stream.begin(SYNC)
         await settle()
-        stream.begin(SyncStart(3, 900, SYNC.size_bytes, 950))
+        stream.begin(replace(SYNC, sync_lsn=900, begun_lsn=950))
         stream.wanted(DigestsWanted(3, 500, BLOCKS))
         await settle()
         assert said.blocks() == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import receiver.pump
+import receiver.tasks.pump
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import Buffer, File, SystemFile, SystemStorage
 from replicator.wire.messages import Welcome
@@ -63,7 +63,7 @@ def cut_after_write(source: Source, block: int) -> None:
 async def test_applying_pauses_and_the_inbox_goes_on_while_it_can(
     site: DrSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver.pump, "SPACE_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(receiver.tasks.pump, "SPACE_RETRY_SECONDS", 0.05)
     storage, source = TightStorage(), Source(DISKS)
     source.start_from_zero()
     cut_after_write(source, 0)

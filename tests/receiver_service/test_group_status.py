@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from receiver.witness import Witness
+from receiver.group.witness import Witness
 from replicator.base.errors import NoSpaceError, OwnedError, UnreachableError
 from replicator.states.words import NO_TROUBLE, State, Trouble
 from replicator.wire.messages import Ping, Said

@@ -273,7 +273,7 @@ async def test_a_disk_that_fails_at_run_time_stops_its_group_alone(site: DrSite,
 
 
 async def test_two_are_fed_beside_a_full_one(site: DrSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.pump.SPACE_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("receiver.tasks.pump.SPACE_RETRY_SECONDS", 0.05)
     storage = TroubledStorage()
     async with site.running(storage) as receiver, feeding(site, *GROUPS) as fed:
         storage.troubles.append(full(site.data_dir / "groups" / "web" / "history"))

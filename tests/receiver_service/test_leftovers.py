@@ -191,7 +191,7 @@ async def test_a_deletion_that_fails_is_said_and_gone_on_with(
         raise OSError(5, "Input/output error", str(path))
 
     async with site.running():
-        monkeypatch.setattr("receiver.leftovers._delete", refuse)
+        monkeypatch.setattr("receiver.orders.leftovers._delete", refuse)
         with pytest.raises(ReplicatorError):
             await forget(site, GOES)
         monkeypatch.undo()

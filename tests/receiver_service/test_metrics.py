@@ -6,8 +6,8 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 
 from receiver.counted.keeper import ClockFacts
-from receiver.figures import GroupFigures
 from receiver.metrics import GroupSnapshot, ReceiverSnapshot, registry_of
+from receiver.points.figures import GroupFigures
 from replicator.states.words import WORDS
 
 CLOCK = ClockFacts("stepped", 0, 0, 604_800_000_000_000, "why")

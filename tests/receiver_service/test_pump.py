@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-import receiver.pump
-from receiver.lane import Lane
-from receiver.pump import ApplyPump
-from receiver.stop import Stop
+import receiver.tasks.pump
+from receiver.tasks.lane import Lane
+from receiver.tasks.pump import ApplyPump
+from receiver.tasks.stop import Stop
 from replicator.base.errors import DamageError, NoSpaceError, ReplicatorError, VersionError
 
 
@@ -61,7 +61,7 @@ async def test_it_applies_while_there_is_anything() -> None:
 async def test_a_full_disk_pauses_it_and_it_goes_on_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(receiver.pump, "SPACE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(receiver.tasks.pump, "SPACE_RETRY_SECONDS", 0.01)
     full = NoSpaceError("full")
     paused: list[object] = []
     batches = Batches(True, full, full, True)
@@ -101,7 +101,7 @@ async def test_whatever_else_comes_out_of_a_step_stops_the_group_for_good(
 
 
 async def test_a_full_disk_pauses_it_however_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver.pump, "SPACE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(receiver.tasks.pump, "SPACE_RETRY_SECONDS", 0.01)
     batches = Batches(OSError(errno.EDQUOT, "", "/d/x.raw"), True)
     pump = await pumping(batches, lambda pump: batches.done == 1)
     assert pump.paused is None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import receiver.pump
-from receiver.group import Limits
+import receiver.tasks.pump
+from receiver.group.group import Limits
 from receiver.service import Receiver
 from replicator.base.errors import NoSpaceError
 from replicator.base.units import MIB
@@ -45,9 +45,9 @@ def small() -> Iterator[Path]:
 
 @pytest.fixture
 def site(small: Path, monkeypatch: pytest.MonkeyPatch) -> DrSite:
-    monkeypatch.setattr(receiver.pump, "SPACE_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(receiver.tasks.pump, "SPACE_RETRY_SECONDS", 0.05)
     segments = partial(Limits, history_segment_bytes=2 * MIB)
-    monkeypatch.setattr("receiver.group.Limits", segments)
+    monkeypatch.setattr("receiver.group.group.Limits", segments)
     return DrSite(small)
 
 

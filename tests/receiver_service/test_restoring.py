@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver import restore_image
-from receiver.restore_qcow2 import compare, convert, find_qemu_img
+from receiver.restore import image as restore_image
+from receiver.restore.qcow2 import compare, convert, find_qemu_img
 from receiver.service import Receiver
 from replicator.base.errors import (
     DamageError,

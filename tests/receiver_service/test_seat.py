@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from receiver.seat import Seat
+from receiver.group.seat import Seat
 from replicator.base.errors import FencedError, OwnedError, ReplicatorError, UnreachableError
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from receiver.digest_stream import CHUNK_BLOCKS
+from receiver.session.digest_stream import CHUNK_BLOCKS
 from replicator.base.errors import ReplicatorError
 from replicator.wire.limits import DIGEST_BLOCK_BYTES, DIGEST_BYTES
 from replicator.wire.messages import Digests, DigestsDone, DigestsWanted, SyncKey

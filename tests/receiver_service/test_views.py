@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.holes import Extents
-from receiver.views import ViewDisk, Views
+from receiver.blocks.holes import Extents
+from receiver.views.open_views import ViewDisk, Views
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.control.types import Point, View
 from replicator.nbd.client import NbdClient, NbdError

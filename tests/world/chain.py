@@ -18,15 +18,15 @@ from random import Random
 from uuid import UUID
 
 from agent.memory import AgentMemory
-from agent.resume import Paused, Plan
-from agent.shipper import Shipper
+from agent.shipping.resume import Paused, Plan
+from agent.shipping.shipper import Shipper
 from agent.splitter.status import group_status
 from receiver.catalog import MemoryCatalog
 from receiver.counted.keeper import CountedClock
-from receiver.group import GroupReplica, Limits
-from receiver.pointspec import find
-from receiver.source_clock import Pair
-from receiver.values import Point
+from receiver.group.group import GroupReplica, Limits
+from receiver.points.pointspec import find
+from receiver.points.source_clock import Pair
+from receiver.points.values import Point
 from replicator.base.clock import rfc3339
 from replicator.base.units import KIB, MIB
 from replicator.control.splitter import SplitterGroupStatus

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from receiver.point_view import PointView
+from receiver.views.point_view import PointView
 from replicator.base.errors import NoPointError
 from tests.world.chain import DISK_BYTES, Chain
 

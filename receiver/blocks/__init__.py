@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replica images, and what is done to their blocks.
+
+content  operations become changes of blocks,    |  replica  the images of a group
+         with what was there before              |  holes    where an image holds nothing
+                                                 |  digests  keyed, for a sync to compare
+"""
