@@ -35,8 +35,9 @@ from receiver.points.figures import GroupFigures
 from receiver.points.pointspec import begun, reaches, stamp_of
 from receiver.restore.restore import RestoreOrder
 from receiver.retention.dropping import DropOrder, check_reason
+from receiver.views.files import ViewDisk
 from receiver.views.fine_view import GroupView
-from receiver.views.open_views import ViewDisk, Views
+from receiver.views.open_views import Views
 from receiver.views.options import view_options
 from replicator import __version__
 from replicator.base.clock import NS_PER_S, Clock, rfc3339

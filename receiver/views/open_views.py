@@ -17,8 +17,9 @@ named in the log once a day.
 The kernel takes socket paths up to 107 bytes. Whether a view will fit is known from the data_dir
 and the group's name alone, so it is refused with a sentence before anything is opened.
 
-Concurrency: the event loop's thread. Closing stops the server first, then waits for requests in
-threads, and only then lets go of the point, so no read ever meets a closed one.
+Concurrency: the event loop's thread, which touches no disk (receiver.views.files). Closing stops
+the server first, then waits for requests in threads, and only then lets go of the point, so no read
+ever meets a closed one.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
-from receiver.views.export import DiskReader, ViewExport
+from receiver.views.export import ViewExport
+from receiver.views.files import ViewDisk, ViewFiles, remove_folder
 from receiver.views.overlay import Overlay, OverlayBudget
 from replicator.base.address import Address
 from replicator.base.clock import NS_PER_S, Clock, SystemClock, rfc3339
@@ -49,7 +52,7 @@ from replicator.control.types import Point, View
 from replicator.nbd.connection import ServerTls
 from replicator.nbd.exports import Export
 from replicator.nbd.memory import ReceivePool
-from replicator.nbd.server import NbdServer, serve_tcp, serve_unix
+from replicator.nbd.server import NbdServer, serve_tcp
 from replicator.nbd.uri import TcpAddress, UnixAddress
 from replicator.wire.credentials import Tls
 from replicator.wire.identity import dns_names
@@ -57,7 +60,6 @@ from replicator.wire.identity import dns_names
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
 ID_BYTES = 4  # eight hex digits: never the id of an earlier view, within reason
 THREADS = 4
-SOCKET_MODE = 0o600
 OVERLAY_BYTES = 10 * GIB
 REMINDER_SECONDS = 24 * 3600.0
 
@@ -65,14 +67,7 @@ _ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}", re.ASCII)
 
 _log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ViewDisk:
-    """A disk of the point that a view shows."""
-
-    name: str
-    size_bytes: int
-    reader: DiskReader
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +107,7 @@ class OpenView:
     exports: Sequence[ViewExport]
     overlays: Sequence[Overlay]
     budget: OverlayBudget | None
-    folder: Path
+    files: ViewFiles
     release: Callable[[], None]
     opened_ns: int
     tending: asyncio.Task[None] | None = field(default=None)
@@ -123,18 +118,17 @@ class OpenView:
             return self.description
         return msgspec.structs.replace(self.description, overlay_bytes=self.budget.used_bytes)
 
-    async def close(self, storage: Storage, pool: Executor) -> None:
+    async def close(self, pool: Executor) -> None:
         await self.server.close()
         for export in self.exports:
             await export.drained()
-        await asyncio.wrap_future(pool.submit(self._let_go, storage))
+        await _aside(pool, self._let_go)
 
-    def _let_go(self, storage: Storage) -> None:
+    def _let_go(self) -> None:
         try:
             for overlay in self.overlays:
                 overlay.close()
-            if self.overlays:
-                _remove_folder(storage, self.folder)
+            self.files.remove()
         finally:
             self.release()
 
@@ -192,22 +186,24 @@ class Views:
         the view is closed, or if it cannot be opened. Raises UsageError, OSError."""
         options = options or ViewOptions()
         view_id = secrets.token_hex(ID_BYTES)
-        folder = self._groups_dir / group / "views" / view_id
+        files = ViewFiles(self._storage, self._groups_dir / group / "views", view_id)
+        pool = self._pool(group)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(_aside, self._pool(group), release)
+            undo.push_async_callback(_aside, pool, release)
             options.check()
             if options.listen is None:
                 self.check_room(group)
-            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            undo.push_async_callback(_aside, pool, files.remove)
             budget, overlays = None, list[Overlay]()
             if options.writable:
                 budget = OverlayBudget(
                     options.overlay_bytes, lambda: self._storage.free_bytes(self._groups_dir)
                 )
-                undo.callback(_remove_folder, self._storage, folder)
-                overlays = self._overlays(folder, disks, budget, undo)
-            exports = self._exports(disks, overlays, self._pool(group))
-            server, uris = await self._serve(group, view_id, exports, options)
+                overlays = await _aside(pool, partial(files.overlays, disks, budget))
+            for overlay in overlays:
+                undo.push_async_callback(_aside, pool, overlay.close)
+            exports = self._exports(disks, overlays, pool)
+            server, uris = await self._serve(files, exports, options, pool)
             undo.pop_all()
         opened_ns = self._clock.utc_ns()
         view = View(
@@ -222,7 +218,7 @@ class Views:
             writes=options.writes,
         )
         found = OpenView(
-            view, server, list(exports.values()), overlays, budget, folder, release, opened_ns
+            view, server, list(exports.values()), overlays, budget, files, release, opened_ns
         )
         self._open[view_id] = found
         found.tending = asyncio.create_task(self._tend(found, options.lifetime_seconds))
@@ -246,7 +242,7 @@ class Views:
         if view.tending is not None and view.tending is not asyncio.current_task():
             view.tending.cancel()
             await asyncio.gather(view.tending, return_exceptions=True)
-        await view.close(self._storage, self._pool(view.description.group))
+        await view.close(self._pool(view.description.group))
         _log.info("view.closed", group=view.description.group, view=view_id)
 
     async def close_all(self) -> None:
@@ -280,7 +276,7 @@ class Views:
         found = list(path.iterdir())
         if any(each.suffix != ".overlay" or not each.is_file() for each in found):
             return False
-        _remove_folder(self._storage, path)
+        remove_folder(self._storage, path)
         return True
 
     def _receive_pool(self) -> ReceivePool:
@@ -294,18 +290,6 @@ class Views:
         if group not in self._pools:
             self._pools[group] = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{group}.view")
         return self._pools[group]
-
-    def _overlays(
-        self, folder: Path, disks: Sequence[ViewDisk], budget: OverlayBudget, undo: AsyncExitStack
-    ) -> list[Overlay]:
-        self._storage.make_directory(folder)
-        overlays: list[Overlay] = []
-        for disk in disks:
-            file = self._storage.create(folder / f"{disk.name}.overlay")
-            overlay = Overlay(disk.reader, disk.size_bytes, file, budget)
-            undo.callback(overlay.close)
-            overlays.append(overlay)
-        return overlays
 
     def _exports(
         self, disks: Sequence[ViewDisk], overlays: Sequence[Overlay], pool: Executor
@@ -321,13 +305,18 @@ class Views:
         }
 
     async def _serve(
-        self, group: str, view_id: str, exports: dict[str, ViewExport], options: ViewOptions
+        self,
+        files: ViewFiles,
+        exports: dict[str, ViewExport],
+        options: ViewOptions,
+        pool: Executor,
     ) -> tuple[NbdServer, dict[str, str]]:
         shelf = _Shelf(exports)
         if options.listen is None:
-            path = self._path(group, view_id)
-            server = await serve_unix(path, shelf, mode=SOCKET_MODE, pool=self._receive_pool())
-            return server, {name: str(UnixAddress(path, name)) for name in exports}
+            listener = await _aside(pool, files.listen)
+            server = NbdServer(shelf, None, pool=self._receive_pool())
+            await server.start(listener)
+            return server, {name: str(UnixAddress(files.socket_path, name)) for name in exports}
         tls = None
         if not options.is_plain:
             if self._tls is None:
@@ -373,14 +362,6 @@ def _expiry(opened_ns: int, lifetime_seconds: float | None) -> str | None:
     return rfc3339(opened_ns + round(lifetime_seconds * NS_PER_S))
 
 
-def _remove_folder(storage: Storage, folder: Path) -> None:
-    if not storage.exists(folder):
-        return
-    for name in storage.names(folder):
-        storage.unlink(folder / name)
-    storage.remove_directory(folder)
-
-
 def _tended(view: View, task: asyncio.Task[None]) -> None:
     """A supervision: a view whose task has died stays open, and is named."""
     error = None if task.cancelled() else task.exception()
@@ -395,8 +376,15 @@ def _tended(view: View, task: asyncio.Task[None]) -> None:
         )
 
 
-async def _aside(pool: Executor, work: Callable[[], None]) -> None:
-    await asyncio.wrap_future(pool.submit(work))
+async def _aside(pool: Executor, work: Callable[[], T]) -> T:
+    """In a thread of the group's views. What was begun is carried to its end, also when the task
+    that waits for it is cancelled: nothing is taken away while it is being made."""
+    done = asyncio.wrap_future(pool.submit(work))
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait((done,))
+        raise
 
 
 class _Shelf:

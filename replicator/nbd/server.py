@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 class NbdServer:
-    """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`."""
+    """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`; `start` is for a socket
+    that listens already."""
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class NbdServer:
         tls: ServerTls | None = None,
         pool: ReceivePool | None = None,
     ) -> None:
-        """`pool`: of all servers of the process; else it has one of its own."""
+        """`path`: a socket file that goes when this closes; None on TCP, and where the caller takes
+        it away. `pool`: of all servers of the process; else it has one of its own."""
         self._pool = pool or ReceivePool(asyncio.get_running_loop().call_soon_threadsafe)
         self._exports = exports
         self._path = path
@@ -60,7 +62,7 @@ class NbdServer:
 
     @property
     def path(self) -> Path:
-        assert self._path is not None, "on TCP there is none"
+        assert self._path is not None, "it is the caller's, or there is none"
         return self._path
 
     @property
@@ -70,12 +72,12 @@ class NbdServer:
     async def start(self, listener: socket.socket) -> None:
         """Accept on a listening socket."""
         loop = asyncio.get_running_loop()
-        if self._path is None:
-            self._listener = await loop.create_server(self._accept, sock=listener)
-            self.port = listener.getsockname()[1]
+        if listener.family == socket.AF_UNIX:
+            self._inode = inode_of(self._path) if self._path is not None else 0
+            self._listener = await loop.create_unix_server(self._accept, sock=listener)
             return
-        self._inode = inode_of(self._path)
-        self._listener = await loop.create_unix_server(self._accept, sock=listener)
+        self._listener = await loop.create_server(self._accept, sock=listener)
+        self.port = listener.getsockname()[1]
 
     async def close(self) -> None:
         """Accept nobody, end all connections, return when they are gone. Idempotent."""

@@ -27,7 +27,8 @@ from rich.table import Table
 from receiver.apply.batch import BATCH_BYTES
 from receiver.blocks.holes import Extents
 from receiver.restore.restore import RestoreOrder, restore_view
-from receiver.views.open_views import ViewDisk, Views
+from receiver.views.files import ViewDisk
+from receiver.views.open_views import Views
 from replicator.base.units import GIB, KIB, MIB, format_size
 from replicator.control.types import Point
 from tests.bench import sums

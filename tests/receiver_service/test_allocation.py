@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from receiver.blocks.holes import Extents, laid_over, span_of
-from receiver.views.open_views import ViewDisk, ViewOptions, Views
+from receiver.views.files import ViewDisk
+from receiver.views.open_views import ViewOptions, Views
 from replicator.base.units import GIB, KIB, MIB
 from tests.receiver_service.test_views import POINT, Release, run
 

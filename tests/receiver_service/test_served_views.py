@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.views.open_views import ViewDisk, ViewOptions, Views
+from receiver.views.files import ViewDisk
+from receiver.views.open_views import ViewOptions, Views
 from replicator.base.address import Address
 from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.pki import init_ca, issue

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from receiver.blocks.holes import Extents
-from receiver.views.open_views import ViewDisk, Views
+from receiver.views.files import ViewDisk
+from receiver.views.open_views import ViewOptions, Views
 from replicator.base.errors import DamageError, NotFoundError, UsageError
+from replicator.base.storage import File, SystemStorage
 from replicator.control.types import Point, View
 from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
@@ -170,4 +172,55 @@ async def test_sockets_of_a_dead_receiver_are_removed(tmp_path: Path) -> None:
     views.clear_stale("g")
     views.clear_stale("never-seen")
     assert list(folder.iterdir()) == []
+    await views.close_all()
+
+
+class StuckDisk(SystemStorage):
+    """Does not answer while `gate` is down."""
+
+    def __init__(self) -> None:
+        self.asked, self.gate = threading.Event(), threading.Event()
+
+    def create(self, path: Path) -> File:
+        self.asked.set()
+        assert self.gate.wait(30)
+        return super().create(path)
+
+
+async def test_a_disk_that_does_not_answer_holds_up_that_view_and_not_the_loop(
+    tmp_path: Path,
+) -> None:
+    """All groups are served by one event loop."""
+    disk = StuckDisk()
+    views = Views(tmp_path, storage=disk)
+    (tmp_path / "g").mkdir()
+    (tmp_path / "other").mkdir()
+    shown = [ViewDisk("vda", 4096, Memory(bytes(4096)))]
+    opening = asyncio.create_task(
+        views.open("g", POINT, shown, Release(), ViewOptions(writable=True))
+    )
+    await asyncio.to_thread(disk.asked.wait)
+    view = await views.open("other", POINT, shown, Release())
+    await views.close(view.id)
+    assert not opening.done()
+    disk.gate.set()
+    await views.close((await opening).id)
+    await views.close_all()
+
+
+async def test_an_order_that_is_given_up_leaves_nothing_of_its_view(tmp_path: Path) -> None:
+    disk, release = StuckDisk(), Release()
+    views = Views(tmp_path, storage=disk)
+    (tmp_path / "g").mkdir()
+    shown = [ViewDisk("vda", 4096, Memory(bytes(4096)))]
+    opening = asyncio.create_task(
+        views.open("g", POINT, shown, release, ViewOptions(writable=True))
+    )
+    await asyncio.to_thread(disk.asked.wait)
+    opening.cancel()
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert list((tmp_path / "g/views").iterdir()) == []
+    assert release.count == 1
     await views.close_all()
