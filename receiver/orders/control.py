@@ -267,8 +267,7 @@ class ReceiverService:
     async def drop_points(self, group: str, request: DropRequest) -> DropResult:
         worker = self._worker(group)
         reason = check_reason(request.reason, breaks_lock=request.break_lock)
-        if not request.points and request.older_than is None:
-            raise UsageError("says neither which points nor how old", hint="name points, or an age")
+        request.require_choice()
         order = DropOrder(
             frozenset(
                 self._chooser.point(worker, text, request.zone).sequence for text in request.points

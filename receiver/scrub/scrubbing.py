@@ -90,6 +90,7 @@ class Scrubbing:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._total_bytes = 0
+        self._has_begun = asyncio.Event()
         self.moved = Change()
         """Told behind each step, and at the end."""
 
@@ -118,7 +119,8 @@ class Scrubbing:
     # Orders.
 
     async def order(self, report: Report, *, waits: bool, rate: int | None) -> ScrubReport:
-        """Begins one, or joins the one under way. `rate` holds for this scrub from here on; else
+        """Begins one, or joins the one under way; without `waits` the report is of its first moment
+        and on. `rate` holds for this scrub from here on; else
         the configured."""
         if rate is not None and rate < SCRUB_RATE_MIN:
             raise UsageError(
@@ -134,6 +136,8 @@ class Scrubbing:
             if task.cancelled():
                 raise self._gave_up()
             task.result()
+        else:
+            await self._until_begun(task)
         return self.report()
 
     async def cancel(self) -> ScrubReport:
@@ -205,6 +209,16 @@ class Scrubbing:
 
     # Inside.
 
+    async def _until_begun(self, task: asyncio.Task[None]) -> None:
+        """So that what is answered is of this scrub, and not of the last one."""
+        begun = asyncio.create_task(self._has_begun.wait())
+        try:
+            await asyncio.wait([task, begun], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
+        if task.done() and not task.cancelled():
+            task.result()
+
     def _what(self) -> str:
         return f"scrubbing {self._group}"
 
@@ -219,6 +233,7 @@ class Scrubbing:
         if self._task is None or self._task.done():
             self._rate_now = self._rate if rate is None else rate
             self._is_unwanted = False
+            self._has_begun.clear()
             self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(self._told)
         elif rate is not None:
@@ -246,6 +261,7 @@ class Scrubbing:
     async def _steps(self) -> None:
         scrub = self._scrub
         await self._lane.run(scrub.begin)
+        self._has_begun.set()
         loop = asyncio.get_running_loop()
         while scrub.state.is_running:
             self._total_bytes = max(scrub.total_bytes, scrub.state.done_bytes)

@@ -75,6 +75,7 @@ def drop(
         reason=reason,
         zone=local_zone(),
     )
+    request.require_choice()
     if dry_run:
         _show(invocation, group, invocation.client("receiver").drop_points(group, request))
         return

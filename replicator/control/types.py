@@ -15,6 +15,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
+from replicator.base.errors import UsageError
+
 Role = Literal["agent", "receiver"]
 PointKind = Literal["crash", "application", "before-rollback", "rollback"]
 T = TypeVar("T")
@@ -520,6 +522,11 @@ class DropRequest(Request, frozen=True, kw_only=True):
     break_lock: bool = False
     reason: str = ""
     zone: str | None = None
+
+    def require_choice(self) -> None:
+        """Raises UsageError where it gives up nothing."""
+        if not self.points and self.older_than is None:
+            raise UsageError("says neither which points nor how old", hint="name points, or an age")
 
 
 class AcceptAuditRequest(Request, frozen=True, kw_only=True):

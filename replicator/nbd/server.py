@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 class NbdServer:
-    """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`; `start` is for a socket
-    that listens already."""
+    """Accepts connections until `close`. Made by `serve_unix` or `serve_tcp`; who has a socket that
+    listens already calls `start`."""
 
     def __init__(
         self,

@@ -213,6 +213,12 @@ def test_a_scrub_that_leaves_something_bad_ends_with_13(
     assert sockets["receiver_orders"][-1] == ("scrub", "web", "True", str(100 << 20))
 
 
+def test_a_drop_of_nothing_is_refused_before_anything_is_asked(at_receiver: Run) -> None:
+    done = at_receiver("points", "drop", "web")
+    assert done.returncode == 2
+    assert "says neither which points nor how old" in done.stderr
+
+
 def test_a_scrub_in_the_background_and_its_status(
     at_receiver: Run, sockets: dict[str, Any]
 ) -> None:

@@ -98,6 +98,17 @@ async def test_a_slow_scrub_is_joined_and_goes_on_after_a_restart(site: DrSite) 
         assert report.good is not None
 
 
+async def test_an_answer_without_waiting_is_of_the_scrub_that_has_begun(site: DrSite) -> None:
+    async with site.running() as receiver:
+        await leave(await feed(site, story()), receiver)
+        last = await order(site.control.scrub, "web", waits=True)
+        begun = await order(site.control.scrub, "web", waits=False, rate=1 << 16)
+        assert begun.began is not None
+        assert last.ended is not None
+        assert (begun.running, begun.began > last.ended) == (True, True)
+        await order(site.control.cancel_scrub, "web")
+
+
 async def test_a_scrub_is_cancelled_and_whoever_waits_is_told(site: DrSite) -> None:
     async with site.running() as receiver:
         await leave(await feed(site, story()), receiver)
