@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known to be wrong, and how it is healed.
+"""What is known to be wrong, or may be, and how it is healed.
 
 damage       which points it concerns        |  healing      a copy found, and written back
-                                             |  old_content  verified before it is kept
+doubt        not served before it is read    |  old_content  verified before it is kept
 """

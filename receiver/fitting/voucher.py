@@ -15,14 +15,15 @@ durable the statement stays as it is (`hold_back`): a crash in between must find
 
 An image that is not the file on record is `unverified`: it may be a copy from another moment. So is
 one that lacks some of what was written last (fitting.compare.lately).
-It stays so on record until a whole scrub has ended that was begun for it (`verified`).
+It stays so on record until a scrub that was begun for it has read all of it back (`verified`).
+What that means for who wants to look at its points: receiver.damage.damage.doubt.
 
 Concurrency: the group's apply thread; `unverified` is replaced as a whole, any thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from receiver.blocks.replica import Replica
@@ -120,9 +121,9 @@ class Voucher:
         """As `rest`, whatever was stated before: it was accepted that this is gone."""
         self._slots.ensure(self._statement(state))
 
-    def verified(self) -> None:
-        """A whole scrub has read all images back; what it found is on record."""
-        self.unverified = frozenset()
+    def verified(self, disks: Collection[str]) -> None:
+        """A scrub has read these images back; what it found is on record."""
+        self.unverified = self.unverified - frozenset(disks)
 
     def _statement(self, state: GroupState, end: BatchEnd | None = None) -> Applied:
         """`end`: of the last batch that is applied, where it isn't the newest one."""

@@ -37,6 +37,8 @@ from receiver.blocks.replica import Replica
 from receiver.catalog import GroupCatalog
 from receiver.counted.ages import AgeClock, Ages
 from receiver.damage.damage import Damage, damaged_points, refuse
+from receiver.damage.doubt import Unverified, nothing
+from receiver.damage.doubt import refuse as refuse_doubted
 from receiver.damage.healing import Healer
 from receiver.damage.old_content import OldContent
 from receiver.data_dir.reserve import UNRESERVED, Room
@@ -226,6 +228,7 @@ class GroupReplica:
             self._current_pins,
             self._telling,
             clock.utc_ns,
+            self._read_back,
             self._scrubbed,
         )
         """Its steps in the apply thread."""
@@ -371,6 +374,11 @@ class GroupReplica:
         """What each damaged point would need and cannot have. Any thread."""
         found = damaged_points(self.damage, self._history.batches)
         return {each: found[each] for each in found if each not in self._history.dropped}
+
+    @property
+    def unverified(self) -> Unverified:
+        """Disks whose images are not believed yet (receiver.damage.damage.doubt). Any thread."""
+        return self.opening.unverified
 
     def is_label_taken(self, label: str) -> bool:
         return label in self._intake.front.state.labels or label in self._points.labels
@@ -523,14 +531,20 @@ class GroupReplica:
         runs = digest_runs(file, found.size_bytes, first_block, count, key)
         return DigestChunk(state.lsn, runs)
 
-    def fine_view(self, sequence: int, writes: int) -> FineView:
+    def fine_view(self, sequence: int, writes: int, *, unverified: bool = False) -> FineView:
         """The disks as they were behind the first so many writes behind a point."""
-        overlay = self.fine.overlay(self._applied_point(sequence), writes)
-        return FineView(self.view(sequence), overlay)
+        base = self.view(sequence, unverified=unverified)
+        try:
+            return FineView(base, self.fine.overlay(base.point, writes))
+        except BaseException:
+            base.close()
+            raise
 
-    def view(self, sequence: int) -> PointView:
-        """The disks as of a point. It stays good, and its point stays, until it is closed."""
-        point = self._applied_point(sequence)
+    def view(self, sequence: int, *, unverified: bool = False) -> PointView:
+        """The disks as of a point. It stays good, and its point stays, until it is closed.
+        `unverified`: also of images that are not believed yet."""
+        point = self._applied_point(sequence, unverified=unverified)
+        doubt: Callable[[], Unverified] = nothing if unverified else lambda: self.unverified
         batch = self._history.batch_of_point(sequence)
         assert batch is not None
         with self._pins_lock:
@@ -544,6 +558,7 @@ class GroupReplica:
             domains,
             lambda: self._release(sequence),
             lambda: self.damage,
+            doubt,
         )
 
     def _release(self, sequence: int) -> None:
@@ -557,7 +572,8 @@ class GroupReplica:
             raise NotFoundError(f"group {self.name!r} has no point #{sequence}")
         return point
 
-    def _applied_point(self, sequence: int) -> Point:
+    def _applied_point(self, sequence: int, *, unverified: bool | None = None) -> Point:
+        """`unverified`: see `view`; None where nobody may insist on it."""
         point = self._find(sequence)
         if not self._applier.is_point_applied(sequence):
             raise UnreachableError(
@@ -568,6 +584,9 @@ class GroupReplica:
         batch = self._history.batch_of_point(sequence) if self.damage else None
         if batch is not None:
             refuse(self.damage, point, batch.number, self.name)
+        if not unverified:
+            may_insist = unverified is not None
+            refuse_doubted(self.unverified, point, self.name, may_insist=may_insist)
         return point
 
     def plan_rollback(self, sequence: int, writes: int = 0) -> RollbackPlan:
@@ -696,6 +715,9 @@ class GroupReplica:
     def unlock(self, policy: HistoryPolicy, reason: str) -> int:
         """See Keeping."""
         return self._keeping.unlock(policy, reason)
+
+    def _read_back(self, disk: str) -> None:
+        self.opening.read_back(disk)
 
     def _scrubbed(self) -> None:
         self.opening.scrubbed()

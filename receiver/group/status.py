@@ -6,6 +6,7 @@ The table is replicator.states.replica; the worker and its witness know what it 
 
 from __future__ import annotations
 
+from receiver.damage import doubt
 from receiver.damage.damage import describe, of_newest
 from receiver.group.worker import GroupWorker
 from replicator.base.clock import NS_PER_S
@@ -69,7 +70,7 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
         has_points=newest is not None,
         has_point_of_stream=has_stream and newest is not None and newest.ordinal == stream.ordinal,
         syncing="a sync is under way" if replica.condition == "syncing" else "",
-        verifying="its replica is being verified" if replica.opening.unverified else "",
+        verifying=doubt.awaited(replica.unverified),
         backlog=f"{format_size(unapplied)} are taken in and not applied" if unapplied else "",
         proof_seconds=witness.proof_seconds,
         lag_seconds=lag_seconds(worker),

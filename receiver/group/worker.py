@@ -419,15 +419,17 @@ class GroupWorker:
             for run in chunk.runs
         ]
 
-    async def open_view(self, point: Point, report: Report, writes: int = 0) -> GroupView:
+    async def open_view(
+        self, point: Point, report: Report, writes: int = 0, *, unverified: bool = False
+    ) -> GroupView:
         """As of the point, or behind that many of the writes behind it. Waits until the point is
-        applied. Whoever gets it closes it."""
+        applied. `unverified`: also while its images are not believed. Whoever gets it closes it."""
         self.check_recovered()
         while not self._replica.is_point_applied(point.sequence):
             self.check_alive()
             report(Progress(done=0, total=0, what=f"waiting until {point} is applied"))
             await self.changed.wait()
-        opening = asyncio.ensure_future(self._open_view(point, writes))
+        opening = asyncio.ensure_future(self._open_view(point, writes, unverified=unverified))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -457,10 +459,11 @@ class GroupWorker:
         with _mishaps():
             return await self._apply.run(self._replica.fine.around, moment_ns, window_ns, limit)
 
-    async def _open_view(self, point: Point, writes: int) -> GroupView:
-        opening: Callable[[], GroupView] = partial(self._replica.view, point.sequence)
+    async def _open_view(self, point: Point, writes: int, *, unverified: bool) -> GroupView:
+        opening: Callable[..., GroupView] = partial(self._replica.view, point.sequence)
         if writes:
             opening = partial(self._replica.fine_view, point.sequence, writes)
+        opening = partial(opening, unverified=unverified)
         return await self._apply.run(self._room.with_room, opening, "a view")
 
     async def plan_rollback(self, point: Point, writes: int = 0) -> RollbackPlan:
@@ -518,7 +521,7 @@ class GroupWorker:
         self, point: Point, directory: Path, report: Report, order: RestoreOrder
     ) -> Restored:
         """Outside of the lanes, from a view: replication goes on meanwhile."""
-        view = await self.open_view(point, report, order.writes)
+        view = await self.open_view(point, report, order.writes, unverified=order.unverified)
         told = _progress(report, f"restoring {point} of {self.name}")
 
         def progress(done: int, total: int) -> None:

@@ -22,7 +22,7 @@ Concurrency: the group's apply thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -499,11 +499,19 @@ class Opening:
         self._voucher.rest(parts.applier.applied)
         return False
 
+    def read_back(self, disk: str) -> None:
+        """A scrub that an opening began has read all of the disk's image; what it found is on
+        record. Raises OSError."""
+        self._believe({disk})
+
     def scrubbed(self) -> None:
         """A whole scrub has ended; what it found is on record. Raises OSError."""
-        if self._voucher.unverified:
-            self._voucher.verified()
-            self._parts.telling.event("replica.verified")
+        self._believe(self._voucher.unverified)
+
+    def _believe(self, disks: Collection[str]) -> None:
+        if not self._voucher.unverified.isdisjoint(disks):
+            self._voucher.verified(disks)
+            self._parts.telling.event("replica.verified", disks=", ".join(sorted(disks)))
             self._voucher.rest(self._parts.applier.applied)
 
     def rebuild_catalog(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from receiver.damage import doubt
 from receiver.group.worker import GroupWorker
 from receiver.orders.describe import point_of
 from receiver.points import pointspec
@@ -48,14 +49,16 @@ class Chooser:
                 notice = ""  # the point stands for exactly that time
         elif writes:
             write_ns = (await worker.write_at(chosen.point, writes)).time_ns
+        disks = doubt.of_point(worker.replica.unverified, chosen.point)
+        notices = (notice, chosen.notice, doubt.warning(disks))
         choice = Choice(
             asked=text,
-            point=point_of(chosen.point),
+            point=point_of(chosen.point, unverified=bool(disks)),
             distance_seconds=None if distance_ns is None else distance_ns / NS_PER_S,
             writes=writes,
             write_time=None if write_ns is None else rfc3339_exact(write_ns),
             local=chosen.local,
-            notice="; ".join(filter(None, (notice, chosen.notice))),
+            notice="; ".join(filter(None, notices)),
         )
         return Choosing(choice, chosen.point, writes)
 

@@ -19,6 +19,7 @@ import msgspec
 from receiver.audit.chain import Fact
 from receiver.blocks.holes import Extents
 from receiver.counted.keeper import CountedClock
+from receiver.damage import doubt
 from receiver.damage.damage import describe
 from receiver.data_dir.keep_out import refuse_inside
 from receiver.data_dir.layout import groups_dir
@@ -161,7 +162,11 @@ class ReceiverService:
         last = None if until is None else await moment(worker, until, zone)
         damage = worker.replica.damaged_points()
         return [
-            point_of(point, describe(damage.get(point.sequence, ()), point))
+            point_of(
+                point,
+                describe(damage.get(point.sequence, ()), point),
+                unverified=bool(doubt.of_point(worker.replica.unverified, point)),
+            )
             for point in found
             if (first is None or reaches(point, first, ages))
             and (last is None or begun(point, last, ages))
@@ -213,7 +218,8 @@ class ReceiverService:
         await worker.aside.run(self._reserve.ready, "a view")
         chosen = await self._chooser.choose(worker, request.at, request.zone)
         options = replace(options, writes=chosen.writes)
-        shown = await worker.open_view(chosen.point, report, chosen.writes)
+        unverified = request.unverified and chosen.choice.point.unverified
+        shown = await worker.open_view(chosen.point, report, chosen.writes, unverified=unverified)
         disks = [
             ViewDisk(name, size, _DiskOf(shown, name, worker.figures)) for name, size in shown.disks
         ]
@@ -245,7 +251,12 @@ class ReceiverService:
         await worker.aside.run(refuse_inside, Path(request.to), self._data_dir, own)
         chosen = await self._chooser.choose(worker, request.at, request.zone)
         order = RestoreOrder(
-            group, chosen.writes, request.format, resume=request.resume, verify=request.verify
+            group,
+            chosen.writes,
+            request.format,
+            resume=request.resume,
+            verify=request.verify,
+            unverified=request.unverified and chosen.choice.point.unverified,
         )
         done = await worker.restore(chosen.point, Path(request.to), report, order)
         result = restore_result(chosen.choice.point, done)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from receiver.counted.keeper import ClockFacts
+from receiver.damage.doubt import of_point
 from receiver.group.status import lag_seconds, verdict_of
 from receiver.group.worker import GroupWorker
 from receiver.metrics import GroupSnapshot
@@ -28,8 +29,9 @@ from replicator.control.types import (
 from replicator.states.words import State
 
 
-def point_of(point: CorePoint, damage: str = "") -> Point:
-    """A point in the API's words. `damage`: which blocks of it are lost."""
+def point_of(point: CorePoint, damage: str = "", *, unverified: bool = False) -> Point:
+    """A point in the API's words. `damage`: which blocks of it are lost. `unverified`: see
+    receiver.damage.damage.doubt."""
     return Point(
         sequence=point.sequence,
         time=rfc3339(point.time_ns),
@@ -38,6 +40,7 @@ def point_of(point: CorePoint, damage: str = "") -> Point:
         label=None if point.label is None else label_text(point.label),
         damaged=bool(damage),
         damage=damage,
+        unverified=unverified,
         made=rfc3339(point.made_ns) if point.made_ns else None,
         clock_step_seconds=point.clock_step_ns / NS_PER_S if point.clock_step_ns else None,
     )
@@ -101,7 +104,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
     newest = replica.newest_point
     points, kept = replica.points(), replica.history_facts(worker.policy)
     fine = replica.fine.log
-    has_stream = facts.stream is not None
+    has_stream, unverified = facts.stream is not None, replica.unverified
     return msgspec.structs.replace(
         told,
         rpo_seconds=lag_seconds(worker),
@@ -131,6 +134,9 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         scrub_progress=worker.scrubbing.progress,
         scrub_bad=worker.scrubbing.left,
         damaged_points=len(replica.damaged_points()),
+        unverified_disks=sorted(unverified),
+        unverified_points=sum(bool(of_point(unverified, point)) for point in points),
+        scrub_rest_seconds=worker.scrubbing.rest_seconds,
     )
 
 

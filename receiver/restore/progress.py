@@ -35,6 +35,7 @@ _WHOLE_SUMS = 1
 costs copying what it had copied."""
 
 ImageFormat = Literal["raw", "qcow2"]
+_SAME = ("group", "sequence", "time_ns", "lsn", "ordinal", "writes", "format", "unverified")
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 _Sum = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
@@ -75,11 +76,14 @@ class RestoreProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     piece_bytes: _Positive
     made_directory: bool
     is_complete: bool = False
+    unverified: bool = False
+    """What is written may come from an image that was not believed
+    (receiver.damage.damage.doubt)."""
     disks: list[DiskProgress]
 
     def differences(self, wanted: RestoreProgress) -> Iterator[str]:
         """What keeps this from being the beginning of `wanted`, in words."""
-        for name in ("group", "sequence", "time_ns", "lsn", "ordinal", "writes", "format"):
+        for name in _SAME:
             mine, its = getattr(self, name), getattr(wanted, name)
             if mine != its:
                 yield f"{name} {mine} there, {its} wanted"
@@ -110,6 +114,7 @@ def beginning(
     piece_bytes: int,
     *,
     made_directory: bool,
+    unverified: bool = False,
 ) -> RestoreProgress:
     """Of a restore of which nothing is written yet."""
     assert piece_bytes % READ_BYTES == 0
@@ -123,6 +128,7 @@ def beginning(
         format=image_format,
         piece_bytes=piece_bytes,
         made_directory=made_directory,
+        unverified=unverified,
         disks=[DiskProgress(name=name, size_bytes=size) for name, size in disks],
     )
 

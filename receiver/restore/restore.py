@@ -77,6 +77,8 @@ class RestoreOrder:
     format: ImageFormat = "raw"
     resume: bool = False
     verify: bool = True
+    unverified: bool = False
+    """Also from images that are not believed yet (receiver.damage.damage.doubt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class _Restore:
             self._order.format,
             piece_bytes,
             made_directory=not self._storage.exists(self._directory),
+            unverified=self._order.unverified,
         )
         found = self._found()
         self._state = wanted if found is None else self._fitting(found, wanted)

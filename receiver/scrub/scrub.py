@@ -73,9 +73,12 @@ class Scrub:
         pins: Callable[[], Pins],
         telling: Telling,
         utc_ns: Callable[[], int],
+        read_back: Callable[[str], None],
         ended: Callable[[], None],
     ) -> None:
-        """`ended` is told when a whole one has, with what it found on record."""
+        """`read_back` is told of each disk of which a scrub that `start_over` has begun read all
+        of the image, and `ended` when a whole one has; with what was found on record."""
+        self._read_back = read_back
         self._ended = ended
         self._storage = storage
         self._path = path
@@ -203,6 +206,8 @@ class Scrub:
         state.block = stop
         if stop >= end:
             state.slot, state.block = disk.slot + 1, 0
+            if self.is_due:
+                self._read_back(disk.name)
         self._save_now_and_then()
 
     # -- the history

@@ -194,6 +194,15 @@ class Scrubbing:
         return min(state.done_bytes / max(self._total_bytes, 1), 1.0)
 
     @property
+    def rest_seconds(self) -> float | None:
+        """In which time the one under way ends, at most, at the rate that it has: holes cost
+        nothing."""
+        state = self._scrub.state
+        if not state.is_running:
+            return None
+        return max(self._scrub.total_bytes - state.done_bytes, 0) / self._rate_now
+
+    @property
     def left(self) -> int:
         """Bad places that the last scrub, or the one under way, could not heal."""
         return self._scrub.state.left

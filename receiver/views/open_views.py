@@ -17,10 +17,9 @@ named in the log once a day.
 The kernel takes socket paths up to 107 bytes. Whether a view will fit is known from the data_dir
 and the group's name alone, so it is refused with a sentence before anything is opened.
 
-Concurrency: the event loop's thread, which touches no disk (receiver.views.files). Closing stops
-the server first, then waits for requests in threads, and only then lets go of the point, so no read
-ever meets a closed one.
-"""
+Concurrency: the event loop's thread, which touches no disk (receiver.views.open_views.files).
+Closing stops the server first, then waits for requests in threads, and only then lets go of the
+point, so no read ever meets a closed one."""
 
 from __future__ import annotations
 

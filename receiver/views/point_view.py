@@ -29,6 +29,7 @@ import numpy as np
 from receiver.blocks.holes import Extents, of_blocks, span_of
 from receiver.blocks.replica import Replica
 from receiver.damage.damage import Damage, damaged_ranges, refuse_range
+from receiver.damage.doubt import Unverified, nothing, refuse_read
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.index.runs import Runs, earliest, runs_of
@@ -64,9 +65,12 @@ class PointView:
         domains: dict[str, str],
         release: Callable[[], None],
         damage: Callable[[], Damage] = tuple,
+        doubt: Callable[[], Unverified] = nothing,
     ) -> None:
-        """`damage` is what is known to be damaged by now. Raises DamageError, OSError."""
+        """`damage` is what is known to be damaged by now, `doubt` which images are not believed by
+        now. Raises DamageError, OSError."""
         self._damage = damage
+        self._doubt = doubt
         self._number = batch.number
         self.point = point
         self.domains = domains
@@ -100,10 +104,12 @@ class PointView:
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises NotFoundError, UsageError for a range beyond the disk,
-        DamageError where an image or the replica cannot be trusted."""
+        DamageError where an image or the replica cannot be trusted, UnreachableError while the
+        replica's image is not believed."""
         disk = self._member(name, offset, length)
         if not length:
             return b""
+        refuse_read(self._doubt, self.point, name)
         first = offset // BLOCK_BYTES
         end = -(-(offset + length) // BLOCK_BYTES)
         low, high = block_key(disk.slot, first), block_key(disk.slot, end)
@@ -119,6 +125,7 @@ class PointView:
         """Which of the range were holes at the point. What is damaged is none, nor what lies behind
         the end of a replica's file: a read of it fails. Raises as `read` does."""
         disk = self._member(name, offset, length)
+        refuse_read(self._doubt, self.point, name)
         first, end = span_of(offset, length)
         end = min(end, -(-disk.size_bytes // BLOCK_BYTES))
         low, high = block_key(disk.slot, first), block_key(disk.slot, end)

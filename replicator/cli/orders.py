@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 600  # for a mark to be a point
 
+unverified_option = click.option(
+    "--unverified",
+    is_flag=True,
+    help="Also a point whose replica is not verified yet: it may be FALSE. Said in the audit.",
+)
 point_option = click.option(
     "--at",
     "at",
@@ -273,6 +278,7 @@ def _describe_plan(group: str, plan: RollbackPlan) -> str:
 )
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted restore left in DIR.")
 @click.option("--no-verify", is_flag=True, help="Do not read the images back.")
+@unverified_option
 @takes_json
 def restore(
     invocation: Invocation,
@@ -282,6 +288,7 @@ def restore(
     image_format: Literal["raw", "qcow2"],
     resume: bool,
     no_verify: bool,
+    unverified: bool,
 ) -> None:
     """Write POINT of GROUP into new images (receiver)."""
     with progress_bar() as on_progress:
@@ -293,6 +300,7 @@ def restore(
             image_format=image_format,
             resume=resume,
             verify=not no_verify,
+            unverified=unverified,
         )
     print_choice(done.choice, is_json=invocation.is_json)
     if invocation.is_json:
@@ -306,7 +314,12 @@ COMMANDS = (mark, resync, points, rollback, restore)
 
 
 def _kind(point: Point) -> str:
-    words = (point.kind, "damaged" if point.damaged else "", describe_clock(point))
+    words = (
+        point.kind,
+        "damaged" if point.damaged else "",
+        "UNVERIFIED" if point.unverified else "",
+        describe_clock(point),
+    )
     return ", ".join(filter(None, words))
 
 

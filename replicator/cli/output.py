@@ -102,7 +102,8 @@ def describe_choice(choice: Choice) -> str:
 def describe_point(point: Point) -> str:
     number = NONE if point.sequence is None else f"#{point.sequence}"
     label = f", {point.label!r}" if point.label is not None else ""
-    text = f"point {number} of {point.time} ({point.kind}{label})"
+    doubt = ", UNVERIFIED" if point.unverified else ""
+    text = f"point {number} of {point.time} ({point.kind}{label}{doubt})"
     if point.made is not None and describe_clock(point):
         text += f", made at {point.made} by the receiver's clock"
     return text

@@ -98,11 +98,26 @@ def _print_groups(found: Status, now: datetime) -> None:
             click.echo(f"{group.name}: to do: {group.remedy}")
         if group.window_seconds is not None:
             click.echo(f"{group.name}: {describe_history(group)}")
+        if group.unverified_points:
+            click.echo(f"{group.name}: {_doubt(group)}")
         if group.damaged_points or group.scrub_bad:
             click.echo(
                 f"{group.name}: {group.damaged_points or 0} points are damaged:"
                 f" replicator scrub {group.name} --status"
             )
+
+
+def _doubt(group: GroupStatus) -> str:
+    """What is not served as true yet, and until when."""
+    disks = ", ".join(group.unverified_disks)
+    said = f"{group.unverified_points} points are UNVERIFIED until the replica of {disks} is read"
+    if group.scrub_progress is None or group.scrub_rest_seconds is None:
+        return f"{said}: replicator scrub {group.name}"
+    rest = _age(group.scrub_rest_seconds)
+    return (
+        f"{said}: {group.scrub_progress:.0%} is done, the rest takes {rest} at most; replicator"
+        f" scrub {group.name} --rate 1GiB makes it faster"
+    )
 
 
 def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:

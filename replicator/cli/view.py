@@ -10,7 +10,7 @@ import click
 from replicator.base.errors import UsageError
 from replicator.base.units import format_size, parse_duration_ns, parse_size
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.orders import number_of, point_option
+from replicator.cli.orders import number_of, point_option, unverified_option
 from replicator.cli.output import NONE, note, print_choice, print_json, print_table, progress_bar
 from replicator.cli.zone import local_zone
 
@@ -43,6 +43,7 @@ def view() -> None:
     multiple=True,
     help="Whose certificate may read it over TCP, besides the group's agents; repeatable.",
 )
+@unverified_option
 @takes_json
 def view_open(
     invocation: Invocation,
@@ -55,6 +56,7 @@ def view_open(
     *,
     writable: bool,
     plain: bool,
+    unverified: bool,
 ) -> None:
     """Serve the disks of GROUP as of POINT over NBD.
 
@@ -72,6 +74,7 @@ def view_open(
         listen=listen,
         plain=plain,
         allow=list(allow),
+        unverified=unverified,
     )
     with progress_bar() as on_progress:
         opened = invocation.client("receiver").serve_view(request, on_progress)
@@ -124,7 +127,7 @@ def _rows(opened: View) -> list[tuple[str, ...]]:
             opened.id,
             opened.group,
             number_of(point) + (f"+{opened.writes}w" if opened.writes else ""),
-            point.time,
+            point.time + (" UNVERIFIED" if point.unverified else ""),
             opened.opened,
             opened.expires or NONE,
             "read-only" if overlay is None else format_size(overlay),

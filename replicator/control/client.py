@@ -205,6 +205,7 @@ class ControlClient:
         image_format: Literal["raw", "qcow2"] = "raw",
         resume: bool = False,
         verify: bool = True,
+        unverified: bool = False,
     ) -> Chosen[RestoreResult]:
         request = RestoreRequest(
             at=at,
@@ -213,6 +214,7 @@ class ControlClient:
             format=image_format,
             resume=resume,
             verify=verify,
+            unverified=unverified,
         )
         target = _target(endpoints.RESTORE, group=group)
         return self._order("POST", target, Chosen[RestoreResult], request, on_progress)

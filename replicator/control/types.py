@@ -51,6 +51,9 @@ class Point(Message, frozen=True, kw_only=True):
     damaged: bool = False
     damage: str = ""
     """Why it cannot be served: which blocks of it are lost."""
+    unverified: bool = False
+    """It is not served as true yet: a scrub has to read the replica back first. Of a view, a
+    restore: it was taken all the same."""
     made: str | None = None
     """When it was made by the receiver's clock, where that is known: `time` is the source's word,
     whose clock may have been set. `now` and `… ago` go by this."""
@@ -274,6 +277,12 @@ class GroupStatus(Message, frozen=True, kw_only=True):
     scrub_bad: int | None = None
     """Bad places that the last scrub could not heal."""
     damaged_points: int | None = None
+    unverified_disks: list[str] = []
+    """Those whose replica is not believed until a scrub has read it back."""
+    unverified_points: int | None = None
+    """Points that are not served as true until then."""
+    scrub_rest_seconds: float | None = None
+    """In which time the scrub under way ends, at most, at the rate that it has."""
 
 
 class AcceptResult(Message, frozen=True, kw_only=True):
@@ -427,7 +436,8 @@ class MarkRequest(Request, frozen=True, kw_only=True):
 class ViewRequest(Request, frozen=True, kw_only=True):
     """`listen`: an address to serve on over TCP, with TLS unless `plain` (loopback only). `allow`:
     names in certificates that may read it, besides the agents of the group.
-    `overlay_max_bytes`: what the writes of a writable view may take."""
+    `overlay_max_bytes`: what the writes of a writable view may take. `unverified`: also of a
+    point that is not verified yet."""
 
     group: str
     at: str
@@ -438,6 +448,7 @@ class ViewRequest(Request, frozen=True, kw_only=True):
     listen: str | None = None
     plain: bool = False
     allow: list[str] = []
+    unverified: bool = False
 
 
 class RollbackRequest(Request, frozen=True, kw_only=True):
@@ -451,7 +462,8 @@ class RollbackRequest(Request, frozen=True, kw_only=True):
 
 class RestoreRequest(Request, frozen=True, kw_only=True):
     """`to` is an absolute path on the receiver's machine; it is created. `resume`: go on with what
-    an interrupted restore left there. `verify`: read the images back."""
+    an interrupted restore left there. `verify`: read the images back. `unverified`: also of a
+    point that is not verified yet."""
 
     at: str
     to: str
@@ -459,6 +471,7 @@ class RestoreRequest(Request, frozen=True, kw_only=True):
     format: Literal["raw", "qcow2"] = "raw"
     resume: bool = False
     verify: bool = True
+    unverified: bool = False
 
 
 class ForgetRequest(Request, frozen=True, kw_only=True):

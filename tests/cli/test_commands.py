@@ -32,6 +32,7 @@ POINT_1 = {
     "label": None,
     "damaged": False,
     "damage": "",
+    "unverified": False,
     "made": None,
     "clock_step_seconds": None,
 }
@@ -43,6 +44,7 @@ POINT_2 = {
     "label": "before upgrade",
     "damaged": False,
     "damage": "",
+    "unverified": False,
     "made": None,
     "clock_step_seconds": None,
 }
@@ -162,6 +164,15 @@ def test_view_open_and_list_and_close(at_receiver: Run) -> None:
     assert opened["disks"] == {"web-vda": "nbd+unix:///web-vda?socket=/s"}
     assert document(at_receiver("view", "list", "--json")) == [opened]
     assert document(at_receiver("view", "close", "v1", "--json")) == {"id": "v1"}
+
+
+def test_what_is_unverified_says_so(at_receiver: Run, tmp_path: Path) -> None:
+    order = ("--at", "latest", "--unverified")
+    said = at_receiver("view", "open", "web", *order)
+    assert (said.returncode, "UNVERIFIED" in said.stdout) == (0, True)
+    said = at_receiver("restore", "web", "--to", str(tmp_path / "new"), *order)
+    assert (said.returncode, "UNVERIFIED" in said.stdout) == (0, True)
+    assert document(at_receiver("view", "open", "web", *order, "--json"))["point"]["unverified"]
 
 
 def test_rollback(at_receiver: Run) -> None:

@@ -116,3 +116,20 @@ def test_a_daemon_that_hangs_is_2_within_2_seconds(here: Path) -> None:
 @pytest.mark.parametrize("words", [["--rpo", "5s"], ["--check", "--rpo", "soon"]])
 def test_what_is_no_order_is_refused(words: list[str], here: Path) -> None:
     assert run(["status", *words]) == 2
+
+
+def test_points_that_are_not_verified_and_for_how_long(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    group = msgspec.structs.replace(
+        like("web", "disconnected", 9.0),
+        unverified_disks=["vda", "vdb"],
+        unverified_points=12,
+        scrub_progress=0.413,
+        scrub_rest_seconds=5400.0,
+    )
+    with served_in_thread(here / "receiver.sock", receiver_of(group), Audited()):
+        assert run(["status"]) == 0
+        said = capsys.readouterr().out
+        assert "12 points are UNVERIFIED until the replica of vda, vdb is read: 41% is done" in said
+        assert "replicator scrub web --rate 1GiB" in said

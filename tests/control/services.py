@@ -107,9 +107,9 @@ def known(group: str) -> None:
         raise NotFoundError(f"no group {group!r}", hint="status lists the groups")
 
 
-def choose(text: str) -> Choice:
+def choose(text: str, *, unverified: bool = False) -> Choice:
     if text == "latest":
-        return Choice(asked=text, point=SECOND)
+        return Choice(asked=text, point=msgspec.structs.replace(SECOND, unverified=unverified))
     if text == "2026-03-01T02:00:05Z":
         return Choice(asked=text, point=FIRST, distance_seconds=0)
     if text == "10m ago":
@@ -304,7 +304,11 @@ class CannedReceiver:
 
     async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
         known(request.group)
-        return Chosen(choice=choose(request.at), result=VIEW)
+        point = msgspec.structs.replace(VIEW.point, unverified=request.unverified)
+        return Chosen(
+            choice=choose(request.at, unverified=request.unverified),
+            result=msgspec.structs.replace(VIEW, point=point),
+        )
 
     async def close_view(self, view_id: str) -> None:
         if view_id != "v1":
@@ -360,7 +364,7 @@ class CannedReceiver:
         self, group: str, request: RestoreRequest, report: Report
     ) -> Chosen[RestoreResult]:
         known(group)
-        choice = choose(request.at)
+        choice = choose(request.at, unverified=request.unverified)
         self.orders.append(("restore", group, request.at, request.to))
         files = [f"{request.to}/web-vda.raw", f"{request.to}/web.xml"]
         image = RestoredImage(

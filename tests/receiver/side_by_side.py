@@ -14,7 +14,7 @@ from pathlib import Path
 
 from receiver.points.policy import HistoryPolicy
 from receiver.points.values import Point
-from replicator.base.errors import DamageError
+from replicator.base.errors import DamageError, UnreachableError
 from replicator.base.storage import write_all
 from tests.receiver.plain import Contents
 from tests.receiver.source import noise
@@ -164,7 +164,7 @@ class Group:
         world.forget = remembered  # type: ignore[method-assign]
 
     def served(self) -> list[int]:
-        """The points that can be had, each compared."""
+        """The points that can be had, each compared. Those of images in doubt cannot."""
         world, good = self.world, []
         for point in world.group.points():
             if not world.group.is_point_applied(point.sequence):
@@ -173,7 +173,7 @@ class Group:
                 self._comes_back(point)
             try:
                 world.check_point(point)
-            except DamageError:
+            except (DamageError, UnreachableError):
                 continue
             good.append(point.sequence)
         return good
@@ -181,8 +181,7 @@ class Group:
     def check(self) -> list[int]:
         """Now, behind a scrub, and behind a sync; no number is given twice. Those served then."""
         self.world.apply_all()
-        if "inbox removed" not in self.done or not self.world.group.opening.unverified:
-            self.served()  # else it is said that nothing is proven yet
+        self.served()
         self.scrub()
         self.served()
         self.go_on()

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.restore.progress import PIECE_BYTES, DiskProgress, RestoreProgress
+from receiver.points.values import Point
+from receiver.restore.progress import (
+    PIECE_BYTES,
+    DiskProgress,
+    RestoreProgress,
+    beginning,
+    decode,
+)
 from receiver.restore.restore import Restored, RestoreOrder, restore_view
 from receiver.views.point_view import PointView
 from replicator.base.errors import (
@@ -322,3 +329,13 @@ def test_every_field_of_the_progress_file_is_documented() -> None:
         for field in kind.__struct_fields__:
             assert f"`{field}`" in chapter or f'"{field}"' in chapter, field
     assert f"| `piece_bytes` | {PIECE_BYTES} |" in chapter
+
+
+def test_what_was_taken_from_an_unverified_image_is_not_gone_on_with_as_true() -> None:
+    point, disks = Point(1, 0, 0, "crash"), [("a", 4096)]
+    taken, wanted = (
+        beginning("g", point, 0, disks, "raw", PIECE_BYTES, made_directory=True, unverified=each)
+        for each in (True, False)
+    )
+    assert list(taken.differences(wanted)) == ["unverified True there, False wanted"]
+    assert not list(taken.differences(decode(taken.encode(), "")))

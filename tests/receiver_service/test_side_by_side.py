@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +15,9 @@ import pytest
 from receiver.audit.heads import newest_seen
 from receiver.audit.log import read_entries
 from receiver.service import Receiver
-from replicator.base.errors import DamageError, ReplicatorError, UsageError
+from replicator.base.errors import DamageError, ReplicatorError, UnreachableError, UsageError
 from replicator.base.storage import SystemStorage
+from replicator.control.types import ViewRequest
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.source import CutMade, Source
 from tests.receiver_service.test_orders import compare, order
@@ -101,12 +103,17 @@ class Life:
             name = f"#{point.sequence}"
             try:
                 view = (await order(self.site.control.open_view, "web", name)).result
-            except DamageError:
+            except (DamageError, UnreachableError):
                 continue
             await compare(self.site, view.disks, self.cuts[point.sequence])
             await order(self.site.control.close_view, view.id)
             good.append(point.sequence)
         return good
+
+    async def until_verified(self, receiver: Receiver) -> None:
+        worker = receiver.workers["web"]
+        async with asyncio.timeout(WAIT_SECONDS):
+            await worker.scrubbing.moved.until(lambda: not worker.replica.unverified)
 
     async def until_settled(self, receiver: Receiver) -> None:
         worker = receiver.workers["web"]
@@ -211,6 +218,7 @@ async def test_a_whole_group_put_back_goes_on_above_its_numbers(site: DrSite) ->
     put_back(life, copy, "history", "disks", "inbox")
     async with site.running() as receiver:
         await life.until_settled(receiver)
+        await life.until_verified(receiver)
         assert await life.served() == [1, 2, 3, 4, 5, 6]
         await life.sync()
         assert await life.served() == [1, 2, 3, 4, 5, 6, 13]
@@ -229,6 +237,7 @@ async def test_a_whole_data_dir_put_back_is_read_back_and_served(site: DrSite) -
     life.cuts = dict(enumerate(life.source.cuts, 1))
     async with site.running() as receiver:
         worker = receiver.workers["web"]
+        await life.until_verified(receiver)
         assert await life.served() == [1, 2, 3, 4, 5, 6]
         async with asyncio.timeout(WAIT_SECONDS):
             await worker.scrubbing.moved.until(lambda: worker.scrubbing.good_ns > 0)
@@ -299,7 +308,100 @@ async def test_a_replica_that_is_being_verified_is_no_protection(site: DrSite) -
         opening = receiver.workers["web"].replica.opening
         opening._voucher.start({"vda"})  # as an opening does that finds another inode
         (told,) = (await order(site.control.status)).groups
-        assert (told.state, told.reason) == ("attaching", "its replica is being verified")
+        assert told.state == "attaching"
+        assert told.reason.startswith("the replica of disk vda is being verified")
         opening.scrubbed()
         (told,) = (await order(site.control.status)).groups
         assert (told.state, told.reason) == (before.state, before.reason)
+
+
+SLOW = 64 * 1024
+"""Bytes a second: the least that a scrub may read."""
+FIRST_READ = 10 * SLOW
+"""Of one step, behind which a slow scrub rests for ten seconds."""
+
+
+def slowly(site: DrSite) -> None:
+    with site.config_file.open("a") as file:
+        file.write(f"[scrub]\nrate = {SLOW}\n")
+
+
+def copied_with_holes(path: Path) -> None:
+    """The same content, in another file."""
+    copy = path.with_suffix(".copy")
+    with path.open("rb") as old, copy.open("wb") as new:
+        for at in range(0, SIZE, BLOCK):
+            if any(block := old.read(BLOCK)):
+                new.seek(at)
+                new.write(block)
+        new.truncate(SIZE)
+    copy.rename(path)
+
+
+async def test_points_of_exchanged_images_wait_for_the_scrub(site: DrSite) -> None:
+    """Each order that would serve them, and what the remedy that is named comes to."""
+    life, _ = await lived(site)
+    async with site.running():
+        life.source.write("vda", 0, b"\x17" * FIRST_READ)
+        life.source.write("vda", 250 * BLOCK, b"\x18" * BLOCK)  # a step of its own
+        life.write(1)
+        await life.ship()
+    copied_with_holes(site.replica("vda"))
+    slowly(site)
+    target = site.folder / "restored"
+    orders = (
+        (site.control.open_view, "web", "latest"),
+        (site.control.restore, "web", "#6", target),
+        (site.control.rollback, "web", "#6"),
+        (site.control.plan_rollback, "web", "#6"),
+    )
+    async with site.running() as receiver:
+        for what, *arguments in orders:
+            with pytest.raises(UnreachableError, match="not verified yet") as told:
+                await order(what, *arguments)
+            assert told.value.exit_code == 75
+            assert "replicator scrub web --rate 1GiB" in told.value.hint
+        assert not target.exists()
+        listed = await order(site.control.points, "web")
+        assert all(point.unverified and not point.damaged for point in listed)
+        (group,) = (await order(site.control.status)).groups
+        assert (group.unverified_disks, group.unverified_points) == (["vda"], 13)
+        assert group.scrub_rest_seconds is not None
+        assert 0 < group.scrub_rest_seconds < 60
+        scrub = partial(site.control.scrub, waits=True, rate=1 << 30)
+        await order(scrub, "web")
+        assert not receiver.workers["web"].replica.unverified
+        assert await life.served() == list(range(1, 14))
+        listed = await order(site.control.points, "web")
+        assert not any(point.unverified for point in listed)
+        (group,) = (await order(site.control.status)).groups
+        assert (group.unverified_disks, group.unverified_points) == ([], 0)
+
+
+async def test_who_cannot_wait_is_served_and_it_is_said_everywhere(site: DrSite) -> None:
+    life, _ = await lived(site)
+    target = site.folder / "restored"
+    async with site.running() as receiver:
+        receiver.workers["web"].replica.opening._voucher.start({"vda"})
+        request = ViewRequest(group="web", at="#6", unverified=True)
+        opened = await order(site.control.serve_view, request)
+        assert opened.choice.point.unverified
+        assert "NOT VERIFIED" in opened.choice.notice
+        assert opened.result.point.unverified
+        await compare(site, opened.result.disks, life.cuts[6])
+        (listed,) = await order(site.control.views)
+        assert listed.point.unverified
+        restoring = partial(site.control.restore, unverified=True)
+        restored = await order(restoring, "web", "#6", target)
+        assert restored.result.point.unverified
+        audited = await order(site.control.audited)
+        done = [
+            each
+            for each in audited
+            if each.outcome == "done" and '"unverified":true' in each.argument
+        ]
+        assert len(done) == 2
+        receiver.workers["web"].replica.opening.scrubbed()
+        again = await order(site.control.serve_view, request)
+        assert not again.choice.point.unverified, "to insist on what is verified changes nothing"
+        assert again.choice.notice == ""

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that may be from another moment: what is served of them, and from when on."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.damage import doubt
+from receiver.points.values import Point, PointDisk
+from replicator.base.errors import DamageError, UnreachableError
+from tests.receiver.side_by_side import Group
+from tests.receiver.world import GROUP_DIRECTORY
+
+ONE_IMAGE = GROUP_DIRECTORY / "disks" / "b.raw"
+
+
+def one_batch_more_in_the_images() -> Group:
+    """The history put back is shorter by exactly the batch that was being applied, and with the
+    inbox its frames are gone: nothing says that the images hold more than the history does."""
+    group = Group(points=11, old=11)
+    group.then = group.folders()
+    group.world.write("a", 3 * 4096, b"x" * 4096)
+    group.world.cut()
+    group.world.ship_all()
+    assert group.world.group.apply_next()
+    group.stop()
+    group.put_back("history", group.then["history"], in_place=True)
+    group.remove("inbox")
+    return group
+
+
+def test_a_history_without_the_batch_being_applied_serves_nothing_false() -> None:
+    """Seen as a false point that was served until the scrub had passed."""
+    group = one_batch_more_in_the_images()
+    group.open()
+    group.world.apply_all()
+    assert group.served() == []
+    group.scrub()
+    group.served()
+    assert group.world.group.damaged_points(), "what the batch has overwritten is lost"
+    group.highest = 12
+    group.go_on()
+    newest = group.world.group.newest_point
+    assert newest is not None
+    assert newest.sequence in group.served()
+
+
+def exchanged() -> Group:
+    """The same bytes in other files."""
+    group = Group()
+    group.stop()
+    group.put_back("disks", group.now["disks"])
+    group.open()
+    group.world.apply_all()
+    return group
+
+
+def test_points_of_images_in_doubt_are_refused_with_what_is_awaited() -> None:
+    replica = exchanged().world.group
+    orders = (
+        lambda: replica.view(12),
+        lambda: replica.fine_view(11, 1),
+        lambda: replica.plan_rollback(12),
+        lambda: replica.rollback(12),
+    )
+    for order in orders:
+        with pytest.raises(UnreachableError, match="not verified yet") as told:
+            order()
+        assert "disk a, b" in told.value.message
+        assert "replicator scrub g --rate" in told.value.hint
+    assert replica.condition == "complete", "a refused rollback closes no stream"
+
+
+def test_who_insists_is_served_and_only_where_that_is_offered() -> None:
+    replica = exchanged().world.group
+    with pytest.raises(UnreachableError) as told:
+        replica.view(12, unverified=False)
+    assert "--unverified" in told.value.hint
+    with pytest.raises(UnreachableError) as told:
+        replica.rollback(12)
+    assert "--unverified" not in told.value.hint
+    view = replica.view(12, unverified=True)
+    assert len(view.read("a", 0, 4096)) == 4096
+    view.close()
+    fine = replica.fine_view(11, 1, unverified=True)
+    assert len(fine.read("a", 0, 4096)) == 4096
+    fine.close()
+
+
+def test_damage_is_refused_whoever_insists() -> None:
+    group = one_batch_more_in_the_images()
+    group.open()
+    group.world.apply_all()
+    group.scrub()
+    (damaged, *_) = group.world.group.damaged_points()
+    with pytest.raises(DamageError):
+        group.world.group.view(damaged, unverified=True)
+
+
+def test_a_disk_is_served_as_soon_as_its_image_is_read_back() -> None:
+    """The history, which is read behind the images, has checksums of its own."""
+    group = exchanged()
+    replica, scrub = group.world.group, group.world.group.scrub
+    scrub.begin()
+    seen = [set(replica.unverified)]
+    while scrub.state.is_running:
+        segment = scrub.step()
+        if set(replica.unverified) != seen[-1]:
+            seen.append(set(replica.unverified))
+            if not replica.unverified:
+                break
+        assert segment is None
+    assert seen == [{"a", "b"}, {"b"}, set()]
+    assert scrub.state.is_running
+    assert group.served() == list(range(1, 13))
+    group.open()
+    assert group.world.group.unverified == frozenset(), "that is on record"
+
+
+def test_an_open_view_fails_while_its_image_is_in_doubt_and_goes_on_behind_that() -> None:
+    group = Group()
+    replica = group.world.group
+    view = replica.view(6)
+    before = view.read("b", 0, 4096)
+    replica.opening._voucher.start({"b"})  # as an opening in the same process would
+    with pytest.raises(UnreachableError, match="disk b"):
+        view.read("b", 0, 4096)
+    with pytest.raises(UnreachableError, match="disk b"):
+        view.extents("b", 0, 4096)
+    view.read("a", 0, 4096)
+    replica.opening.scrubbed()
+    assert view.read("b", 0, 4096) == before
+    view.close()
+
+
+def test_only_points_that_have_the_disk_are_in_doubt() -> None:
+    disks = (PointDisk(0, "a", "", 4096), PointDisk(1, "b", "", 4096))
+    both, one = (Point(1, 0, 0, "crash", members=disks[:count]) for count in (2, 1))
+    assert doubt.of_point({"b"}, both) == ["b"]
+    assert doubt.of_point({"b"}, one) == []
+    doubt.refuse({"b"}, one, "g", may_insist=True)
+    with pytest.raises(UnreachableError):
+        doubt.refuse({"b"}, both, "g", may_insist=True)
+    assert doubt.awaited(set()) == doubt.warning([]) == ""
