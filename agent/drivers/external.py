@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The external driver: whoever connects to the export is the source. No I/O of its own.
+"""The external driver: whoever connects to the export is the source. No socket.
 
 The splitter does all of it by itself: it serves the disks of the config from its start, opens the
 first stream, and calls the group lost when continuity is gone. Nobody can tell from outside when

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marks under way: from the cut in the log to the point at the receiver. No I/O.
+"""Marks under way: from the cut in the log to the point at the receiver. No socket.
 
 A mark is a promise about one cut: in the stream of that `ordinal`, its record ends at that `lsn`.
 It is bound to that stream and ends with it; what becomes of it is what the receiver says of it:

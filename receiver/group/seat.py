@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seat of a group: the one place from which it may be fed. No I/O.
+"""The seat of a group: the one place from which it may be fed. No socket.
 
 At most one session holds it. The same agent (by the identity of its state directory) coming back
 replaces its own session: the old one is fenced, and has let go of the group, before the new one

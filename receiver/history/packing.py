@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing: before-images as they are stored, compressed where that gains. No I/O.
+"""Before-images as stored, compressed where that gains. One decompressor a thread, no I/O.
 
 An image is compressed by itself, as one zstd frame that states its size: a single block can be
 read without its neighbours. One that would keep more than KEEPS of its size is stored as it is.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extent tables that were used last, up to a number of bytes. No I/O.
+"""The extent tables that were used last, up to a number of bytes. A lock, no I/O.
 
 Every table can be read again from its batch's header, so none has to be kept. Those of new batches
 are put in when they are written: views and the redo of a batch ask for them first.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent has sent and the group has not taken in yet. No I/O.
+"""What an agent has sent and the group has not taken in yet. No socket.
 
 Messages keep their order. Frames that lie next to each other are taken together: while one group
 of them is being made durable the next gathers here, so the slower the disk, the larger the groups.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a group's work is counted in. No I/O.
+"""What a group's work is counted in. A lock, no I/O.
 
 Plain integers, written by the code that does the work and read by /metrics whenever it is asked:
 a figure that is a moment old is as good as any. Each field has one writer, but for the damage

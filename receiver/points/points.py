@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group's recovery points that are durable, in order. No I/O.
+"""The group's recovery points that are durable, in order. A lock, no I/O.
 
 Written by the intake thread (new points, holds) and the apply thread (rollbacks, retention), read
 by everybody without a lock. A list that was handed out changes in two ways only: new points are

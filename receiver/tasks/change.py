@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for a fact of a group to become true. No I/O.
+"""Waiting for a fact of a group to become true. No socket.
 
 Whoever changes something says `told`; whoever waits looks at its own condition again. Nothing is
 passed along, so nothing can be missed or out of date. One event loop.

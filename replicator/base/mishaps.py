@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operating system's refusal in words: the one place that makes them. No I/O.
+"""The operating system's refusal in words: the one place that makes them.
 
 An OSError of the storage seam has a place (`placed`): which file, what was being done to it, and at
 which offset. It travels up as it is, through everything that may know what to do about it, and

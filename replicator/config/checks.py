@@ -7,7 +7,7 @@ before it knows its file.
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ def same_path_faults(paths: Mapping[str, Path]) -> Iterator[Fault]:
     """No two of `paths` (by place in the file) may be the same."""
     first: dict[str, str] = {}
     for place, path in paths.items():
-        other = first.setdefault(os.path.normpath(path), place)
+        other = first.setdefault(posixpath.normpath(path), place)
         if other != place:
             yield Fault(place, f"{path} is {other} already; each needs its own")
 
@@ -53,7 +53,7 @@ def same_path_faults(paths: Mapping[str, Path]) -> Iterator[Fault]:
 def socket_faults(paths: Mapping[str, Path]) -> Iterator[Fault]:
     """Sockets need paths of their own, short enough for the kernel."""
     for place, path in paths.items():
-        size = len(os.fsencode(path))
+        size = len(bytes(path))
         if size > UNIX_PATH_BYTES_MAX:
             yield Fault(
                 place,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session sees of its connection: messages in, messages out. No I/O.
+"""What a session sees of its connection: messages in, messages out. No socket.
 
 Two implementations: over TLS (transport), and between two ends in one process (memory), so that
 agent and receiver run in a test or a simulation without a socket, on the same bytes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links between two ends in one process: the same bytes and the same protocol, no socket. No I/O.
+"""Links between two ends in one process: the same bytes, the same protocol. No socket.
 
 What one end says is with the other as soon as that one has room (its mailbox is not full), in
 order. `cut` ends the connection as a broken cable would be noticed, whatever is under way.

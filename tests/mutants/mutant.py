@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One mutant: a text of one file, what stands there instead, the tests that must notice. No I/O
-but of the file it names."""
+"""One mutant: a text of one file, what stands there instead, the tests that must notice. Reads
+the file it names, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree as the tests of the house read it: every module of the wheel and of the tests, parsed
+once. Reads files, runs nothing of what it reads."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+WHEEL = ("replicator", "agent", "receiver", "journal")
+"""The packages that are installed, as pyproject.toml names them."""
+
+
+@dataclass(frozen=True)
+class Module:
+    file: str
+    """Its path from the root of the tree: `journal/record.py`."""
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @property
+    def name(self) -> str:
+        """`journal.record`; of an `__init__`, its room's."""
+        return self.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @cached_property
+    def head(self) -> str:
+        """The first paragraph of its docstring, on one line."""
+        docstring = ast.get_docstring(self.tree) or ""
+        return " ".join(docstring.partition("\n\n")[0].split())
+
+    @cached_property
+    def imports(self) -> frozenset[str]:
+        """Every module that it names in an import, wherever in it: `os`, `replicator.base.units`.
+        Of `from A import B` both A and A.B, since B may be a module."""
+        return frozenset(_imported(ast.walk(self.tree)))
+
+
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def wheel() -> tuple[Module, ...]:
+    return _modules(WHEEL)
+
+
+@cache
+def suite() -> tuple[Module, ...]:
+    return _modules(("tests",))
+
+
+def _modules(folders: Iterable[str]) -> tuple[Module, ...]:
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return tuple(Module(str(path.relative_to(ROOT)), path.read_text()) for path in paths)
