@@ -149,7 +149,7 @@ class BatchBuilder:
     def _settle(self, lsn: int, record: Record) -> None:
         """Waiting zeroes become content: before the state forgets them."""
         disk = self.state.by_index.get(record.disk)
-        if disk is None or disk.name != decode_body(SyncEnd, record, lsn).name:
+        if disk is None or disk.source_name != decode_body(SyncEnd, record, lsn).name:
             return  # the state refuses it, in a moment
         for start, end in disk.pending:
             self._operate(disk, Operation(start, end - start, None))

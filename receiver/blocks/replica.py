@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replica: `disks/DISK.raw`, plain sparse images, and `disks/state.json` beside them.
 
+An image never changes its size. That of a disk which came back with another size is
+`DISK@NUMBER.raw`, the number rising; the one before keeps its name for as long as it is needed.
+
 A raw image can be read with nothing of ours installed; state.json says whether that is wise: it
 is consistent, and at which point, or it is not (in a sync, an unfinished apply or rollback). It
 says "not" durably before the first byte of a batch is written, and "consistent" again when there
@@ -28,7 +31,7 @@ _ASIDE = "set-aside"
 
 
 class Replica:
-    """The images of one group, by disk name."""
+    """The images of one group, by their names: receiver.history.state has whose image is which."""
 
     def __init__(self, storage: Storage, directory: Path) -> None:
         self._storage = storage
@@ -83,6 +86,14 @@ class Replica:
         self._storage.replace(self._fresh(name), path)
         self._storage.sync_directory(self._directory)
         return True
+
+    def remove(self, name: str) -> None:
+        """For good. No matter if there is none. Raises OSError, and may be called again."""
+        self._forget(name)
+        path = self.path(name)
+        if self._storage.exists(path):
+            self._storage.unlink(path)
+        self._storage.sync_directory(self._directory)
 
     def stand_in(self, name: str, size_bytes: int) -> None:
         """Zeroes stand in for an image that is missing, or cannot be used, until `put_in_place`.
@@ -162,7 +173,16 @@ class Replica:
                 "label": point.label,
             }
             disks = [disk.name for disk in point.members]
-            self._say({"consistent": True, "reason": "", "point": about, "disks": disks})
+            images = {disk.name: self.path(disk.image).name for disk in point.members}
+            self._say(
+                {
+                    "consistent": True,
+                    "reason": "",
+                    "point": about,
+                    "disks": disks,
+                    "images": images,
+                }
+            )
             self._said = point.sequence
 
     def _say(self, state: dict[str, object]) -> None:

@@ -15,7 +15,7 @@ Merging batches changes nothing about this: the batch of a point keeps its numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -49,6 +49,11 @@ def of_newest(damage: Damage, point: Point) -> list[DamagedBlocks]:
     `point` is the newest one."""
     slots = {member.slot for member in point.members}
     return [each for each in damage if each.slot in slots and not each.replaced]
+
+
+def of_others(damage: Damage, slots: Container[int]) -> Damage:
+    """What of it is of other disks."""
+    return tuple(each for each in damage if each.slot not in slots)
 
 
 def damaged_points(damage: Damage, batches: Iterable[Batch]) -> dict[int, list[DamagedBlocks]]:

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from receiver.points.values import Point
+from receiver.points.values import Point, PointDisk
 from replicator.base.errors import UnreachableError
 
 Unverified = Collection[str]
+"""Images, by the replica's names."""
 
 
 def nothing() -> Unverified:
@@ -44,7 +45,7 @@ def of_point(unverified: Unverified, point: Point) -> list[str]:
     """Which of its disks are in doubt."""
     if not unverified:
         return []
-    return [member.name for member in point.members if member.name in unverified]
+    return [member.name for member in point.members if member.image in unverified]
 
 
 def refuse(unverified: Unverified, point: Point, group: str, *, may_insist: bool) -> None:
@@ -59,11 +60,11 @@ def refuse(unverified: Unverified, point: Point, group: str, *, may_insist: bool
         )
 
 
-def refuse_read(doubt: Callable[[], Unverified], point: Point, name: str) -> None:
+def refuse_read(doubt: Callable[[], Unverified], point: Point, disk: PointDisk) -> None:
     """As `refuse`, of a view that is open already."""
-    if name in doubt():
+    if disk.image in doubt():
         raise UnreachableError(
-            f"point {point} is not verified yet: {_what([name])} is being read back",
+            f"point {point} is not verified yet: {_what([disk.name])} is being read back",
             hint="reads go on once it is verified",
         )
 

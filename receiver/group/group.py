@@ -77,6 +77,7 @@ from receiver.points.values import (
 )
 from receiver.retention.budget import Retention
 from receiver.retention.dropping import DropOrder
+from receiver.retention.earlier_images import EarlierImages
 from receiver.retention.keeping import HistoryFacts, Keeping
 from receiver.retention.reclaim import Pins, Reclaim
 from receiver.rollback import rollback as rolling
@@ -281,6 +282,9 @@ class GroupReplica:
             reached,
         )
         """`accept` and `settle` in the apply thread."""
+        self._earlier_images = EarlierImages(
+            self._applier, self._history, self._replica, self._points, self._telling
+        )
         self._pins: Counter[int] = Counter()
         self._pins_lock = threading.Lock()
         self.pause_reason = ""
@@ -291,11 +295,13 @@ class GroupReplica:
         """Takes up what the last life left. May be called again where it failed. Raises DamageError
         with file and offset, VersionError, OSError."""
         self.opening.run()
+        self._earlier_images.look()
         self._keeping.see_stamps()
 
     def accept_loss(self, progress: Progress) -> None:
         """See Opening."""
         self.opening.accept(progress)
+        self._earlier_images.look()
         self._keeping.see_stamps()
 
     # -- what is known, any thread
@@ -384,9 +390,18 @@ class GroupReplica:
         return label in self._intake.front.state.labels or label in self._points.labels
 
     def disk_sizes(self) -> dict[str, int]:
-        return {
-            name: disk.size_bytes for name, disk in list(self._intake.front.state.disks.items())
-        }
+        """By the source's names."""
+        state = self._intake.front.state
+        return {disk.source_name: disk.size_bytes for disk in state.present}
+
+    @property
+    def earlier_sizes(self) -> dict[str, list[int]]:
+        """Of instances that are kept because points show them, by the source's names. Any
+        thread."""
+        sizes: dict[str, list[int]] = {}
+        for disk in self._applier.applied.earlier:
+            sizes.setdefault(disk.source_name, []).append(disk.size_bytes)
+        return sizes
 
     @property
     def generation(self) -> int:
@@ -596,6 +611,7 @@ class GroupReplica:
         while not self._applier.is_point_applied(sequence) and self.apply_next():
             pass
         point = self._applied_point(sequence)
+        rolling.check_target(self._applier.applied, point, self.name)
         overlay = self.fine.overlay(point, writes) if writes else None
         work = rolling.RollbackWork.to(self._history, sequence, overlay)
         changed = 0
@@ -642,6 +658,7 @@ class GroupReplica:
             while self.apply_next():
                 pass
             target = self._applied_point(sequence)
+            rolling.check_target(self._applier.applied, target, self.name)
             if writes:
                 self.fine.overlay(target, writes)  # that it can be had, before anything is closed
                 self.fine.log.keep_ns = None
@@ -735,15 +752,18 @@ class GroupReplica:
             return False  # it needs what is there until it is done
         indexed = self._history.index.step()
         sorted_out = self._sums.tidy()
-        return self._reclaim.step(self._current_pins()) or indexed or sorted_out
+        reclaimed = self._reclaim.step(self._current_pins())
+        return self._earlier_images.step() or reclaimed or indexed or sorted_out
 
     def _current_pins(self) -> Pins:
         with self._pins_lock:
             held = frozenset(self._pins)
+        present = {disk.slot for disk in self._applier.applied.present}
         rollbacks = [
             point.sequence
             for point in self._points.all
             if point.kind in ("before-rollback", "rollback")
+            and all(member.slot in present for member in point.members)  # can be gone back to
         ]
         return Pins(held, frozenset(rollbacks[-2:]))
 

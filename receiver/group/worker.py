@@ -294,6 +294,9 @@ class GroupWorker:
     def disk_sizes(self) -> dict[str, int]:
         return self._replica.disk_sizes()
 
+    def earlier_sizes(self) -> dict[str, list[int]]:
+        return self._replica.earlier_sizes
+
     def is_label_taken(self, label: str) -> bool:
         return self._replica.is_label_taken(label)
 

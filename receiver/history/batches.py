@@ -81,7 +81,14 @@ def point_of(body: PointBody) -> Point:
         clock_step_ns=body.clock_step_ns,
         consistent=body.consistent,
         members=tuple(
-            PointDisk(disk.slot, disk.name, disk.instance, disk.size_bytes) for disk in body.members
+            PointDisk(
+                disk.slot,
+                disk.name,
+                disk.instance,
+                disk.size_bytes,
+                body.images.get(disk.name, ""),
+            )
+            for disk in body.members
         ),
         domains=body.domains,
         received_ns=body.received_ns,
@@ -110,4 +117,5 @@ def point_body(point: Point) -> PointBody:
         point.expire_ns,
         point.monotonic_ns,
         point.made_ns,
+        {disk.name: disk.image_name for disk in point.members if disk.image_name},
     )

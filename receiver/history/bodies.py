@@ -46,7 +46,8 @@ class MemberBody(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PointBody(msgspec.Struct, frozen=True):
-    """See receiver.points.values.Point; `until_ns` is kept with what follows it (`Held`)."""
+    """See receiver.points.values.Point; `until_ns` is kept with what follows it (`Held`). `images`
+    are names of images, by the members' names, where those are others."""
 
     sequence: Count
     time_ns: Count
@@ -62,10 +63,12 @@ class PointBody(msgspec.Struct, frozen=True):
     expire_ns: Count = 0
     monotonic_ns: Count = 0
     made_ns: Count = 0
+    images: dict[str, str] = {}
 
 
 class DiskBody(msgspec.Struct, frozen=True):
-    """A disk behind the batch. `index` is what the stream calls it, None if the stream does not
+    """A disk behind the batch. `name` is its image's; `called` what the source calls it, empty
+    where that is the same. `index` is what the stream calls it, None if the stream does not
     (any more). `zeroes_cleared` and `zeroes_added` say how the batch changed the zeroes that
     wait for the sync's end (first cleared, then added); in a STATE, added are all of them.
     `is_made_here`: its image was made by the receiver, so what nobody wrote is zero."""
@@ -82,6 +85,7 @@ class DiskBody(msgspec.Struct, frozen=True):
     zeroes_cleared: bytes = b""
     zeroes_added: bytes = b""
     is_made_here: bool = False
+    called: str = ""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):

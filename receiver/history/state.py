@@ -13,6 +13,11 @@ Invariants
 * Zeroes of a disk in a sync wait (`pending`); a write or a same clears them in its range; they
   become content at the sync's end. A new sync, or a new stream, begins without any.
 * A record of a disk that the stream has not declared, or beyond its size, is refused.
+* An image never changes its size. A disk that comes back under its name with another one is a new
+  instance: a slot and an image of its own, synced from nothing. The one before keeps both, as it
+  was when it was detached, for as long as a point shows it
+  (receiver.retention.budget.earlier_images); no stream attaches it again, and it is no disk of the
+  group any more (`present`).
 """
 
 from __future__ import annotations
@@ -32,15 +37,15 @@ from replicator.base.names import LABEL_BYTES_MAX, check_label_form
 _WRITE, _ZERO, _SAME = int(RecordType.WRITE), int(RecordType.ZERO), int(RecordType.SAME)
 CONTENT_TYPES = frozenset((_WRITE, _ZERO, _SAME))
 NO_STREAM = UUID(int=0)
-OTHER_SIZE = (
-    "put the disk into a group of another name at both ends: that one begins anew, and the points"
-    " of this one stay"
-)
+INSTANCE_MARK = "@"
+"""In the name of a later instance's image, before its slot. No disk's own name has it."""
 
 
 @dataclass(slots=True)
 class Disk:
-    """A disk of the group. `index` is the stream's name for it, None while it has none."""
+    """A disk of the group, or one that was. `name` is its image's, and never means another one;
+    `called` what the source calls it, empty where that is the same: see `source_name`. `index` is
+    the stream's name for it, None while it has none."""
 
     slot: int
     name: str
@@ -53,9 +58,15 @@ class Disk:
     sync_lsn: int = 0
     pending: ExtentSet = field(default_factory=ExtentSet)
     is_made_here: bool = False
+    called: str = ""
+
+    @property
+    def source_name(self) -> str:
+        return self.called or self.name
 
     def as_member(self) -> PointDisk:
-        return PointDisk(self.slot, self.name, self.instance, self.size_bytes)
+        image_name = self.name if self.called else ""
+        return PointDisk(self.slot, self.source_name, self.instance, self.size_bytes, image_name)
 
     def body(self, *, cleared: bytes = b"", added: bytes = b"") -> DiskBody:
         return DiskBody(
@@ -71,6 +82,7 @@ class Disk:
             cleared,
             added,
             self.is_made_here,
+            self.called,
         )
 
 
@@ -169,6 +181,28 @@ class GroupState:
     def is_syncing(self) -> bool:
         return any(disk.syncing for disk in self.disks.values())
 
+    # -- instances
+
+    def disk_called(self, name: str) -> Disk | None:
+        """The instance that the group has under the source's name: the newest."""
+        mine = [disk for disk in self.disks.values() if disk.source_name == name]
+        return max(mine, key=lambda disk: disk.slot, default=None)
+
+    @property
+    def present(self) -> list[Disk]:
+        """The disks of the group: of each name the newest instance."""
+        newest = {disk.source_name: disk.slot for disk in self._by_slot()}
+        return [disk for disk in self._by_slot() if newest[disk.source_name] == disk.slot]
+
+    @property
+    def earlier(self) -> list[Disk]:
+        """Instances in whose place another one came."""
+        newest = {disk.source_name: disk.slot for disk in self._by_slot()}
+        return [disk for disk in self._by_slot() if newest[disk.source_name] != disk.slot]
+
+    def _by_slot(self) -> list[Disk]:
+        return sorted(self.disks.values(), key=lambda disk: disk.slot)
+
     # -- records
 
     def check(self, record: Record) -> Disk:
@@ -177,7 +211,7 @@ class GroupState:
         if disk is None:
             raise UsageError(f"{record}: the stream has not declared this disk")
         if record.offset + record.length > disk.size_bytes:
-            raise UsageError(f"{record}: beyond the end of disk {disk.name!r}")
+            raise UsageError(f"{record}: beyond the end of disk {disk.source_name!r}")
         return disk
 
     def step(self, lsn: int, record: Record) -> Outcome | None:
@@ -208,20 +242,14 @@ class GroupState:
         return None
 
     def _sync_begin(self, lsn: int, record: Record, body: SyncBegin) -> Outcome | None:
-        disk = self.disks.get(body.name)
-        if disk is not None and disk.size_bytes != body.size:
-            raise UsageError(
-                f"disk {body.name!r} has {body.size} bytes at the source, but its replica has"
-                f" {disk.size_bytes}",
-                hint=OTHER_SIZE,
-            )
+        disk = self.disk_called(body.name)
         other = self.by_index.get(record.disk)
-        if other is not None and other.name != body.name:
-            raise UsageError(f"disk index {record.disk} is {other.name!r}, not {body.name!r}")
-        if disk is None:
-            disk = Disk(self.next_slot, body.name, body.instance, body.size, record.disk)
-            self.disks[body.name] = disk
-            self.next_slot += 1
+        if other is not None and other.source_name != body.name:
+            raise UsageError(
+                f"disk index {record.disk} is {other.source_name!r}, not {body.name!r}"
+            )
+        if disk is None or disk.size_bytes != body.size:
+            disk = self._new_instance(disk, record, body)
         elif disk.index is not None and disk.index != record.disk:
             raise UsageError(f"disk {body.name!r} has index {disk.index}, not {record.disk}")
         disk.instance, disk.index = body.instance, record.disk
@@ -233,16 +261,31 @@ class GroupState:
             return None
         return Outcome(sync=SyncNotice(record.disk, lsn, lsn + record.size, body.name, body.size))
 
+    def _new_instance(self, before: Disk | None, record: Record, body: SyncBegin) -> Disk:
+        """`before` is what the group had under that name, if it had anything."""
+        if before is not None and before.index is not None:
+            raise UsageError(
+                f"disk {body.name!r} has {body.size} bytes at the source, but {before.size_bytes}"
+                " in this stream, which has not detached it"
+            )
+        name, called = body.name, ""
+        if before is not None:
+            name, called = f"{body.name}{INSTANCE_MARK}{self.next_slot}", body.name
+        disk = Disk(self.next_slot, name, body.instance, body.size, record.disk, called=called)
+        self.disks[name] = disk
+        self.next_slot += 1
+        return disk
+
     def _sync_end(self, record: Record, body: SyncEnd) -> None:
         disk = self.by_index.get(record.disk)
-        if disk is None or disk.name != body.name or disk.instance != body.instance:
+        if disk is None or disk.source_name != body.name or disk.instance != body.instance:
             raise UsageError(f"{record}: ends a sync of disk {body.name!r} that has not begun")
         if disk.syncing:
             disk.syncing, disk.complete, disk.pending = False, True, ExtentSet()
 
     def _detach(self, record: Record, body: Detach) -> None:
         disk = self.by_index.pop(record.disk, None)
-        if disk is None or disk.name != body.name:
+        if disk is None or disk.source_name != body.name:
             raise UsageError(f"{record}: detaches disk {body.name!r}, which is not attached")
         disk.index = None
         disk.complete, disk.syncing = disk.complete and not disk.syncing, False
@@ -257,7 +300,7 @@ class GroupState:
         members: list[PointDisk] = []
         for member in body.members:
             disk = self.by_index.get(member.disk)
-            if disk is None or (disk.name, disk.instance) != (member.name, member.instance):
+            if disk is None or (disk.source_name, disk.instance) != (member.name, member.instance):
                 raise UsageError(f"{record}: member {member.name!r} is no disk of the stream")
             if disk.syncing or not disk.complete:
                 return None
@@ -367,6 +410,7 @@ class GroupState:
                     disk.sync_lsn,
                     pending,
                     disk.is_made_here,
+                    disk.called,
                 )
             stream = UUID(bytes=body.stream)
         except ValueError as error:

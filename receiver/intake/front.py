@@ -126,7 +126,7 @@ class Front:
     def syncs(self) -> list[SyncNotice]:
         """Syncs under way that want digests, on a resume behind everything received."""
         return [
-            SyncNotice(index, disk.sync_lsn, self.state.lsn, disk.name, disk.size_bytes)
+            SyncNotice(index, disk.sync_lsn, self.state.lsn, disk.source_name, disk.size_bytes)
             for index, disk in sorted(self.state.by_index.items())
             if disk.syncing and not disk.from_zero
         ]

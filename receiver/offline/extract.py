@@ -158,7 +158,7 @@ def _refuse_existing(storage: Storage, paths: list[Path]) -> None:
 def _open_target(
     storage: Storage, place: HistoryPlace, disk: PointDisk, path: Path, closing_all: ExitStack
 ) -> _Target:
-    source = place.group_dir / "disks" / f"{disk.name}.raw"
+    source = place.group_dir / "disks" / f"{disk.image}.raw"
     if not storage.exists(source):
         raise NotFoundError(
             f"{source}: the replica of disk {disk.name!r} is not here",

@@ -101,7 +101,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
     if not worker.is_recovered:
         return told
     replica, facts = worker.replica, worker.facts()
-    newest = replica.newest_point
+    newest, earlier = replica.newest_point, replica.earlier_sizes
     points, kept = replica.points(), replica.history_facts(worker.policy)
     fine = replica.fine.log
     has_stream, unverified = facts.stream is not None, replica.unverified
@@ -116,7 +116,8 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         points=replica.point_count,
         newest_point=None if newest is None else point_of(newest),
         disks=[
-            DiskStatus(name=name, size=size) for name, size in sorted(replica.disk_sizes().items())
+            DiskStatus(name=name, size=size, earlier_sizes=earlier.get(name, []))
+            for name, size in sorted(replica.disk_sizes().items())
         ],
         lag_bytes=replica.unapplied_bytes,
         history_bytes=replica.history_bytes,

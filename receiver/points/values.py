@@ -16,13 +16,22 @@ Condition = Literal["idle", "syncing", "complete", "rolling-back", "rolled-back"
 
 @dataclass(frozen=True, slots=True)
 class PointDisk:
-    """A disk as it belongs to a point. `slot` is its number in the history: one name, one slot,
-    for ever; `instance` tells apart two disks that came under one name."""
+    """A disk as it belongs to a point, under the name that the source gave it. `slot` is its number
+    in the history, which never means another image: a disk that came back under the name keeps it,
+    one that came back with another size has a new one (receiver.history.state). `instance` tells
+    apart two disks that came under one name. `image_name` is empty where its image has its own
+    name."""
 
     slot: int
     name: str
     instance: str
     size_bytes: int
+    image_name: str = ""
+
+    @property
+    def image(self) -> str:
+        """What the replica calls its image."""
+        return self.image_name or self.name
 
 
 @dataclass(frozen=True, slots=True)

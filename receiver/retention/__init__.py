@@ -5,5 +5,5 @@ thinning      which `keep` does not keep        |  budget    what there is no ro
 forecast      when the budget will be reached   |  dropping  by order of a person
 stamps        ages of points that a jumping     |  reclaim   segments freed or merged, in steps
               clock had stamped                 |  keeping   all of it, between batches
-rewrite_rate  how fast the past is rewritten    |
+rewrite_rate  how fast the past is rewritten    |  earlier_images  of disks before they were resized
 """

@@ -11,7 +11,9 @@ The content of a block at the target is its earliest before-image after the targ
 behind that in the history, so they change nothing about the answer: a rollback that was
 interrupted is gone on with by starting over. Blocks that are back already come out unchanged.
 
-Only the target's disks are touched: a disk that came later stays as it is.
+Only the target's disks are touched: a disk that came later stays as it is. A disk that came back
+with another size is another one (receiver.history.state): there is no rollback to a point before
+that.
 
 The target may be a single write: a point with some writes behind it (receiver.writes.overlay). Then
 a block gets its image with those writes laid over it, and at the end come the blocks that have no
@@ -35,7 +37,7 @@ from receiver.history.log import HistoryLog
 from receiver.history.state import Disk, GroupState
 from receiver.points.values import Point, PointDisk
 from receiver.writes.overlay import FineOverlay
-from replicator.base.errors import DamageError
+from replicator.base.errors import DamageError, UsageError
 
 OverlayOf = Callable[[Point, int], FineOverlay]
 """The first so many writes behind a point. Raises DamageError, NoPointError."""
@@ -45,7 +47,8 @@ TAIL_WINDOW_BLOCKS = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some blocks of the rollback. `end` is how many of all have been looked at with it."""
+    """Some blocks of the rollback, by their images' names. `end` is how many of all have been
+    looked at with it."""
 
     operations: dict[str, list[Operation]]
     end: int
@@ -205,9 +208,9 @@ class RollbackWork:
     def _tail_operations(self, part: Sequence[tuple[int, int, int]]) -> dict[str, list[Operation]]:
         operations: dict[str, list[Operation]] = {}
         for slot, first, end in part:
-            name = self._disks[slot].name
-            operations.setdefault(name, []).extend(
-                self._overlay.within(name, first * BLOCK_BYTES, end * BLOCK_BYTES)
+            disk = self._disks[slot]
+            operations.setdefault(disk.image, []).extend(
+                self._overlay.within(disk.name, first * BLOCK_BYTES, end * BLOCK_BYTES)
             )
         return operations
 
@@ -230,7 +233,7 @@ class RollbackWork:
         state.rolled_back = True
         state.domains = dict(target.domains)
         for member in target.members:
-            state.disks[member.name].complete = target.consistent
+            state.disks[member.image].complete = target.consistent
         return state.number_point(
             Point(
                 sequence=0,
@@ -253,7 +256,7 @@ class RollbackWork:
             disk = self._disks[image.slot]
             there = _operation(disk, low, high, image, contents[image.position])
             over = self._overlay.within(disk.name, there.offset, there.offset + there.length)
-            operations.setdefault(disk.name, []).extend([there, *over])
+            operations.setdefault(disk.image, []).extend([there, *over])
         return operations
 
 
@@ -285,12 +288,29 @@ def _chunks(
         yield chunk
 
 
+def check_target(state: GroupState, target: Point, group: str) -> None:
+    """Raises UsageError where a disk has come back with another size since then: its image of that
+    time lies beside the one that follows the source, which no rollback makes shorter or longer."""
+    present = {disk.slot: disk for disk in state.present}
+    for member in target.members:
+        if member.slot not in present:
+            now = state.disk_called(member.name)
+            assert now is not None
+            raise UsageError(
+                f"disk {member.name!r} of group {group!r} had {member.size_bytes} bytes at point"
+                f" {target}, and has {now.size_bytes} now: there is no rollback across that",
+                hint=f"`replicator restore {group} --at '#{target.sequence}' --to DIRECTORY` writes"
+                " that point into new images, of the size that the disk had; `replicator view open`"
+                " shows it",
+            )
+
+
 def begin(state: GroupState, target: Point, now_ns: int, writes: int = 0) -> Point:
     """Turns the applied `state` into that behind the mark: stream closed, generation raised, the
     intent stated. The point `before-rollback` that pins what was."""
     members = {disk.name: disk.as_member() for disk in _present(state)}
     for member in target.members:
-        members.setdefault(member.name, state.disks[member.name].as_member())
+        members.setdefault(member.image, state.disks[member.image].as_member())
     consistent = all(state.disks[name].complete for name in members)
     state.close_stream()
     state.generation += 1
@@ -318,4 +338,4 @@ def _whole_us(time_ns: int) -> int:
 def _present(state: GroupState) -> list[Disk]:
     """The disks that the state before is about: those of the stream, or all where it has none."""
     attached = [disk for disk in state.disks.values() if disk.index is not None]
-    return attached or list(state.disks.values())
+    return attached or state.present

@@ -13,10 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from receiver.history.state import OTHER_SIZE
+from receiver.retention.earlier_images import EARLIER_MAX
 from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
 from replicator.base.units import format_size
-from replicator.wire.messages import Hello, OfferedDisk
+from replicator.wire.messages import Hello
+
+OTHER_SIZE = (
+    "put the disk into a group of another name at both ends: that one begins anew, and the points"
+    " of this one stay"
+)
+TOO_MANY = "`replicator points drop {group} --older-than AGE` lets go of the oldest"
 
 
 def check_hello(
@@ -43,16 +49,28 @@ def check_hello(
         )
 
 
-def check_disks(group: str, offered: Sequence[OfferedDisk], sizes: Mapping[str, int]) -> None:
-    """`sizes` are those of the replica's disks. Raises ReplicatorError where one would have to
-    change: a replica is neither grown nor cut by an agent's word."""
-    for disk in offered:
+def check_disks(
+    hello: Hello, sizes: Mapping[str, int], earlier: Mapping[str, Sequence[int]]
+) -> None:
+    """`sizes` are those of the replica's disks, `earlier` those of instances that are kept beside
+    them. Of a libvirt disk another size is news: it has been resized, and becomes a new instance.
+    That of an external disk is what the source's configuration says, and may be a slip of the pen.
+    Raises ReplicatorError."""
+    for disk in hello.disks:
         size = sizes.get(disk.name)
-        if size is not None and size != disk.size:
+        if size is None or size == disk.size:
+            continue
+        if hello.driver == "external":
             raise ReplicatorError(
-                f"disk {disk.name!r} of group {group!r} has {_size(disk.size)} at the source,"
+                f"disk {disk.name!r} of group {hello.group!r} has {_size(disk.size)} at the source,"
                 f" but its replica has {_size(size)}",
                 hint=OTHER_SIZE,
+            )
+        if sum(map(len, earlier.values())) >= EARLIER_MAX:
+            raise ReplicatorError(
+                f"disk {disk.name!r} of group {hello.group!r} has been resized to"
+                f" {_size(disk.size)}, and images of {EARLIER_MAX} earlier sizes are kept already",
+                hint=TOO_MANY.format(group=hello.group),
             )
 
 

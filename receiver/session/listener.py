@@ -77,7 +77,7 @@ class Listener:
         worker = self._workers[hello.group]
         try:
             worker.check_feedable()
-            check_disks(hello.group, hello.disks, worker.disk_sizes())
+            check_disks(hello, worker.disk_sizes(), worker.earlier_sizes())
             session = Session(link, hello, worker)
             held.callback(worker.changed.told)  # that the seat is free again
             await held.enter_async_context(worker.seat.taken_by(session))

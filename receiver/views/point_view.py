@@ -99,7 +99,8 @@ class PointView:
     def allocated_bytes(self) -> int:
         """What the replica takes of these disks now: about what the point takes."""
         return sum(
-            min(self._replica.allocated_bytes(name), size_bytes) for name, size_bytes in self.disks
+            min(self._replica.allocated_bytes(disk.image), disk.size_bytes)
+            for disk in self.point.members
         )
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -109,14 +110,14 @@ class PointView:
         disk = self._member(name, offset, length)
         if not length:
             return b""
-        refuse_read(self._doubt, self.point, name)
+        refuse_read(self._doubt, self.point, disk)
         first = offset // BLOCK_BYTES
         end = -(-(offset + length) // BLOCK_BYTES)
         low, high = block_key(disk.slot, first), block_key(disk.slot, end)
         refuse_range(self._damage(), self.point, self._number, low, high)
         start_byte = first * BLOCK_BYTES
         size = min(end * BLOCK_BYTES, disk.size_bytes) - start_byte
-        content = self._overlay(disk, first, end, self._replica.read(name, start_byte, size))
+        content = self._overlay(disk, first, end, self._replica.read(disk.image, start_byte, size))
         if len(content) == length:
             return content
         return content[offset - start_byte : offset - start_byte + length]
@@ -125,11 +126,11 @@ class PointView:
         """Which of the range were holes at the point. What is damaged is none, nor what lies behind
         the end of a replica's file: a read of it fails. Raises as `read` does."""
         disk = self._member(name, offset, length)
-        refuse_read(self._doubt, self.point, name)
+        refuse_read(self._doubt, self.point, disk)
         first, end = span_of(offset, length)
         end = min(end, -(-disk.size_bytes // BLOCK_BYTES))
         low, high = block_key(disk.slot, first), block_key(disk.slot, end)
-        file = self._replica.file(name)
+        file = self._replica.file(disk.image)
         size = file.size()  # the replica first, as in `read`
         data = file.data_ranges(first * BLOCK_BYTES, min(end * BLOCK_BYTES, disk.size_bytes))
         runs = self._runs_within(low, high)

@@ -25,7 +25,7 @@ from replicator.states.check import NOW, SOON, Standing, exit_code
 from replicator.states.words import RPO_ALARM_SECONDS
 
 if TYPE_CHECKING:
-    from replicator.control.types import GroupStatus, Status
+    from replicator.control.types import DiskStatus, GroupStatus, Status
 
 POLL_SECONDS = 0.05
 CHECK_SECONDS = 2.0
@@ -131,8 +131,13 @@ def _group_row(group: GroupStatus, now: datetime) -> tuple[str, ...]:
         NONE if group.lag_bytes is None else format_size(group.lag_bytes),
         str(group.points),
         NONE if newest is None else f"{number_of(newest)} {age_of(newest.until, now)}",
-        ", ".join(f"{disk.name} {format_size(disk.size)}" for disk in group.disks) or NONE,
+        ", ".join(_disk(disk) for disk in group.disks) or NONE,
     )
+
+
+def _disk(disk: DiskStatus) -> str:
+    earlier = ", ".join(map(format_size, disk.earlier_sizes))
+    return f"{disk.name} {format_size(disk.size)}" + (f" ({earlier} earlier)" if earlier else "")
 
 
 def _warnings(found: Status) -> list[str]:

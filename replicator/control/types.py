@@ -222,6 +222,8 @@ class DiskStatus(Message, frozen=True, kw_only=True):
     size: int
     synced_bytes: int | None = None
     """How far a sync under way has come; null outside a sync."""
+    earlier_sizes: list[int] = []
+    """Of images that the receiver keeps for points from before the disk was resized."""
 
 
 class GroupStatus(Message, frozen=True, kw_only=True):

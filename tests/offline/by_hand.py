@@ -63,8 +63,10 @@ def main(group: Path, number: int, out: Path) -> None:
     points = [begin["point"] and begin["point"]["sequence"] for begin, _ in batches]
     at = points.index(number)
     files = {}
-    for slot, name, _, size in batches[at][0]["point"]["members"]:
-        shutil.copy(group / "disks" / f"{name}.raw", out / f"{name}.raw")
+    point = batches[at][0]["point"]
+    for slot, name, _, size in point["members"]:
+        image = point.get("images", {}).get(name, name)
+        shutil.copy(group / "disks" / f"{image}.raw", out / f"{name}.raw")
         files[slot] = (out / f"{name}.raw").open("r+b"), size
         files[slot][0].truncate(size)
     for _, images in reversed(batches[at + 1 :]):

@@ -10,7 +10,7 @@ from random import Random
 from receiver.counted.witness import ClockWitness
 from receiver.points.policy import HistoryPolicy, Rule, WhenFull
 from replicator.base.clock import NS_PER_S
-from replicator.base.errors import NoPointError, NoSpaceError, ReplicatorError
+from replicator.base.errors import NoPointError, NoSpaceError, ReplicatorError, UsageError
 from replicator.wire.protocol import PeerClocks
 from tests.receiver.source import noise
 from tests.receiver.world import World
@@ -104,6 +104,20 @@ def zero_first(world: World) -> None:
             world.log(world.source.zero(name, 0, size))
 
 
+def resize(world: World, draw: Draw) -> None:
+    """A disk grows or shrinks, within the stream or while the guest was off."""
+    name, size = world.disks[draw(len(world.disks))]
+    resized = 4096 * (1 + draw(12)) + 512 * draw(3)
+    if resized == size:
+        return
+    in_stream = not world.is_source_dead and bool(draw(2))
+    if draw(2) and not world.is_source_dead:
+        world.ship(len(world.source.records))
+    world.resize(name, resized, in_stream=in_stream)
+    if draw(2):
+        zero_first(world)
+
+
 def sync_some(world: World, draw: Draw) -> None:
     for name, disk in world.plain.disks.items():
         if disk.syncing:
@@ -125,8 +139,18 @@ def roll_back(world: World, draw: Draw) -> None:
     if not world.announced:
         return
     sequences = sorted(world.announced)
-    world.rollback(sequences[draw(len(sequences))])
-    after_rollback(world, draw)
+    roll_back_to(world, sequences[draw(len(sequences))], draw)
+
+
+def roll_back_to(world: World, sequence: int, draw: Draw, writes: int = 0) -> None:
+    """Refused where a disk has another size since, and nothing is closed by that."""
+    try:
+        world.rollback(sequence, writes)
+    except UsageError:
+        assert world.is_before_resize(sequence)
+        world.not_rolled_back()
+    else:
+        after_rollback(world, draw)
 
 
 def after_rollback(world: World, draw: Draw) -> None:
@@ -146,11 +170,9 @@ def roll_back_to_write(world: World, draw: Draw) -> None:
         return
     sequence = points[draw(len(points))]
     try:
-        world.rollback(sequence, 1 + draw(len(world.writes_behind(sequence))))
+        roll_back_to(world, sequence, draw, 1 + draw(len(world.writes_behind(sequence))))
     except NoPointError:
         world.not_rolled_back()
-    else:
-        after_rollback(world, draw)
 
 
 def look_at_writes(world: World, draw: Draw) -> None:
@@ -248,6 +270,7 @@ ACTIONS: dict[str, tuple[int, Action]] = {
     "apply": (7, apply),
     "settle": (2, settle),
     "new_stream": (1, new_stream),
+    "resize": (1, resize),
     "sync_some": (2, sync_some),
     "finish_sync": (2, finish_sync),
     "roll_back": (1, roll_back),
@@ -272,7 +295,7 @@ def is_possible(world: World, name: str) -> bool:
     closed = world.is_source_dead
     if name in ("guest_writes", "cut", "ship", "settle"):
         return not closed
-    if name == "new_stream":
+    if name in ("new_stream", "resize"):
         return True
     if name in ("sync_some", "finish_sync"):
         return not closed and world.is_syncing

@@ -55,7 +55,10 @@ class PlainReplica:
     def take(self, source: Source, record: Logged, body: object = None) -> None:
         """`record` is the next one of `source`, `body` its body if it is a sync's."""
         if isinstance(body, SyncBegin):
-            self.disks.setdefault(body.name, PlainDisk(body.size)).begin(from_zero=body.from_zero)
+            known = self.disks.get(body.name)
+            if known is None or len(known.content) != body.size:
+                self.disks[body.name] = PlainDisk(body.size)
+            self.disks[body.name].begin(from_zero=body.from_zero)
         elif isinstance(body, SyncEnd):
             self.disks[body.name].end()
         elif record.length:

@@ -101,6 +101,13 @@ class Source:
         self.complete[name] = True
         return self._body(RecordType.SYNC_END, self.index(name), SyncEnd(name, self.instance(name)))
 
+    def resize(self, name: str, size: int) -> Logged:
+        """The disk comes back with another size, within the stream: its sync has begun."""
+        detached = self.detach(name)
+        self.disks[self.index(name)] = (f"{name} before", 0)
+        self.disks.append((name, size))
+        return detached
+
     def detach(self, name: str) -> Logged:
         del self.complete[name]
         return self._body(RecordType.DETACH, self.index(name), Detach(name, self.instance(name)))

@@ -104,6 +104,18 @@ def age_out(world: World) -> None:
     assert len(world.group.points()) < 4
 
 
+def resize(world: World) -> None:
+    """And back to the first size; then nobody needs the images before."""
+    for size in (11 * 4096, 9 * 4096 + 512):
+        world.resize("a", size, in_stream=True)
+        world.sync_all("a")
+        world.cut()
+        world.ship_all()
+        world.apply_all()
+    world.give_up([1, 2, 3])
+    world.tidy(50)
+
+
 WORKLOADS: list[Workload] = [
     write_cut_apply,
     two_batches,
@@ -113,6 +125,7 @@ WORKLOADS: list[Workload] = [
     retain,
     thin_and_tidy,
     age_out,
+    resize,
 ]
 
 

@@ -268,15 +268,6 @@ def test_a_detached_disk_stays_in_the_points_that_had_it(world: World) -> None:
         world.group.accept(world.source.frame([world.source.write("b", 0, b"x" * 512)]))
 
 
-def test_a_disk_of_another_size_is_refused(world: World) -> None:
-    world.settle()
-    other = Source([("a", 8192), world.disks[1]], ordinal=2, first_lsn=1 << 30)
-    other.sync_begin("a", from_zero=False)
-    world.group.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
-    with pytest.raises(UsageError, match="has 8192 bytes at the source, but its replica has 37376"):
-        world.group.accept(other.frame(other.records))
-
-
 # -- frames that may not come
 
 

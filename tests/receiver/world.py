@@ -213,6 +213,22 @@ class World:
         self.log(self.source.sync_end(name))
         assert bytes(self.plain.disks[name].content) == bytes(self.guest[name])
 
+    def resize(self, name: str, size: int, *, in_stream: bool) -> None:
+        """The guest's disk gets another size, and a sync has begun: of that disk alone, within the
+        stream, or of all in a new one."""
+        self.guest[name] = self.guest[name][:size].ljust(size, b"\x5a")
+        self.disks = [(each, size if each == name else known) for each, known in self.disks]
+        if in_stream:
+            self.log(self.source.resize(name, size))
+            self.log(self.source.sync_begin(name, from_zero=False))
+        else:
+            self.begin_stream(from_zero=False)
+
+    def is_before_resize(self, sequence: int) -> bool:
+        """Whether the replica has other images now than the point shows."""
+        present = {disk.slot for disk in self.group._applier.applied.present}
+        return any(disk.slot not in present for disk in self.announced[sequence].members)
+
     def write(self, name: str, offset: int, content: bytes) -> None:
         content = content[: len(self.guest[name]) - offset]
         self.guest[name][offset : offset + len(content)] = content
@@ -610,8 +626,10 @@ class World:
         self.has_rotted = True
         name, size = self.disks[rng.randrange(len(self.disks))]
         block = rng.randrange(size // 4096)
+        disk = self.group._applier.applied.disk_called(name)
+        name = name if disk is None else disk.name
         path = GROUP_DIRECTORY / "disks" / f"{name}.raw"
-        if self.storage.exists(path):
+        if self.storage.exists(path) and disk is not None and block < disk.size_bytes // 4096:
             self.storage.flip(path, block * 4096 + rng.randrange(4096), 1 + rng.randrange(255))
             self.rotten[name, block] = self.raw(name)[block * 4096 : (block + 1) * 4096]
 
@@ -742,7 +760,8 @@ class World:
         if expected is None:
             return  # given up meanwhile
         for name in state["disks"]:
-            assert self.raw(name) == expected[name], f"{name} is not at {state['point']}"
+            image = state["images"][name].removesuffix(".raw")
+            assert self.raw(image) == expected[name], f"{name} is not at {state['point']}"
 
     def raw(self, name: str) -> bytes:
         return self._read(GROUP_DIRECTORY / "disks" / f"{name}.raw")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from receiver.retention.earlier_images import EARLIER_MAX
 from receiver.session.admission import check_disks, check_hello
 from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
-from replicator.wire.messages import Hello, OfferedDisk
+from replicator.wire.messages import Driver, Hello, OfferedDisk
 
 INSTANCE = "00000000-0000-0000-0000-000000000001"
 AGENTS = {"web": ["kvm1", "kvm2"], "db": ["kvm2"]}
@@ -15,6 +16,11 @@ AGENTS = {"web": ["kvm1", "kvm2"], "db": ["kvm2"]}
 
 def hello(agent: str, group: str) -> Hello:
     return Hello(agent, INSTANCE, group, "external", 0, [])
+
+
+def offer(driver: Driver, **sizes: int) -> Hello:
+    disks = [OfferedDisk(name, size) for name, size in sizes.items()]
+    return Hello("kvm1", INSTANCE, "web", driver, 0, disks)
 
 
 def test_an_agent_that_is_who_it_says_and_is_listed_may_come() -> None:
@@ -39,10 +45,21 @@ def test_an_unknown_group_is_told_to_proven_agents_alone() -> None:
         check_hello(hello("kvm1", "mail"), ("kvm9",), AGENTS)
 
 
-def test_a_disk_of_another_size_is_refused_and_a_new_one_is_not() -> None:
+def test_an_external_disk_of_another_size_is_refused_and_a_new_one_is_not() -> None:
     replica = {"vda": 4096}
-    check_disks("web", [OfferedDisk("vda", 4096), OfferedDisk("vdb", 512)], replica)
+    check_disks(offer("external", vda=4096, vdb=512), replica, {})
     with pytest.raises(ReplicatorError, match="8192 bytes") as refused:
-        check_disks("web", [OfferedDisk("vda", 8192)], replica)
+        check_disks(offer("external", vda=8192), replica, {})
     assert "4096 bytes" in refused.value.message
     assert "'vda'" in refused.value.message
+    assert "another name" in refused.value.hint
+
+
+def test_a_libvirt_disk_may_be_resized_until_too_many_sizes_of_it_are_kept() -> None:
+    hello, sizes = offer("libvirt", vda=8192), {"vda": 4096, "vdb": 512}
+    kept = {"vda": [512] * (EARLIER_MAX - 1)}
+    check_disks(hello, sizes, kept)
+    with pytest.raises(ReplicatorError, match="resized to 8192 bytes") as refused:
+        check_disks(hello, sizes, {**kept, "vdb": [1024]})
+    assert "points drop web" in refused.value.hint
+    check_disks(offer("libvirt", vda=4096), sizes, {**kept, "vdb": [1024]})

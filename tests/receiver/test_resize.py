@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk comes back with another size: a new instance under its name, the old one in the past."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from receiver.damage.damage import of_newest
+from receiver.history.images import BLOCK_BYTES
+from receiver.history.state import GroupState
+from receiver.retention.earlier_images import leftovers, unshown
+from replicator.base.errors import DamageError, UnreachableError, UsageError
+from tests.receiver.source import Source, noise
+from tests.receiver.world import GROUP_DIRECTORY, World
+
+DISKS = GROUP_DIRECTORY / "disks"
+OLD = 9 * BLOCK_BYTES + 512
+GROWN, SHRUNK = 12 * BLOCK_BYTES, 4 * BLOCK_BYTES + 1024
+
+
+def before() -> World:
+    """Points 1 and 2 of disks `a`, whose last block is short, and `b`."""
+    world = World()
+    world.begin_stream(from_zero=True)
+    world.write("a", 0, noise(1, OLD))
+    world.write("b", 0, noise(2, 8192))
+    world.cut()
+    world.settle()
+    world.write("a", 8 * BLOCK_BYTES, noise(3, BLOCK_BYTES + 512))
+    world.cut()
+    world.settle()
+    return world
+
+
+def synced(world: World) -> None:
+    for name, disk in world.plain.disks.items():
+        if disk.syncing:
+            world.sync_all(name)
+    world.cut()
+    world.settle()
+
+
+def after(size: int = GROWN, *, in_stream: bool = False) -> World:
+    """And 3, behind the resize."""
+    world = before()
+    world.resize("a", size, in_stream=in_stream)
+    synced(world)
+    return world
+
+
+def restart(world: World) -> None:
+    world.crash(power=False)
+
+
+def images(world: World) -> list[str]:
+    return [name for name in world.storage.names(DISKS) if ".raw" in name]
+
+
+@pytest.mark.parametrize("in_stream", [False, True], ids=["new stream", "in the stream"])
+@pytest.mark.parametrize("size", [GROWN, SHRUNK], ids=["grown", "shrunk"])
+def test_points_have_the_size_of_their_time(size: int, in_stream: bool) -> None:
+    world = after(size, in_stream=in_stream)
+    for _ in range(2):
+        world.check()
+        sizes = [dict(world.group.view(each).disks)["a"] for each in (1, 2, 3)]
+        assert sizes == [OLD, OLD, size]
+        assert world.group.disk_sizes() == {"a": size, "b": 6 * BLOCK_BYTES}
+        assert world.group.earlier_sizes == {"a": [OLD]}
+        world.write("a", size - 512, b"e" * 512)
+        world.cut()
+        world.settle()
+        restart(world)
+
+
+def test_there_is_no_point_before_the_new_instance_is_synced() -> None:
+    world = before()
+    world.resize("a", GROWN, in_stream=True)
+    world.write("b", 0, b"b" * 512)
+    world.cut()
+    world.settle()
+    assert [point.sequence for point in world.group.points()] == [1, 2]
+    assert world.group.condition == "syncing"
+    world.check()
+
+
+def test_back_to_the_old_size_is_a_third_instance() -> None:
+    world = after()
+    world.resize("a", OLD, in_stream=True)
+    synced(world)
+    world.check()
+    assert world.group.earlier_sizes == {"a": [OLD, GROWN]}
+    assert images(world) == ["a.raw", "a@2.raw", "a@3.raw", "b.raw"]
+
+
+def test_the_state_file_names_the_images() -> None:
+    world = after()
+    state = json.loads(world._read(DISKS / "state.json"))
+    assert state["images"] == {"a": "a@2.raw", "b": "b.raw"}
+    assert world.raw("a@2") == world.expected[3]["a"]
+
+
+def test_the_same_size_again_is_the_same_image() -> None:
+    world = before()
+    world.begin_stream(from_zero=False)
+    synced(world)
+    assert images(world) == ["a.raw", "b.raw"]
+    assert world.group.earlier_sizes == {}
+
+
+def test_another_size_without_a_detach_is_refused() -> None:
+    world = before()
+    other = Source([("a", GROWN)], ordinal=2, first_lsn=1 << 30)
+    other.sync_begin("a", from_zero=False)
+    other.disks[:] = [("gone", 0), ("a", OLD)]
+    other.sync_begin("a", from_zero=False)
+    world.group.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
+    with pytest.raises(UsageError, match="has 37376 bytes at the source, but 49152 in this stream"):
+        world.group.accept(other.frame(other.records))
+
+
+def scrub(world: World) -> None:
+    task = world.group.scrub
+    task.begin()
+    while task.state.is_running:
+        segment = task.step()
+        if segment is not None:
+            task.take_segment(segment, task.read_segment(segment))
+
+
+# -- rollback
+
+
+def test_there_is_no_rollback_across_it_and_nothing_is_closed_by_the_refusal() -> None:
+    world = after()
+    for _ in range(2):
+        with pytest.raises(
+            UsageError, match="had 37376 bytes at point #2, and has 49152 now"
+        ) as no:
+            world.group.rollback(2)
+        assert "replicator restore g --at '#2'" in no.value.hint
+        with pytest.raises(UsageError, match="had 37376 bytes"):
+            world.group.plan_rollback(2)
+        assert world.group.facts().stream == world.source.stream
+    world.write("a", GROWN - 512, b"x" * 512)
+    world.cut()
+    world.settle()
+    world.rollback(3)
+    world.check()
+
+
+def test_the_way_back_of_a_rollback_across_it_is_no_longer_kept() -> None:
+    world = before()
+    world.rollback(1)
+    assert world.group._current_pins().kept == {3, 4}
+    world.resize("a", GROWN, in_stream=False)
+    synced(world)
+    assert not world.group._current_pins().kept
+
+
+# -- the end of the old image
+
+
+def let_go(world: World, *sequences: int) -> None:
+    world.give_up(list(sequences))
+    world.tidy(50)
+
+
+def test_the_old_image_goes_with_the_last_point_that_shows_it() -> None:
+    world = after()
+    let_go(world, 1)
+    assert "a.raw" in images(world)
+    let_go(world, 2)
+    assert images(world) == ["a@2.raw", "b.raw"]
+    assert world.group.earlier_sizes == {}
+    assert "disk.earlier_image_goes" in {event.name for event in world.events}
+    for _ in range(2):
+        world.check()
+        world.write("a", 0, b"n" * 512)
+        world.cut()
+        world.settle()
+        restart(world)
+    assert images(world) == ["a@2.raw", "b.raw"]
+
+
+def test_an_open_view_keeps_it() -> None:
+    world = after()
+    world.open_view(2)
+    world.retain(1)
+    world.tidy(50)
+    world.check()
+    assert "a.raw" in images(world)
+    world.close_view(0)
+    world.retain(1)
+    world.tidy(50)
+    assert "a.raw" not in images(world)
+
+
+def test_points_that_were_given_up_without_a_word_stay_away_once_it_is_gone() -> None:
+    """On a full disk that could not be said."""
+    world = after()
+    world.may_be_gone |= {1, 2}
+    world.group._history.forget_points([1, 2])
+    for point in world.group._points.drop([1, 2]):
+        world.forget(point.sequence)
+    world.tidy(50)
+    assert "a.raw" not in images(world)
+    world.may_be_gone.clear()
+    restart(world)
+    assert [point.sequence for point in world.group.points()] == [3]
+    world.check()
+
+
+def test_damage_of_the_old_image_is_of_the_points_before_and_goes_with_it() -> None:
+    world = after(SHRUNK)  # which has no copy of the block
+    world.has_rotted = True
+    world.storage.flip(DISKS / "a.raw", 6 * BLOCK_BYTES)
+    scrub(world)
+    assert sorted(world.group.damaged_points()) == [1, 2]
+    newest = world.group.newest_point
+    assert newest is not None
+    assert not of_newest(world.group.damage, newest), "the group itself is well"
+    with pytest.raises(DamageError, match="disk a: 4096 bytes at 24576"):
+        world.group.view(1)
+    let_go(world, 1, 2)
+    assert not world.group.damage
+
+
+# -- what lies there
+
+
+def test_an_old_image_that_is_lost_stops_the_group_until_it_is_accepted() -> None:
+    world = after()
+    world._die(power=False)
+    world.storage.unlink(DISKS / "a.raw")
+    world.group = world._new_group()
+    with pytest.raises(DamageError, match=r"a\.raw: the replica of disk 'a' is missing") as stop:
+        world.group.recover()
+    assert "history accept g" in stop.value.hint
+    world.group.accept_loss(lambda _done, _total: None)
+    assert sorted(world.group.damaged_points()) == [1, 2]
+    world.has_rotted = True
+    world.check_point(world.announced[3])
+
+
+def test_an_exchanged_old_image_is_unverified() -> None:
+    world = after()
+    world.settle()
+    content = world.raw("a")
+    world._die(power=False)
+    world.storage.unlink(DISKS / "a.raw")
+    file = world.storage.create(DISKS / "a.raw")
+    file.pwritev([content], 0)
+    file.close()
+    world.group = world._new_group()
+    world.group.recover()
+    assert world.group.opening.unverified == {"a"}
+    for sequence in (1, 2):
+        with pytest.raises(UnreachableError, match="the replica of disk a may hold another moment"):
+            world.group.view(sequence)
+    world.check_point(world.announced[3])
+    scrub(world)
+    world.check()
+
+
+def test_whose_image_is_a_leftover() -> None:
+    state = GroupState(next_slot=3)
+    assert leftovers(["a", "b"], state) == [], "a person put them there, for what is to come"
+    world = after()
+    state = world.group._applier.applied
+    names = ["a", "a@1", "a@2", "a@7", "b", "c"]
+    assert leftovers(names, state) == ["a@1", "a@7"]
+    del state.disks["a"]
+    assert leftovers(names, state) == ["a", "a@1", "a@7"]
+
+
+def test_an_instance_is_unshown_if_no_point_has_its_slot() -> None:
+    world = after()
+    earlier = world.group._applier.applied.earlier
+    points = world.group.points()
+    assert unshown(earlier, points) == []
+    assert unshown(earlier, points[2:]) == earlier
