@@ -5,6 +5,7 @@ Without I/O: record (64-byte header and the chain), bodies (what a cut or a sync
 inbox's frames), format (what both have in common), segment (a file of them), recovery (what an open
 after a crash concludes) and survey (the facts behind a bad entry).
 
-With I/O: spool (where segments lie), appender, stream_files and reader, reopen (after a crash),
-seal, dump. Data goes one way: appended, read, sealed, freed. docs/formats.md has it on a page.
+With I/O: spool (where segments lie), appender, durable_log (an appender that is cut back to what is
+durable: the receiver's logs), stream_files and reader, reopen (after a crash), seal, dump. Data
+goes one way: appended, read, sealed, freed. docs/formats.md has it on a page.
 """

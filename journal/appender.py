@@ -104,6 +104,11 @@ class LogWriter:
         """The segment that is appended to now."""
         return None if self._file is None else self._file.path
 
+    @property
+    def segment_first(self) -> int:
+        """Where that one begins, or the next one will."""
+        return self.end_lsn if self._file is None else self._base_lsn
+
     def append(self, buffers: Sequence[Buffer], total_bytes: int, chain: int) -> int:
         """Appends whole entries of `total_bytes` altogether; returns the new end.
 

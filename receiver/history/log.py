@@ -267,28 +267,31 @@ class HistoryLog:
     @property
     def written_bytes(self) -> int:
         """How much was ever written, about: it only rises."""
-        return self._writer.end
+        return self._writer.log.end
 
     @property
     def durable_end(self) -> int:
         """Up to where it survives a power cut. Any thread."""
-        return self._writer.durable_end
+        return self._writer.log.durable_end
 
     @property
     def newest_first(self) -> int:
         """Batches from this position on lie in the segment that is being written."""
-        return self._writer.segment_first if self._writer.in_segment else self._writer.end
+        return self._writer.log.segment_first if self._writer.in_segment else self._writer.log.end
 
     @property
     def is_state_safe(self) -> bool:
         """Whether the group's state stands, durable, in the segment being written: only then may
         those before it be rewritten, for a rewritten one does not tell a state in full."""
-        return self._writer.in_segment and self._writer.durable_end > self._writer.segment_first
+        return (
+            self._writer.in_segment
+            and self._writer.log.durable_end > self._writer.log.segment_first
+        )
 
     @property
     def is_durable(self) -> bool:
         """Whether everything appended is."""
-        return self._writer.durable_end == self._writer.end and not self._applied_lost
+        return self._writer.log.durable_end == self._writer.log.end and not self._applied_lost
 
     # -- writing
 
@@ -314,9 +317,9 @@ class HistoryLog:
         that a batch is applied: that is said again."""
         self._restate()
         try:
-            self._writer.sync()
+            self._writer.log.sync()
         except OSError:
-            if self._applied_at >= self._writer.durable_end:
+            if self._applied_at >= self._writer.log.durable_end:
                 self._applied_lost = True
             raise
         self._applied_at = -1
@@ -325,7 +328,7 @@ class HistoryLog:
         """The last "applied" went with a sync that failed; the replica holds that batch all the
         same."""
         if self._applied_lost:
-            self._applied_at = self._writer.end
+            self._applied_at = self._writer.log.end
             self._writer.append_applied(self.batches[-1].number)
             self._applied_lost = False
 
@@ -333,14 +336,14 @@ class HistoryLog:
     def is_sound(self) -> bool:
         """False while something that failed may still lie on the disk, and come back after a
         crash: see `mend`."""
-        return self._writer.is_sound
+        return self._writer.log.is_sound
 
     def mend(self) -> None:
-        self._writer.mend()
+        self._writer.log.make_sound()
 
     def publish(self, batch: Batch) -> None:
         """From here on views take the batch into account. It must be durable."""
-        assert self._writer.durable_end >= batch.end, "published before it is durable"
+        assert self._writer.log.durable_end >= batch.end, "published before it is durable"
         self.unapplied = batch
         self.batches.append(batch)
         self.last_end = self._appended
@@ -349,7 +352,7 @@ class HistoryLog:
     def applied(self, batch: Batch) -> None:
         """The replica holds it, durably. That this is known becomes durable with the next sync."""
         assert self.unapplied is batch
-        self._applied_at = self._writer.end
+        self._applied_at = self._writer.log.end
         self._writer.append_applied(batch.number)
         self.unapplied = None
 
@@ -508,7 +511,7 @@ class HistoryLog:
             self._garbage.pop(0)
 
     def close(self) -> None:
-        self._writer.close()
+        self._writer.log.close()
         self.index.close()
         self.reader.close()
 

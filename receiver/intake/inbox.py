@@ -12,8 +12,8 @@ acknowledged, numbered and applied. A segment is left only when it is durable as
 tail lies in the newest segment alone. On opening every segment and directory is synced before
 an end is reported: the page cache may hold what the disk does not.
 
-Failure of a sync: nothing since the last good one counts as received any more. It is cut off, and
-the source sends it again.
+Failure of a sync: nothing since the last good one counts as received any more. It is cut off
+(journal.durable_log), and the source sends it again.
 
 A segment is left when everything in it is applied *and* that is durable: `leave` may take it
 over by moving it elsewhere (receiver.writes.log), otherwise it is unlinked; the newest segment of
@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal.appender import AppendError, LogWriter
+from journal.durable_log import DurableLog
 from journal.entry import HEADER_BYTES as ENTRY_HEADER_BYTES
 from journal.entry import Entry, encode_entry
 from journal.format import ENTRIES
@@ -108,15 +108,13 @@ class Inbox:
     ) -> None:
         self._storage = storage
         self._directory = directory
-        self._group = group
-        self._now_ns = now_ns
         self._segment_bytes = segment_bytes
         self._leave = leave
         self._lock = threading.Lock()
         self._streams: list[StreamInbox] = []
-        self._writer: LogWriter | None = None
-        self._durable_position = 0
-        self._entry_chain = 0  # of the entries, at the durable position
+        self._log = DurableLog(
+            storage, directory, SegmentKind.INBOX, group, now_ns, lost=self._forget_unsynced
+        )
         self._file: tuple[Path, File] | None = None
         self._opener = FrameOpener()
         self._cache: OrderedDict[tuple[int, int], OpenedFrame] = OrderedDict()
@@ -139,8 +137,7 @@ class Inbox:
                 self._remove(stream)
                 continue
             self._streams.append(stream)
-            self._leave_writer()
-            self._attach(stream, reopened)
+            self._log.take_up(name, reopened)
         self._storage.sync_directory(self._directory)
 
     def _open_stream(self, name: StreamName) -> tuple[StreamInbox, Reopened]:
@@ -185,26 +182,6 @@ class Inbox:
             segment.end_lsn = frame.end_lsn
             segment.size_bytes = frame.position + frame.size_bytes - segment.first
 
-    def _attach(self, stream: StreamInbox, reopened: Reopened) -> None:
-        self._writer = self._new_writer(stream.name, reopened.end_lsn, reopened.chain)
-        reopened.attach(self._writer)
-        self._writer.sync()
-        self._durable_position, self._entry_chain = reopened.end_lsn, reopened.chain
-
-    def _new_writer(self, name: StreamName, position: int, chain: int) -> LogWriter:
-        return LogWriter(
-            self._storage,
-            lambda _bytes: self._directory,
-            kind=SegmentKind.INBOX,
-            group=self._group,
-            stream=name.stream,
-            ordinal=name.ordinal,
-            first_lsn=position,
-            chain=chain,
-            segment_bytes=1 << 62,  # a segment is left in `sync` alone
-            now_ns=self._now_ns,
-        )
-
     # -- what there is
 
     @property
@@ -246,42 +223,29 @@ class Inbox:
     def begin_stream(self, name: StreamName, start_lsn: int, chain: int) -> None:
         """Frames of a new stream follow. What came of the one before must be durable."""
         before = self.newest
-        if before is not None and self._writer is None:
-            self._cut_back(before)
+        if before is not None:
+            self._log.make_sound()
         assert before is None or before.durable_lsn == before.received_lsn
         assert before is None or before.name < name
-        self._leave_writer()
         with self._lock:
             if before is not None and not before.segments:
                 self._streams.pop()  # nothing ever came of it
             self._streams.append(StreamInbox(name, start_lsn, start_lsn, chain, chain))
-        self._durable_position, self._entry_chain = 0, first_chain(name.stream, name.ordinal)
-        self._writer = self._new_writer(name, 0, self._entry_chain)
+        self._log.begin_at(name, 0, first_chain(name.stream, name.ordinal))
 
     def append(self, frame: Frame, opened: OpenedFrame) -> None:
-        """Takes in the next frame of the newest stream. OSError: nothing was taken in."""
-        stream = self._streams[-1]
-        if self._writer is None:
-            self._cut_back(stream)
-        writer = self._writer
-        assert writer is not None
+        """Takes in the next frame of the newest stream. OSError: nothing was taken in, and what
+        was not durable before may be gone with it."""
+        stream, log = self._streams[-1], self._log
+        log.make_sound()
         buffers = [frame.header.pack(), frame.data]
-        position = writer.end_lsn
+        position = log.end
         header, chain = encode_entry(
-            buffers,
-            frame.header.start_lsn,
-            frame.header.end_lsn,
-            writer.known_durable,
-            writer.chain,
+            buffers, frame.header.start_lsn, frame.header.end_lsn, log.known_durable, log.chain
         )
         size = ENTRY_HEADER_BYTES + frame.size
-        try:
-            writer.append([header, *buffers], size, chain)
-        except AppendError as error:
-            if error.broken:
-                self._lose_writer()
-            raise error.cause from None
-        path = writer.segment_path
+        log.append([header, *buffers], size, chain)
+        path = log.segment_path
         assert path is not None
         taken = InboxFrame(position, size, frame.header.start_lsn, frame.header.end_lsn)
         with self._lock:
@@ -300,70 +264,34 @@ class Inbox:
         stream = self.newest
         if stream is None:
             return
-        if self._writer is None:
-            self._cut_back(stream)
-        writer = self._writer
-        assert writer is not None
-        if writer.known_durable != writer.end_lsn:
-            try:
-                writer.sync()
-            except OSError:
-                self._lose_writer()
-                self._cut_back(stream)
-                raise
+        self._log.sync()
         with self._lock:
             stream.durable_lsn, stream.durable_chain = stream.received_lsn, stream.chain
             stream.durable_frames = len(stream.frames)
             full = bool(stream.segments) and stream.segments[-1].size_bytes >= self._segment_bytes
-        self._durable_position, self._entry_chain = writer.end_lsn, writer.chain
-        if full and writer.segment_path is not None:
-            writer.rotate()
+        if full:
+            self._log.rotate()
 
     def drop_unsynced(self) -> None:
         """Whatever is received and not durable is gone."""
-        self._lose_writer()
         if self._streams:
-            self._cut_back(self._streams[-1])
+            self._log.cut_back()
 
-    def _lose_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _cut_back(self, stream: StreamInbox) -> None:
-        """Starts over at the durable end."""
+    def _forget_unsynced(self) -> None:
+        """The log goes back to its durable end, and we with it."""
+        stream, durable = self._streams[-1], self._log.durable_end
         with self._lock:
             del stream.frames[stream.durable_frames :]
             stream.received_lsn, stream.chain = stream.durable_lsn, stream.durable_chain
             ordinal = stream.name.ordinal
-            for key in [
-                key for key in self._cache if key[0] == ordinal and key[1] >= self._durable_position
-            ]:
+            for key in [key for key in self._cache if key[0] == ordinal and key[1] >= durable]:
                 self._cache_room += _cost(self._cache.pop(key))
-            last = stream.segments[-1] if stream.segments else None
-        # What is cut off must not come back after a power cut: by then the source may have gone
-        # on with another stream.
-        writer = self._new_writer(stream.name, self._durable_position, self._entry_chain)
-        if last is not None and last.first >= self._durable_position:
-            self._unlink(last.path)
-            with self._lock:
+            if stream.segments and stream.segments[-1].first >= durable:
                 stream.segments.pop()
-        elif last is not None:
-            with self._lock:
-                last.size_bytes = self._durable_position - last.first
+            elif stream.segments:
+                last = stream.segments[-1]
+                last.size_bytes = durable - last.first
                 last.end_lsn = stream.durable_lsn
-            writer.continue_in(last.path, last.first, self._durable_position, self._entry_chain)
-            try:
-                writer.sync()
-            except OSError:
-                writer.close()
-                raise
-        self._writer = writer
-
-    def _leave_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     # -- apply
 
@@ -389,7 +317,7 @@ class Inbox:
                 for segment in stream.segments
             ]
             is_newest = bool(self._streams) and self._streams[-1].name.ordinal == ordinal
-            durable = self._durable_position if is_newest else 1 << 63
+            durable = self._log.durable_end if is_newest else 1 << 63
         return [(first, path, min(size, durable - first)) for first, path, size in found]
 
     def every_frame(self) -> list[tuple[int, InboxFrame]]:
@@ -448,7 +376,7 @@ class Inbox:
         """Streams up to that ordinal are closed for ever, and what came of them is applied."""
         newest = self.newest
         if newest is not None and newest.name.ordinal <= ordinal:
-            self._leave_writer()
+            self._log.close()
         for stream in [each for each in self._streams if each.name.ordinal <= ordinal]:
             self._remove(stream)
 
@@ -523,7 +451,7 @@ class Inbox:
             self._cache_room += _cost(opened)
 
     def close(self) -> None:
-        self._leave_writer()
+        self._log.close()
         if self._file is not None:
             self._file[1].close()
             self._file = None

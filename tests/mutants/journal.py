@@ -9,6 +9,7 @@ _RECORD = ("tests/journal/test_record.py",)
 _RECOVERY = ("tests/journal/test_recovery.py", "tests/journal/test_reopen.py")
 _LOG = ("tests/journal/test_appender.py", "tests/journal/test_log.py")
 _SEAL = ("tests/journal/test_seal.py",)
+_DURABLE = ("tests/journal/test_durable_log.py",)
 
 MUTANTS = (
     Mutant(
@@ -110,5 +111,40 @@ MUTANTS = (
         "        if seal.digest != digest.digest():",
         "        if not digest.digest():",
         _SEAL,
+    ),
+    Mutant(
+        "a log that was cut back goes on with its own chain",
+        "journal/durable_log.py",
+        "        self.durable_end, self.durable_chain = writer.end_lsn, writer.chain\n",
+        "        self.durable_end = writer.end_lsn\n",
+        (*_DURABLE, "tests/receiver/test_apply.py"),
+    ),
+    Mutant(
+        "a failed sync is never tried again on the same bytes",
+        "journal/durable_log.py",
+        "        except OSError:\n            self._lose()\n            raise\n",
+        "        except OSError:\n            raise\n",
+        _DURABLE,
+    ),
+    Mutant(
+        "what is cut off is cut off durably",
+        "journal/durable_log.py",
+        "                try:\n                    writer.sync()\n",
+        "                try:\n                    pass\n",
+        _DURABLE,
+    ),
+    Mutant(
+        "a segment that holds nothing durable is taken away before it counts as cut",
+        "journal/durable_log.py",
+        "                self._storage.unlink(path)\n                self._storage.sync_directory",
+        "                self._storage.sync_directory",
+        _DURABLE,
+    ),
+    Mutant(
+        "what cannot be cut off yet is cut off before the next append",
+        "journal/durable_log.py",
+        "            self._doubtful = None if path is None else (path, writer.segment_first)\n",
+        "",
+        _DURABLE,
     ),
 )

@@ -20,13 +20,6 @@ _FITTING = ("tests/receiver/test_fitting.py",)
 
 MUTANTS = (
     Mutant(
-        "a history that was cut back goes on with its own chain",
-        "receiver/history/writer.py",
-        "        self._durable_end, self._durable_chain = log.end_lsn, log.chain\n",
-        "        self._durable_end = log.end_lsn\n",
-        ("tests/receiver/test_apply.py",),
-    ),
-    Mutant(
         "an inbox that was cut back goes on with its own chain",
         "receiver/intake/inbox.py",
         "            stream.received_lsn, stream.chain = stream.durable_lsn, stream.durable_chain",
