@@ -29,6 +29,7 @@ from replicator.cli import (
     orders,
     reload,
     scrub,
+    setup,
     status,
     view,
 )
@@ -65,6 +66,7 @@ for command in (
     *local.COMMANDS,
     *reload.COMMANDS,
     *forget.COMMANDS,
+    *setup.COMMANDS,
 ):
     replicator.add_command(command)
 

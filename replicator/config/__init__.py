@@ -21,7 +21,10 @@ def load_any(path: Path) -> AgentConfig | ReceiverConfig:
     role = role_of(read_document(path))
     if role is None:
         raise ConfigError(
-            path, "", "is neither an agent's nor a receiver's configuration", hint="see deploy/"
+            path,
+            "",
+            "is neither an agent's nor a receiver's configuration",
+            hint="`replicator setup --print-units` names a sample of each",
         )
     return load_agent(path) if role == "agent" else load_receiver(path)
 

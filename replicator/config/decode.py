@@ -46,7 +46,10 @@ def read_document(file: Path) -> Document:
             content = stream.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
         raise ConfigError(
-            file, "", "no such file", hint="name another with --config, or start from deploy/"
+            file,
+            "",
+            "no such file",
+            hint="name another with --config; `replicator setup --print-units` names samples",
         ) from None
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None

@@ -179,3 +179,13 @@ def test_systemd_finds_a_unit_correct_and_tight(path: Path, tmp_path: Path) -> N
         assert done.returncode == 0, done.stdout + done.stderr
         if arguments[0] == "verify":
             assert done.stderr == ""
+
+
+def test_each_decision_is_in_the_index_by_its_own_title() -> None:
+    folder = ROOT / "docs/decisions"
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    assert len({path.name[:4] for path in pages}) == len(pages), "no number twice"
+    for path in pages:
+        number, _, title = path.read_text().splitlines()[0].removeprefix("# ").partition(" ")
+        assert path.name.startswith(f"{number}-")
+        assert f"| [{number}]({path.name}) | {title} |" in (folder / "README.md").read_text()
