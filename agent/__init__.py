@@ -16,5 +16,6 @@ The agent's rooms, from the roof down; each imports only from those below it:
     quiesce           application-consistent points
     drivers           the kinds of source, behind driver.Driver; `external`
     memory            what is remembered across restarts
+    splitter          the other process
     retrying, naming  when something is tried again; names
 """

@@ -3,6 +3,7 @@
 
 schedule   when                       |  scripts    before and behind a freeze
 watch      how long it may take       |  guard      holds the watchdog
-figures    counts, for /metrics       |  watchdog   a process that thaws whatever becomes of us
-                                      |  sequence   all of it, in order
+freezer    what is asked of whoever   |  watchdog   a process that thaws whatever becomes of us
+           can freeze a guest         |  sequence   all of it, in order
+figures    counts, for /metrics       |
 """

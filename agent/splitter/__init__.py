@@ -10,8 +10,11 @@ In the direction of the data; left of the bar nothing opens a socket or starts a
     reservation  ordinals and LSNs, durable ahead of use    |  exports   NBD requests, replies
     tiers        tmpfs first, then disk, then full          |  control   the agent's orders, status
     stream       one stream's log: encode, append, queue    |  events    log lines that cannot block
-    roster       disks and members                          |
-    cutter       cuts and holds                             |
+    disk         one of the group's, and who writes to it   |
+    roster       disks and members                          |  orders    and how they are done
+    cutter       cuts and holds                             |  trouble   a group's, in the log
+    writer       the stream of now, records of our own      |  groups    of the host: made, timed,
+    last_stamp   what the spool knows of the time           |            changed with the file
     group        all of it together: keeps, or loses        |  service   the life of the process
     status       what is published                          |  __main__
 

@@ -147,6 +147,7 @@ points.add_command(drop)
 def points_list(
     invocation: Invocation,
     group: str,
+    *,
     since: str | None,
     until: str | None,
     around: str | None,
@@ -285,6 +286,7 @@ def restore(
     group: str,
     at: str,
     to: Path,
+    *,
     image_format: Literal["raw", "qcow2"],
     resume: bool,
     no_verify: bool,

@@ -4,6 +4,12 @@
 `load_agent` and `load_receiver` read a whole file or raise ConfigError (exit 2); what they return
 needs no further check of form. Facts of the machine (a spool folder that is not on tmpfs, a
 certificate that is not there) are not errors of the file: `environment.py` finds those.
+
+    values  checks   what may stand there            |  decode       TOML → struct, or where it
+    agent            agent.toml                      |               is wrong
+    receiver         receiver.toml                   |  environment  the file and this machine
+    role             whose file it is                |
+    changes          two files: what takes effect    |
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ What is in which file, in the direction of the data. Left of the bar nothing doe
     limits           every bound, and how the bounds relate     |
     exports          what a server serves: the interfaces       |
     state            the states of a connection, as a table     |
+    memory           of all receive buffers: who may have how   |
+                     much, who gives way                        |
     receive_buffer   the kernel's bytes land here               |  connection   one socket
     handshake        options, until an export is chosen         |  server       the listening socket
     block_status     which of it are holes: base:allocation     |

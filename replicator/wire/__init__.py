@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocol between agent and receiver: one TLS 1.3 connection per group.
 
-Read in this order: limits, messages (what is said), framing (how it stands on the wire), frames
-(a run of the log, compressed), protocol (both ends as a state machine without a socket), link
-(what a session sees), transport and identity (sockets and TLS), memory (two ends in one process).
+In the direction of the data; left of the bar nothing opens a socket:
+
+    limits    every bound                               |  credentials  ours, read again when they
+    messages  what is said                              |               change
+    framing   how it stands on the wire                 |  identity     TLS, and who the peer is
+    frames    a run of the log, compressed              |  doorway      who is let through TLS, how
+    protocol  both ends, as a state machine             |               many at a time
+    link      what a session sees of its connection     |  transport    links over TLS
+    memory    links between two ends in one process     |
+
 docs/wire.md tells the same in prose.
 """

@@ -333,7 +333,7 @@ async def test_the_wrong_daemon_names_the_right_one(
     ],
 )
 async def test_bad_requests_are_refused_in_json_and_do_nothing(
-    daemon: Daemon, method: str, target: str, body: bytes | None, status: int, name: str
+    *, daemon: Daemon, method: str, target: str, body: bytes | None, status: int, name: str
 ) -> None:
     found_status, text = await in_thread(daemon.raw, method, target, body)
     assert (found_status, json.loads(text)["error"]) == (status, name)

@@ -46,7 +46,7 @@ def lies(module: Module) -> Iterator[str]:
         return
     yield from sorted(outside(module) - may)
     if not may:
-        calls = (ast.unparse(n.func) for n in ast.walk(module.tree) if isinstance(n, ast.Call))
+        calls = (ast.unparse(n.func) for n in module.nodes if isinstance(n, ast.Call))
         yield from sorted({f"{call}()" for call in calls if CALLS.fullmatch(call)})
 
 

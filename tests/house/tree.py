@@ -25,6 +25,11 @@ class Module:
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All of `tree`."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def name(self) -> str:
         """`journal.record`; of an `__init__`, its room's."""
@@ -40,7 +45,7 @@ class Module:
     def imports(self) -> frozenset[str]:
         """Every module that it names in an import, wherever in it: `os`, `replicator.base.units`.
         Of `from A import B` both A and A.B, since B may be a module."""
-        return frozenset(_imported(ast.walk(self.tree)))
+        return frozenset(_imported(self.nodes))
 
 
 def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -65,3 +70,35 @@ def suite() -> tuple[Module, ...]:
 def _modules(folders: Iterable[str]) -> tuple[Module, ...]:
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     return tuple(Module(str(path.relative_to(ROOT)), path.read_text()) for path in paths)
+
+
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Function:
+    place: str
+    """`journal/record.py:Record.__str__`"""
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+    is_method: bool
+
+    @property
+    def positional(self) -> int:
+        """How many it can be given by position, `self` and `cls` not counted."""
+        arguments = self.node.args
+        static = any(ast.unparse(each) == "staticmethod" for each in self.node.decorator_list)
+        bound = self.is_method and not static
+        return len(arguments.posonlyargs) + len(arguments.args) - bound
+
+
+def functions(module: Module) -> Iterator[Function]:
+    """All of them, methods and inner ones too."""
+    yield from _functions(module.tree, f"{module.file}:")
+
+
+def _functions(node: ast.AST, place: str) -> Iterator[Function]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTION):
+            yield Function(place + child.name, child, isinstance(node, ast.ClassDef))
+        inner = f"{place}{child.name}." if isinstance(child, FUNCTION | ast.ClassDef) else place
+        yield from _functions(child, inner)

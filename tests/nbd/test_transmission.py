@@ -137,6 +137,7 @@ CACHE, BLOCK_STATUS, UNKNOWN = Command.CACHE, Command.BLOCK_STATUS, 77
 )
 @pytest.mark.parametrize("structured", [False, True])
 def test_the_right_error_and_the_connection_goes_on(
+    *,
     info: ExportInfo,
     command: int,
     offset: int,
