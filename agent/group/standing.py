@@ -16,7 +16,7 @@ from agent.group.rate import Rate
 from agent.group.state import capture_of, is_of_stream
 from agent.shipping.progress import Progress
 from replicator.base.clock import NS_PER_S, Clock
-from replicator.base.units import format_duration, format_size
+from replicator.base.units import format_duration, format_resize, format_size
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.states import source
 from replicator.states.ages import StampAges
@@ -62,6 +62,8 @@ class Standing:
         self._log_rate = Rate()
         self._sync_rate = Rate()
         self._synced_bytes = 0
+        self._sizes: dict[str, int] = {}
+        """Of disks when they were complete last, by name."""
 
     # -- what is seen
 
@@ -71,6 +73,9 @@ class Standing:
         if status is None:
             return
         self._had_stream = self._had_stream or status.stream is not None
+        for disk in status.disks:
+            if disk.state == "complete":
+                self._sizes[disk.name] = disk.size
         now_ns = self._clock.monotonic_ns()
         stamp_ns = max(status.last_cut_time_ns, status.held_until_ns)
         if stamp_ns > self._newest_stamp[0]:
@@ -201,7 +206,12 @@ class Standing:
         disks = [disk for disk in self._status.disks if disk.state in ("syncing", "flushed")]
         total = sum(disk.size for disk in disks)
         done = min(self._synced_bytes, total)
-        text = f"{format_size(done)} of {format_size(total)} have passed"
+        resized = [
+            f"{disk.name} was resized {format_resize(self._sizes[disk.name], disk.size)}; "
+            for disk in disks
+            if self._sizes.get(disk.name, disk.size) != disk.size
+        ]
+        text = f"{''.join(resized)}{format_size(done)} of {format_size(total)} have passed"
         rate = self._sync_rate.per_second()
         if not rate:
             return f"{text}, nothing lately" if rate == 0.0 else text

@@ -86,6 +86,15 @@ class Disk:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """A disk has come back with another size."""
+
+    name: str
+    before_bytes: int
+    size_bytes: int
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a record did besides changing the state."""
@@ -95,6 +104,7 @@ class Outcome:
     held_until_ns: int = 0
     sync: SyncNotice | None = None
     relabelled: str = ""
+    resized: Resized | None = None
     text: tuple[str, str] | None = None
 
 
@@ -248,7 +258,10 @@ class GroupState:
             raise UsageError(
                 f"disk index {record.disk} is {other.source_name!r}, not {body.name!r}"
             )
+        resized = None
         if disk is None or disk.size_bytes != body.size:
+            if disk is not None:
+                resized = Resized(body.name, disk.size_bytes, body.size)
             disk = self._new_instance(disk, record, body)
         elif disk.index is not None and disk.index != record.disk:
             raise UsageError(f"disk {body.name!r} has index {disk.index}, not {record.disk}")
@@ -258,8 +271,9 @@ class GroupState:
         disk.pending = ExtentSet([(0, body.size)] if body.from_zero else [])
         self.by_index[record.disk] = disk
         if body.from_zero:
-            return None
-        return Outcome(sync=SyncNotice(record.disk, lsn, lsn + record.size, body.name, body.size))
+            return Outcome(resized=resized)
+        notice = SyncNotice(record.disk, lsn, lsn + record.size, body.name, body.size)
+        return Outcome(sync=notice, resized=resized)
 
     def _new_instance(self, before: Disk | None, record: Record, body: SyncBegin) -> Disk:
         """`before` is what the group had under that name, if it had anything."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from journal.record import Record, RecordType
-from receiver.history.state import CONTENT_TYPES, GroupState, Outcome
+from receiver.history.state import CONTENT_TYPES, GroupState, Outcome, Resized
 from receiver.points.values import Point, SyncNotice
 from replicator.base.errors import UsageError
 from replicator.wire.frames import OpenedFrame
@@ -38,6 +38,7 @@ class News:
     points: list[Point] = field(default_factory=list)
     syncs: list[SyncNotice] = field(default_factory=list)
     relabelled: list[tuple[str, Point]] = field(default_factory=list)
+    resized: list[Resized] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)
 
 
@@ -109,6 +110,8 @@ class Front:
                 news.points.append(outcome.point)
                 if outcome.relabelled:
                     news.relabelled.append((outcome.relabelled, outcome.point))
+            if outcome.resized is not None:
+                news.resized.append(outcome.resized)
             if outcome.sync is not None:
                 news.syncs.append(outcome.sync)
             if outcome.held_until_ns:

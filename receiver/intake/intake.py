@@ -211,6 +211,13 @@ class Intake:
             self._telling.event(
                 "label.changed", asked=asked, label=point.label, point=point.sequence
             )
+        for each in news.resized:
+            self._telling.event(
+                "disk.resized",
+                disk=each.name,
+                before_bytes=each.before_bytes,
+                size_bytes=each.size_bytes,
+            )
         for point in news.points:
             if point.clock_step_ns:
                 self._telling.event(

@@ -91,6 +91,14 @@ def format_size(size: int) -> str:
     return f"{_digits(value)} PiB"
 
 
+def format_resize(before: int, after: int) -> str:
+    """`from 24 MiB to 33 MiB`; in bytes where that would say the same twice."""
+    texts = format_size(before), format_size(after)
+    if texts[0] == texts[1]:
+        texts = f"{before} bytes", f"{after} bytes"
+    return f"from {texts[0]} to {texts[1]}"
+
+
 def format_duration(nanoseconds: int) -> str:
     """For people: `250 us`, `340 ms`, `1.2 s`, `4 min 10 s`, `3 h 2 min`, `5 d 1 h`."""
     if nanoseconds < 0:

@@ -240,3 +240,19 @@ def test_after_a_refusal_nothing_that_was_confirmed_before_counts() -> None:
     life.connected = True
     life.cut()
     assert life.state() is State.PROTECTED
+
+
+def test_a_disk_that_has_another_size_is_said_to_be_resized_while_it_is_synced() -> None:
+    life = Life()
+    complete = msgspec.structs.replace(DISK, name="vda", state="complete", size=24 << 20)
+    life.standing.heard_splitter(status("ready", disks=[complete]))
+    life.standing.heard_splitter(status("lost", disks=[]))
+    resized = msgspec.structs.replace(complete, state="syncing", size=33 << 20)
+    life.standing.heard_splitter(status("syncing", disks=[resized]))
+    said = life.standing.stand(life.seen())
+    assert said.state is State.SYNCING
+    assert said.reason.startswith("vda was resized from 24 MiB to 33 MiB; 0 B of 33 MiB")
+    again = msgspec.structs.replace(resized, state="complete")
+    life.standing.heard_splitter(status("ready", disks=[again]))
+    life.standing.heard_splitter(status("syncing", disks=[resized]))
+    assert "resized" not in life.standing.stand(life.seen()).reason

@@ -14,6 +14,7 @@ from replicator.base.units import (
     exact_duration,
     exact_size,
     format_duration,
+    format_resize,
     format_size,
     parse_duration_ns,
     parse_size,
@@ -174,3 +175,14 @@ def test_exact_ones_are_short() -> None:
         "90s",
         "1d",
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (24 << 20, 33 << 20, "from 24 MiB to 33 MiB"),
+        (1 << 40, (1 << 40) + 512, "from 1099511627776 bytes to 1099511628288 bytes"),
+    ],
+)
+def test_a_resize_says_two_sizes(before: int, after: int, text: str) -> None:
+    assert format_resize(before, after) == text

@@ -16,12 +16,13 @@ What the model knows of QEMU (docs/splitter.md, tests/qemu, tests/libvirt have t
 * A job flushes before it is ready, and is ready only if that went well. A copy that was begun goes
   on while the machine is paused.
 * That a connection is gone is noticed at the next request on it.
+* A disk is not resized while a job runs on it, and no job makes its target longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -45,7 +46,7 @@ from agent.drivers.libvirt.plan import (
 from agent.naming.export_name import parse_export_name
 from agent.splitter.group import StateError
 from agent.splitter.status import group_status
-from journal.bodies import Cut
+from journal.bodies import Cut, SyncBegin
 from journal.record import RecordType
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.nbd.exports import EndKind
@@ -55,7 +56,8 @@ from tests.splitter.rig import Client, Rig, body_of, flush, instance, write
 SECTOR: Final = 512
 SECTORS: Final = 4
 SIZE: Final = SECTOR * SECTORS
-RUBBISH: Final = bytes([0xEE]) * SIZE
+OTHER_SECTORS: Final = {SECTORS: 6, 6: 3, 3: SECTORS}
+RUBBISH: Final = bytes([0xEE])
 
 
 @dataclass(eq=False)
@@ -64,7 +66,7 @@ class Job:
 
     export: str
     reconnects: bool
-    dirty: list[int] = field(default_factory=lambda: list(range(SECTORS)))
+    dirty: list[int]
     client: Client | None = None
     alive: bool = True
     ready: bool = False
@@ -94,7 +96,8 @@ class Machine:
 
     def start_copy(self, name: str, export: str) -> None:
         assert name not in self.jobs, "libvirt allows one job a disk"
-        self.jobs[name] = Job(export, self._reconnects)
+        sectors = len(self.source[name]) // SECTOR
+        self.jobs[name] = Job(export, self._reconnects, list(range(sectors)))
 
     def end_copy(self, name: str) -> None:
         """A soft cancel. Fine if the job has ended meanwhile."""
@@ -114,6 +117,7 @@ class Machine:
             return
         self._values = self._values % 200 + 10
         data = bytes([self._values]) * SECTOR
+        sector %= len(self.source[name]) // SECTOR
         self.source[name][sector * SECTOR : (sector + 1) * SECTOR] = data
         job = self.jobs.get(name)
         if job is not None and job.alive:
@@ -130,6 +134,13 @@ class Machine:
             self._send(job, "write", job.dirty.pop(0))
         elif self._send(job, "flush"):
             job.ready = True
+
+    def resizes(self, name: str) -> None:
+        """Refused while a job runs. What it grows by may hold anything: it may have been off."""
+        if name not in self.jobs:
+            sectors = OTHER_SECTORS[len(self.source[name]) // SECTOR]
+            content = bytes(self.source[name]).ljust(sectors * SECTOR, b"\x07")
+            self.source[name][:] = content[: sectors * SECTOR]
 
     def pauses(self) -> None:
         for job in list(self.jobs.values()):
@@ -205,7 +216,11 @@ class Machine:
             name = parse_export_name(job.export)
             assert name is not None
             is_served = name.disk in self._rig.group.roster.disks
-            if (job.client is not None and not job.reconnects) or not is_served:
+            if (
+                (job.client is not None and not job.reconnects)
+                or not is_served
+                or self._rig.group.roster.disks[name.disk].size < len(self.source[name.disk])
+            ):  # no target grows
                 self._conclude(name.disk, EndKind.EOF)
                 return None
             job.client = self._rig.connect(name.disk, name.sync_lsn)
@@ -256,7 +271,7 @@ class Protected:
                 replace(
                     fact(f"web-{name}"),
                     name=name,
-                    size=SIZE,
+                    size=len(self.machine.source[name]),
                     instance=UUID(instance(name)),
                     mirror=mirror,
                     ours=mirror is not None,
@@ -367,7 +382,9 @@ class Protected:
         for record in records[self._seen :]:
             at = slice(record.offset, record.offset + record.length)
             if record.type == RecordType.SYNC_BEGIN:
-                self._replica[record.disk] = bytearray(RUBBISH)
+                begun = body_of(record)
+                assert isinstance(begun, SyncBegin)
+                self._replica[record.disk] = bytearray(RUBBISH * begun.size)
             elif record.type == RecordType.WRITE:
                 self._replica[record.disk][at] = record.payload
             elif record.type == RecordType.CUT:

@@ -354,3 +354,38 @@ def test_what_one_disk_waits_for_does_not_hold_up_another() -> None:
         ConfirmReady(world.disks["web-vdb"], flushed),
         Rest(),
     ]
+
+
+def grow(world: World, name: str) -> None:
+    world.disks[name] = replace(world.disks[name], size=3 << 20)
+
+
+def test_a_resized_disk_is_why_a_new_stream_opens() -> None:
+    world = two_disks()
+    converge(world)
+    world.state, world.stream, world.reason = "closed", None, "shut off: web"
+    for name in world.disks:
+        world.set_mirror(name, None)
+    grow(world, "web-vdb")
+    step = next_step(world.status(), world.facts(), Told())
+    assert step == OpenStream("web-vdb was resized from 1 MiB to 3 MiB")
+
+
+def test_a_resized_disk_without_a_copy_is_declared_anew_beside_the_others() -> None:
+    """It was taken out of the group for that."""
+    world = two_disks()
+    converge(world)
+    world.void("web-vdb")
+    world.set_mirror("web-vdb", None)
+    grow(world, "web-vdb")
+    step = next_step(world.status(), world.facts(), Told("1"))
+    assert step == Declare(world.disks["web-vdb"])
+
+
+def test_a_disk_that_was_resized_behind_its_copy_ends_the_stream() -> None:
+    world = two_disks()
+    converge(world)
+    world.set_mirror("web-vda", None)
+    grow(world, "web-vda")
+    step = next_step(world.status(), world.facts(), Told("1"))
+    assert step == Close("web-vda was resized from 1 MiB to 3 MiB")

@@ -35,6 +35,7 @@ EVENTS: dict[str, Event] = {
     "the connection breaks": lambda it: it.machine.connection_breaks("a"),
     "a visitor": lambda it: it.machine.someone_looks("a"),
     "the agent is killed": lambda it: it.agent_is_killed(),
+    "a resize": lambda it: it.machine.resizes("a"),
     "a write": lambda it: it.machine.guest_writes("a", 0),
     "the copy goes on": lambda it: it.machine.copies("a"),
     "a tick": lambda it: it.ticks(),

@@ -74,6 +74,11 @@ def test_points_have_the_size_of_their_time(size: int, in_stream: bool) -> None:
         restart(world)
 
 
+def test_it_is_told() -> None:
+    (told,) = [event for event in after().events if event.name == "disk.resized"]
+    assert told.fields == {"disk": "a", "before_bytes": OLD, "size_bytes": GROWN}
+
+
 def test_there_is_no_point_before_the_new_instance_is_synced() -> None:
     world = before()
     world.resize("a", GROWN, in_stream=True)

@@ -279,9 +279,9 @@ class Chain:
 
     def replica_images(self) -> Images:
         found = {}
-        for name, size in self.replica.disk_sizes().items():
-            file = self.dr.open(DR / "g" / "disks" / f"{name}.raw")
-            found[name] = file.pread(size, 0)
+        for disk in self.replica._applier.applied.present:
+            file = self.dr.open(DR / "g" / "disks" / f"{disk.name}.raw")
+            found[disk.source_name] = file.pread(disk.size_bytes, 0)
             file.close()
         return found
 

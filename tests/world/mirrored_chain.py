@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
+import pytest
+
+from receiver.points.values import Point
+from replicator.base.errors import UsageError
 from tests.drivers.mirrored import Protected
 from tests.splitter.rig import Rig
 from tests.world.chain import Chain
@@ -75,6 +79,18 @@ class MirroredChain(Chain):
         if self.rig.state() not in ("closed", "lost"):
             self.rig.group.close_stream("a resync was ordered")
         self.it.check()
+
+    def rollback(self, point: Point) -> None:
+        """Refused behind a resize, and nothing is closed by that."""
+        self.apply()
+        present = {disk.slot for disk in self.replica._applier.applied.present}
+        if all(member.slot in present for member in point.members):
+            super().rollback(point)
+            return
+        before = self.replica.facts()
+        with pytest.raises(UsageError, match="no rollback across that"):
+            self.replica.rollback(point.sequence)
+        assert self.replica.facts() == before
 
     def agent_sees_to_what_cannot_be_shipped(self) -> None:
         """The live stream is given up if the receiver cannot go on with it."""

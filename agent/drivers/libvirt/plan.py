@@ -29,8 +29,10 @@ Rules
   splitter told of, and for the connection of that FLUSH: events of earlier jobs arrive late.
 * Of a source that has come to its end, or may have, nothing is asked here: libvirt_end decides
   that first, and this plan only sees groups whose domains run, with a stream that is live or gone.
-* Splitter and libvirt disagreeing about a disk's size or instance means another disk came back
-  under the name: a new stream declares it anew.
+* Splitter and libvirt disagreeing about a disk's size or instance means that it was resized, or
+  another disk came back under the name: it is declared anew, at once where no copy of it was begun
+  in the stream (the group's other disks go on then), else in a new stream. libvirt refuses to
+  resize a disk while its copy runs.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from agent.drivers.libvirt.domain_xml import Mirror
+from replicator.base.units import format_resize
 from replicator.control.splitter import SplitterDiskStatus, SplitterGroupStatus
 
 # States in which the splitter appends what the mirrors send.
@@ -171,7 +174,8 @@ def _without_stream(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...]) ->
     for disk in disks:
         if disk.mirror is not None:
             return EndCopy(disk)
-    return OpenStream(group.reason or "first protection")
+    resized = [_resized(disk, _status_of(disk, group)) for disk in disks]
+    return OpenStream("; ".join(filter(None, resized)) or group.reason or "first protection")
 
 
 def _in_stream(
@@ -208,8 +212,20 @@ def _declared(disk: DiskFacts, status: SplitterDiskStatus | None) -> Step | None
     if status.size != disk.size or status.instance != str(disk.instance):
         if status.state == "idle" and not status.connected:
             return Declare(disk)
-        return Close(f"{disk.name} is another disk than before", final_cut=False)
+        why = _resized(disk, status) or f"{disk.name} is another disk than before"
+        return Close(why, final_cut=False)
     return None
+
+
+def _status_of(disk: DiskFacts, group: SplitterGroupStatus) -> SplitterDiskStatus | None:
+    return next((one for one in group.disks if one.name == disk.name), None)
+
+
+def _resized(disk: DiskFacts, status: SplitterDiskStatus | None) -> str:
+    """In words; empty where it is as the splitter knows it, or not known there."""
+    if status is None or status.size == disk.size:
+        return ""
+    return f"{disk.name} was resized {format_resize(status.size, disk.size)}"
 
 
 def _loss(disk: DiskFacts, status: SplitterDiskStatus) -> Close | None:
