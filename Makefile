@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make demo      install what is missing, then tell the whole story on a real guest (about 90 s)
-#   make test      install what is missing, then lint and the whole test suite
+#   make test      install what is missing, then lint and the whole test suite, in three processes
 #   make lint      format, style, types, order of imports
 #   make bench     the figures of docs/benchmarks.md
 #   make mutants   each rule taken away by itself: its tests must notice (some minutes)
 #   make matrix    the demo and the tests of QEMU and libvirt in a root of Debian 13
-#   make simulate  20,000 random lives of the whole chain (a quarter of an hour)
+#   make simulate  20,000 random lives of the whole chain, 10,000 with a mirror (half an hour)
 #   make clean     back to a fresh checkout
 #
 # PYTEST_ARGS is passed on: make test PYTEST_ARGS='tests/journal -x'
@@ -24,7 +24,7 @@ demo: install-demo
 # Lint first: it fails in seconds. The closing line of pytest stays the last one.
 test: install-test
 	@$(MAKE) --no-print-directory check
-	$(PYTHON) -m pytest --durations=15 $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 3 --dist loadscope --durations=15 $(PYTEST_ARGS)
 
 lint: install-test
 	@$(MAKE) --no-print-directory check
@@ -36,7 +36,8 @@ check:
 	$(VENV)/bin/lint-imports
 
 simulate: install-test
-	REPLICATOR_LIVES=20000 $(PYTHON) -m pytest --timeout=0 tests/world/test_chain.py
+	REPLICATOR_LIVES=20000 $(PYTHON) -m pytest -n 2 --timeout=0 \
+		tests/world/test_chain.py tests/world/test_mirrored_chain.py
 
 mutants: install-test
 	$(PYTHON) -m tests.mutants.run

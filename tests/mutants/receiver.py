@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiver: intake, views, thinning, the seat. (tests/receiver/test_mutants.py plants those of
-apply and recovery in the random lives.)"""
+"""The receiver: intake, opening, thinning, clock, the seat. (Those of apply, recovery and rollback
+are in tests.mutants.applying.)"""
 
 from __future__ import annotations
 

@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
-from tests.mutants import agent, ends, journal, names, protocols, receiver, rooms, splitter, syncs
+from tests.mutants import (
+    agent,
+    applying,
+    ends,
+    journal,
+    names,
+    protocols,
+    receiver,
+    rooms,
+    splitter,
+    syncs,
+)
 from tests.mutants.mutant import Mutant
 
 ALL: tuple[Mutant, ...] = (
@@ -14,6 +25,7 @@ ALL: tuple[Mutant, ...] = (
     *ends.MUTANTS,
     *agent.MUTANTS,
     *receiver.MUTANTS,
+    *applying.MUTANTS,
     *names.MUTANTS,
     *rooms.MUTANTS,
 )

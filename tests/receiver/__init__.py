@@ -4,5 +4,5 @@
 source (the log that a splitter would write) and plain (what a replica must hold, byte by byte) know
 nothing of the core. world puts them together: every operation, crash, recovery, and the comparison
 of every point. test_machine drives it with Hypothesis, test_crash_points goes through every storage
-call of small workloads, test_mutants takes one rule away at a time and expects to be told.
+call of small workloads. `make mutants` takes one rule away at a time and expects to be told.
 """

@@ -35,9 +35,12 @@ class PlainDisk:
         self.waiting = bytearray((b"\1" if from_zero else b"\0") * len(self.content))
 
     def end(self) -> None:
-        for at, waits in enumerate(self.waiting):
-            if waits:
-                self.content[at] = 0
+        at = self.waiting.find(1)
+        while at >= 0:
+            behind = self.waiting.find(0, at)
+            end = len(self.waiting) if behind < 0 else behind
+            self.content[at:end] = bytes(end - at)
+            at = self.waiting.find(1, end)
         self.waiting = bytearray(len(self.content))
         self.syncing = False
 

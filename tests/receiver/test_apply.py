@@ -125,6 +125,31 @@ def test_in_a_sync_the_replica_is_not_consistent() -> None:
     }
 
 
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "alive"])
+def test_what_a_failed_sync_left_in_the_page_cache_is_written_again(*, dies: bool) -> None:
+    """Its pages look right, are clean, and are not on the disk: a later sync makes nothing of it
+    durable."""
+    world = started()
+    for _ in range(8):  # of what is not on the disk a power cut may leave any part
+        world.write("a", 0, world.rng.randbytes(9000))
+        world.cut()
+        world.ship_all()
+        world.storage.plan(
+            Failure(
+                frozenset(["datasync"]), 1, errno.EIO, under=GROUP_DIRECTORY / "disks" / "a.raw"
+            )
+        )
+        with pytest.raises(OSError, match=r"a\.raw"):
+            world.apply_all()
+        world.storage.heal()
+        if dies:
+            world.crash(power=False)
+        world.apply_all()
+        world.crash(power=True)
+        world.apply_all()
+        world.check()
+
+
 # -- full disks
 
 

@@ -17,6 +17,9 @@ NAMES = sorted(actions.ACTIONS)
 ONCE_WRONG = (236, 258, 374)
 """Longer lives that showed a fault: 236, retention while a batch was begun and not applied; 258 and
 374, stamps of a clock that was drawn back, or ran slow and could not be kept, before a restart."""
+TELLING = (136, 137)
+"""Longer lives in which a rule that is gone is missed (tests/mutants/applying.py): 136, a rollback
+goes on after a crash; 137, waiting zeroes outlive a restart."""
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -70,6 +73,11 @@ def test_random_lives(block: int) -> None:
             live(seed)
         except Exception as error:
             raise AssertionError(f"live({seed}): {error}") from error
+
+
+@pytest.mark.parametrize("seed", TELLING)
+def test_lives_that_tell_of_a_rule(seed: int) -> None:
+    live(seed, steps=60)
 
 
 @pytest.mark.parametrize("seed", ONCE_WRONG)
