@@ -43,7 +43,8 @@ from replicator.base.names import is_name
 from replicator.base.trees import tree_bytes
 from replicator.base.trouble import words_of
 from replicator.config.agent import AgentConfig
-from replicator.control.types import ForgetRequest, ForgetResult, Leftover
+from replicator.control.requests import ForgetRequest
+from replicator.control.types import ForgetResult, Leftover
 
 log = structlog.get_logger("replicator.agent.leftovers")
 

@@ -45,16 +45,16 @@ from replicator.base.storage import SystemStorage
 from replicator.config.agent import AgentConfig, Driver, GroupConfig
 from replicator.config.changes import agent_changes, in_force
 from replicator.config.environment import require_credentials
-from replicator.control import types
+from replicator.control import orders, requests, types
 from replicator.control.describe import group_in_words
 from replicator.control.reloading import reload_result, require_removals
 from replicator.control.server import (
     AuditEntry,
     Server,
-    serve_agent_control,
+    serve_control,
     serve_metrics,
 )
-from replicator.control.service import Report
+from replicator.control.service import Answers, Call, answer
 from replicator.control.splitter import SplitterGroupStatus, SplitterStatus
 from replicator.wire.credentials import Credentials
 from replicator.wire.identity import client_context
@@ -68,7 +68,7 @@ POOL_THREADS = 2
 
 
 class Agent:
-    """All groups of the host; serves the control API (replicator.control.service.AgentControl)."""
+    """All groups of the host."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Agent:
 
     # -- the configuration, as it changes
 
-    async def reload(self, request: types.ReloadRequest) -> types.ReloadResult:
+    async def reload(self, request: requests.ReloadRequest) -> types.ReloadResult:
         """All or nothing: first the splitter, then here. What a start alone can change is said,
         and stays. Raises ReplicatorError, OSError."""
         async with self._one_reload:
@@ -155,7 +155,7 @@ class Agent:
 
     async def reload_by_signal(self) -> None:
         """Whoever sends it has seen what is gone."""
-        await self.reload(types.ReloadRequest(removes_too=True))
+        await self.reload(requests.ReloadRequest(removes_too=True))
 
     async def _take_over(
         self, config: AgentConfig, hosts: Sequence[tuple[GroupConfig, Host]]
@@ -246,7 +246,19 @@ class Agent:
 
     # -- the control API
 
-    async def status(self) -> types.Status:
+    def answers(self) -> Answers:
+        return Answers(
+            "agent",
+            (
+                answer(orders.STATUS, self._told_status),
+                answer(orders.RELOAD, lambda call: self.reload(call.request)),
+                answer(orders.FORGET, self._forget),
+                answer(orders.MARK, self._mark),
+                answer(orders.RESYNC, self._resync),
+            ),
+        )
+
+    async def _told_status(self, _call: Call[requests.NoRequest]) -> types.Status:
         return types.Status(
             role="agent",
             name=self._config.agent.name,
@@ -258,16 +270,17 @@ class Agent:
             leftovers=self._leftovers.listed(),
         )
 
-    async def mark(
-        self, group: str, request: types.MarkRequest, report: Report
-    ) -> types.MarkedPoint:
-        return await self._group(group).mark(request, report)
+    async def _mark(self, call: Call[requests.MarkRequest]) -> types.MarkedPoint:
+        return await self._group(call.name).mark(call.request, call.report)
 
-    async def forget(self, group: str, request: types.ForgetRequest) -> types.ForgetResult:
-        if request.break_lock or request.reason:
+    async def _resync(self, call: Call[requests.NoRequest]) -> types.GroupStatus:
+        return await self._group(call.name).resync()
+
+    async def _forget(self, call: Call[requests.ForgetRequest]) -> types.ForgetResult:
+        if call.request.break_lock or call.request.reason:
             raise UsageError("there are no locks at the source", hint="locks are the receiver's")
         async with self._one_reload:
-            return await self._leftovers.forget(group, request)
+            return await self._leftovers.forget(call.name, call.request)
 
     async def _end_copies(self, group: str) -> list[str]:
         """Also where no group of the configuration uses libvirt any more."""
@@ -287,9 +300,6 @@ class Agent:
 
     def _served(self) -> set[str]:
         return set() if self._status is None else {group.name for group in self._status.groups}
-
-    async def resync(self, group: str) -> types.GroupStatus:
-        return await self._group(group).resync()
 
     def _group(self, name: str) -> GroupAgent:
         if name not in self.groups:
@@ -353,7 +363,9 @@ def _libvirt_host(config: AgentConfig) -> Host:
 
 async def _listen(config: AgentConfig, agent: Agent) -> Sequence[Server]:
     servers = [
-        await serve_agent_control(config.agent.control, agent, name=config.agent.name, audit=_audit)
+        await serve_control(
+            config.agent.control, agent.answers(), name=config.agent.name, audit=_audit
+        )
     ]
     if config.agent.metrics.address is not None:
         registry = CollectorRegistry(auto_describe=False)

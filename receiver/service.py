@@ -44,12 +44,19 @@ from receiver.data_dir.reserve import Reserve, Room
 from receiver.group.group import GroupReplica
 from receiver.group.worker import GroupWorker
 from receiver.metrics import ReceiverSnapshot, registry_of
-from receiver.orders.control import ReceiverService
+from receiver.orders.audit import AuditOrders, fact_of
+from receiver.orders.choosing import Chooser
 from receiver.orders.describe import group_snapshot, group_state, group_status
+from receiver.orders.groups import Groups
+from receiver.orders.histories import HistoryOrders
+from receiver.orders.house import ClockOrders, ConfigOrders, StatusOrder
 from receiver.orders.leftovers import Leftovers
 from receiver.orders.lookout import Lookout
+from receiver.orders.points import PointOrders
 from receiver.orders.recorder import Recorder
 from receiver.orders.reloading import Reloading
+from receiver.orders.returning import ReturnOrders
+from receiver.orders.views import ViewOrders
 from receiver.points.policy import policy_of
 from receiver.points.values import GroupEvent
 from receiver.session.listener import Listener
@@ -68,7 +75,8 @@ from replicator.base.trouble import words_of
 from replicator.config.environment import receiver_warnings, require_credentials
 from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig, load_receiver
 from replicator.control.describe import group_in_words
-from replicator.control.server import serve_metrics, serve_receiver_control
+from replicator.control.server import serve_control, serve_metrics
+from replicator.control.service import Answers
 from replicator.wire.credentials import Credentials
 from replicator.wire.identity import server_context
 from replicator.wire.transport import serve_wire
@@ -286,14 +294,30 @@ async def started(
             reserve,
             leftovers,
         )
-        service = ReceiverService(
-            *(config.receiver.name, workers, views, recorder, clock, counted, agents),
-            *(credentials, lookout, reloading, leftovers),
-            data_dir=data_dir,
-            reserve=reserve,
+        groups, chooser = Groups(workers), Chooser(clock)
+        status = StatusOrder(
+            *(config.receiver.name, groups),
+            clock=clock,
+            counted=counted,
+            recorder=recorder,
+            credentials=credentials,
+            leftovers=leftovers,
         )
-        control = await serve_receiver_control(
-            config.receiver.control, service, name=config.receiver.name, audit=service.audit
+        parts = (
+            status,
+            ConfigOrders(reloading, leftovers),
+            ClockOrders(groups, counted),
+            PointOrders(groups, chooser),
+            ViewOrders(groups, chooser, views, agents, reserve),
+            ReturnOrders(groups, chooser, data_dir),
+            HistoryOrders(groups),
+            AuditOrders(chooser, recorder, lookout),
+        )
+        control = await serve_control(
+            config.receiver.control,
+            Answers("receiver", (each for part in parts for each in part.answers())),
+            name=config.receiver.name,
+            audit=lambda entry: recorder.record(fact_of(entry)),
         )
         closing.push_async_callback(control.close)
         closing.callback(_begin_closing, workers)

@@ -53,7 +53,7 @@ from replicator.base.pointtext import check_label, label_text
 from replicator.base.storage import Storage
 from replicator.base.units import format_duration
 from replicator.config.agent import AgentConfig, GroupConfig
-from replicator.control import types
+from replicator.control import requests, types
 from replicator.control.service import Report
 from replicator.control.splitter import Marked, SplitterGroupStatus
 from replicator.states.words import Promise, State, Trouble, Verdict
@@ -312,7 +312,7 @@ class GroupAgent:
 
     # -- orders
 
-    async def mark(self, request: types.MarkRequest, report: Report) -> types.MarkedPoint:
+    async def mark(self, request: requests.MarkRequest, report: Report) -> types.MarkedPoint:
         self._require_admitted()
         cut = partial(self._orders.mark, request.label, expire_ns=request.expire_seconds * NS_PER_S)
         async with self._label_reserved(request.label):
@@ -337,7 +337,9 @@ class GroupAgent:
 
     async def _mark_by_schedule(self) -> None:
         expire_seconds = int(self.config.mark_expire_ns) // NS_PER_S
-        request = types.MarkRequest(quiesce=self.config.mark_quiesce, expire_seconds=expire_seconds)
+        request = requests.MarkRequest(
+            quiesce=self.config.mark_quiesce, expire_seconds=expire_seconds
+        )
         await self.mark(request, lambda _: None)
 
     def _require_ready(self) -> None:

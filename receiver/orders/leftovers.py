@@ -44,7 +44,8 @@ from replicator.base.names import is_name
 from replicator.base.storage import Storage
 from replicator.base.trees import tree_bytes
 from replicator.base.trouble import words_of
-from replicator.control.types import ForgetRequest, ForgetResult, Leftover
+from replicator.control.requests import ForgetRequest
+from replicator.control.types import ForgetResult, Leftover
 
 MEASURE_SECONDS = 300.0
 

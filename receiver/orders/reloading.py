@@ -31,7 +31,8 @@ from replicator.base.errors import IdentityError, NotFoundError, ReplicatorError
 from replicator.config.changes import in_force, receiver_changes
 from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig
 from replicator.control.reloading import reload_result, require_removals
-from replicator.control.types import ReloadRequest, ReloadResult
+from replicator.control.requests import ReloadRequest
+from replicator.control.types import ReloadResult
 from replicator.wire.credentials import Credentials
 
 Make = Callable[[ReceiverConfig, ReceiverGroupConfig], GroupWorker]

@@ -9,7 +9,7 @@ from receiver.views.open_views import OVERLAY_BYTES, ViewOptions
 from replicator.base.address import Address
 from replicator.base.errors import UsageError
 from replicator.base.units import MIB
-from replicator.control.types import ViewRequest
+from replicator.control.requests import ViewRequest
 
 OVERLAY_BYTES_MIN = 1 * MIB
 LIFETIME_SECONDS_MAX = 366 * 24 * 3600.0

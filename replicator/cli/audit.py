@@ -17,7 +17,6 @@ from replicator.cli.output import (
     note,
     print_json,
     print_table,
-    progress_bar,
     require_terminal,
 )
 from replicator.cli.paths import path_type
@@ -50,8 +49,11 @@ def audit_list(
     invocation: Invocation, since: str | None, limit: int, data_dir: Path | None
 ) -> None:
     """List the orders that changed something, oldest first."""
+    from replicator.control.orders import AUDITED
+    from replicator.control.requests import AuditRequest
+
     if data_dir is None:
-        records = invocation.client("receiver").audited(since, limit)
+        records = invocation.order(AUDITED, request=AuditRequest(since=since, limit=limit))
     else:
         records = _read(data_dir, since, limit)
     if invocation.is_json:
@@ -73,13 +75,14 @@ def audit_verify(invocation: Invocation, data_dir: Path | None, expect_head: str
     Ends with code 13 where an entry was changed, removed or put in, or where a history ends before
     what the audit saw of it.
     """
+    from replicator.control.orders import VERIFY_AUDIT
+
     if expect_head is not None and data_dir is None:
         raise UsageError("--expect-head needs DATA_DIR", hint="the files themselves are searched")
     if data_dir is not None:
         verdict = _verify(data_dir, expect_head)
     else:
-        with progress_bar() as on_progress:
-            verdict = invocation.client("receiver").verify_audit(on_progress)
+        verdict = invocation.order(VERIFY_AUDIT)
     if invocation.is_json:
         print_json(verdict)
     else:
@@ -103,12 +106,15 @@ def audit_accept(invocation: Invocation, reason: str, *, yes: bool) -> None:
     Orders are refused until then, or until it is put back and the receiver restarted. The break
     stays in the new one for ever.
     """
+    from replicator.control.orders import ACCEPT_AUDIT
+    from replicator.control.requests import AcceptAuditRequest
+
     if not reason.strip():
         raise UsageError("audit accept needs --reason TEXT")
     if not yes:
         require_terminal("audit accept", hint="give --yes")
         confirm("Is the audit lost, so that it cannot be put back?")
-    done = invocation.client("receiver").accept_audit(reason)
+    done = invocation.order(ACCEPT_AUDIT, request=AcceptAuditRequest(reason=reason))
     if invocation.is_json:
         print_json(done)
     else:

@@ -37,9 +37,13 @@ def accept(invocation: Invocation, reason: str, *, dry_run: bool, yes: bool) -> 
     After a jump of the machine's clock, or a boot, points age by what is known to have passed,
     until agents that are connected for ten minutes confirm the time by their clocks, or this does.
     """
+    from replicator.control.orders import ACCEPT_CLOCK
+    from replicator.control.requests import AcceptClockRequest
+
     if not dry_run and not yes:
         _confirm(invocation)
-    done = invocation.client("receiver").accept_clock(reason, dry_run=dry_run)
+    request = AcceptClockRequest(reason=reason, dry_run=dry_run)
+    done = invocation.order(ACCEPT_CLOCK, request=request)
     if invocation.is_json:
         print_json(done)
     else:
@@ -47,12 +51,16 @@ def accept(invocation: Invocation, reason: str, *, dry_run: bool, yes: bool) -> 
 
 
 def _confirm(invocation: Invocation) -> None:
+    from replicator.control.orders import ACCEPT_CLOCK
+    from replicator.control.requests import AcceptClockRequest
+
     if not sys.stdin.isatty():
         raise UsageError(
             "accepting the machine's time asks for confirmation, and there is no terminal here",
             hint="give --yes, or --dry-run to see what it would do",
         )
-    note(_described(invocation.client("receiver").accept_clock("", dry_run=True)))
+    plan = invocation.order(ACCEPT_CLOCK, request=AcceptClockRequest(dry_run=True))
+    note(_described(plan))
     confirm("Is the machine's time right?")
 
 

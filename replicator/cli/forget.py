@@ -22,7 +22,8 @@ from replicator.cli.reload import clients_here
 
 if TYPE_CHECKING:
     from replicator.control.client import ControlClient
-    from replicator.control.types import ForgetRequest, ForgetResult
+    from replicator.control.requests import ForgetRequest
+    from replicator.control.types import ForgetResult
 
 
 @click.command()
@@ -42,7 +43,7 @@ def forget(
     dry_run: bool,
 ) -> None:
     """Remove for good what is left of GROUP, which the configuration does not name any more."""
-    from replicator.control.types import ForgetRequest
+    from replicator.control.requests import ForgetRequest
 
     done: list[ForgetResult] = []
     for client, role, plan in _plans(invocation, group):
@@ -68,17 +69,18 @@ def forget(
 
 def _plans(invocation: Invocation, group: str) -> list[tuple[ControlClient, str, ForgetResult]]:
     """Of each daemon here that has something of it. Raises NotFoundError, UsageError."""
-    from replicator.control.types import ForgetRequest
+    from replicator.control.orders import FORGET, STATUS
+    from replicator.control.requests import ForgetRequest
 
     found: list[tuple[ControlClient, str, ForgetResult]] = []
     missing: NotFoundError | None = None
     for client in clients_here(invocation):
         try:
-            plan = client.forget(group, ForgetRequest(dry_run=True))
+            plan = client.order(FORGET, group, ForgetRequest(dry_run=True))
         except NotFoundError as error:
             missing = error
             continue
-        found.append((client, client.status().role, plan))
+        found.append((client, client.order(STATUS).role, plan))
     if not found and missing is not None:
         raise missing
     return found
@@ -87,7 +89,9 @@ def _plans(invocation: Invocation, group: str) -> list[tuple[ControlClient, str,
 def _forget(
     client: ControlClient, group: str, request: ForgetRequest, *, is_json: bool
 ) -> ForgetResult:
-    done = client.forget(group, request)
+    from replicator.control.orders import FORGET
+
+    done = client.order(FORGET, group, request)
     if not is_json:
         click.echo(f"group {group}: {format_size(done.bytes)} are free")
         if done.copies:

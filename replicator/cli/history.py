@@ -21,13 +21,12 @@ from replicator.cli.output import (
     describe_point,
     note,
     print_json,
-    progress_bar,
     require_terminal,
 )
-from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
-    from replicator.control.types import DropRequest, DropResult
+    from replicator.control.requests import DropRequest
+    from replicator.control.types import DropResult
 
 SHOWN_MAX = 10
 
@@ -65,7 +64,8 @@ def drop(
     Locked points refuse it, and so do the newest one, those that a view shows, and the way back
     from the newest rollback. --older-than passes over these, and over points with a label.
     """
-    from replicator.control.types import DropRequest
+    from replicator.control.orders import DROP_POINTS
+    from replicator.control.requests import DropRequest
 
     request = DropRequest(
         points=list(points),
@@ -73,16 +73,14 @@ def drop(
         dry_run=True,
         break_lock=break_lock,
         reason=reason,
-        zone=local_zone(),
     )
     request.require_choice()
     if dry_run:
-        _show(invocation, group, invocation.client("receiver").drop_points(group, request))
+        _show(invocation, group, invocation.order(DROP_POINTS, group, request))
         return
     if not yes or (break_lock and sys.stdin.isatty()):
         request = _confirmed(invocation, group, request)
-    done = invocation.client("receiver").drop_points(group, _in_earnest(request))
-    _show(invocation, group, done)
+    _show(invocation, group, invocation.order(DROP_POINTS, group, _in_earnest(request)))
 
 
 @click.group("history")
@@ -97,11 +95,14 @@ def history() -> None:
 @takes_json
 def unlock(invocation: Invocation, group: str, reason: str, *, break_lock: bool) -> None:
     """Take the lock of GROUP's history down to the min_lock of the configuration."""
+    from replicator.control.orders import UNLOCK
+    from replicator.control.requests import UnlockRequest
+
     if not break_lock or not reason.strip():
         raise UsageError("an unlock needs --break-lock and --reason TEXT")
     if sys.stdin.isatty():
         ask_for_name(group, "breaks the lock of its history")
-    done = invocation.client("receiver").unlock(group, reason)
+    done = invocation.order(UNLOCK, group, UnlockRequest(break_lock=break_lock, reason=reason))
     if invocation.is_json:
         print_json(done)
         return
@@ -123,13 +124,15 @@ def accept(invocation: Invocation, group: str, reason: str, *, yes: bool) -> Non
     `status` says what that is, and what would set it right. What cannot be proven to be right is
     damaged from then on and never served, the stream is closed, and the source has to resync.
     """
+    from replicator.control.orders import ACCEPT
+    from replicator.control.requests import AcceptRequest
+
     if not reason.strip():
         raise UsageError("history accept needs --reason TEXT")
     if not yes:
         require_terminal("history accept", hint="give --yes")
         ask_for_name(group, "goes on without what is gone, for good")
-    with progress_bar() as on_progress:
-        done = invocation.client("receiver").accept(group, reason, on_progress)
+    done = invocation.order(ACCEPT, group, AcceptRequest(reason=reason))
     if invocation.is_json:
         print_json(done)
         return
@@ -141,10 +144,11 @@ def accept(invocation: Invocation, group: str, reason: str, *, yes: bool) -> Non
 
 def _confirmed(invocation: Invocation, group: str, request: DropRequest) -> DropRequest:
     """What a person agreed to, by the numbers of the points: time goes on meanwhile."""
-    from replicator.control.types import DropRequest
+    from replicator.control.orders import DROP_POINTS
+    from replicator.control.requests import DropRequest
 
     require_terminal("giving up points")
-    plan = invocation.client("receiver").drop_points(group, request)
+    plan = invocation.order(DROP_POINTS, group, request)
     note(_described(group, plan))
     if not plan.points:
         return request

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from replicator.cli.output import progress_bar
 from replicator.cli.zone import local_zone
 
 if TYPE_CHECKING:
     from replicator.control.client import ControlClient
+    from replicator.control.orders import A, Order, Q
 
-Role = Literal["agent", "receiver"]
+Role = Literal["agent", "receiver"]  # not that of control.types: the command begins without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,15 @@ class Invocation:
 
     socket: str | None
     is_json: bool
+
+    def order(self, order: Order[Q, A], name: str = "", request: Q | None = None) -> A:
+        """Has the daemon carry it out whose order it is; a bar shows how far a long one has come.
+        `name`: of the group or view that it is about."""
+        client = self.client(order.roles[0])
+        if not order.is_long:
+            return client.order(order, name, request)
+        with progress_bar() as on_progress:
+            return client.order(order, name, request, on_progress)
 
     def client(self, role: Role) -> ControlClient:
         """The daemon that was named, or this machine's `role` at its default socket."""

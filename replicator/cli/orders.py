@@ -7,6 +7,7 @@ and says what it chose.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,13 +28,12 @@ from replicator.cli.output import (
     print_choice,
     print_json,
     print_table,
-    progress_bar,
     require_terminal,
 )
 from replicator.cli.paths import folder_type
 
 if TYPE_CHECKING:
-    from replicator.control.types import Point, RollbackPlan, Write
+    from replicator.control.types import Chosen, Point, RollbackPlan
 
 WAIT_SECONDS = 600  # for a mark to be a point
 
@@ -70,24 +70,23 @@ def mark(
     wait: bool,
 ) -> None:
     """Bookmark this moment of GROUP (agent)."""
+    from replicator.control.orders import MARK
+    from replicator.control.requests import MarkRequest
+
     if label is not None:
         check_label(label)
     elif not quiesce:
         raise UsageError("a mark has a label, or quiesces, or both", hint="give --label TEXT")
     if timeout is not None and not wait:
         raise UsageError("--timeout is for --wait")
-    expire_seconds = 0 if expire is None else _seconds("--expire", expire)
-    timeout_seconds = WAIT_SECONDS if timeout is None else _seconds("--timeout", timeout)
-    with progress_bar() as on_progress:
-        point = invocation.client("agent").mark(
-            group,
-            label,
-            wait=wait,
-            quiesce=quiesce,
-            expire_seconds=expire_seconds,
-            timeout_seconds=timeout_seconds,
-            on_progress=on_progress,
-        )
+    request = MarkRequest(
+        label=label,
+        wait=wait,
+        quiesce=quiesce,
+        expire_seconds=0 if expire is None else _seconds("--expire", expire),
+        timeout_seconds=WAIT_SECONDS if timeout is None else _seconds("--timeout", timeout),
+    )
+    point = invocation.order(MARK, group, request)
     if point.notice:
         note(point.notice)
     if invocation.is_json:
@@ -105,7 +104,7 @@ def mark(
 
 def _seconds(option: str, text: str) -> int:
     """A duration of whole seconds, at least one."""
-    from replicator.control.types import EXPIRE_SECONDS_MAX
+    from replicator.control.requests import EXPIRE_SECONDS_MAX
 
     try:
         seconds = parse_duration_ns(text) // 1_000_000_000
@@ -121,7 +120,9 @@ def _seconds(option: str, text: str) -> int:
 @takes_json
 def resync(invocation: Invocation, group: str) -> None:
     """Make the replica of GROUP equal to its live disks again (agent)."""
-    status = invocation.client("agent").resync(group)
+    from replicator.control.orders import RESYNC
+
+    status = invocation.order(RESYNC, group)
     if invocation.is_json:
         print_json(status)
     else:
@@ -155,16 +156,17 @@ def points_list(
     limit: int | None,
 ) -> None:
     """List the recovery points of GROUP, oldest first, or single writes (receiver)."""
+    from replicator.control.orders import POINTS
+    from replicator.control.requests import PointsRequest
+
     if around is not None:
         if since or until:
             raise UsageError("--writes looks around a moment, not between --since and --until")
-        _print_writes(
-            invocation, group, invocation.client("receiver").writes(group, around, window, limit)
-        )
+        _list_writes(invocation, group, around, window, limit)
         return
     if window or limit:
         raise UsageError("--window and --limit are for --writes")
-    found = invocation.client("receiver").points(group, since, until)
+    found = invocation.order(POINTS, group, PointsRequest(since=since, until=until))
     if invocation.is_json:
         print_json(found)
     elif found:
@@ -176,7 +178,16 @@ def points_list(
         note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
 
 
-def _print_writes(invocation: Invocation, group: str, found: list[Write]) -> None:
+def _list_writes(
+    invocation: Invocation, group: str, around: str, window: str | None, limit: int | None
+) -> None:
+    from replicator.control.orders import WRITES
+    from replicator.control.requests import WRITES_LIMIT, WRITES_WINDOW, WritesRequest
+
+    request = WritesRequest(
+        around=around, window=window or WRITES_WINDOW, limit=limit or WRITES_LIMIT
+    )
+    found = invocation.order(WRITES, group, request)
     if invocation.is_json:
         print_json(found)
     elif found:
@@ -207,15 +218,16 @@ def rollback(
     Refused while a source is connected, unless --force-detach is given. The state before is kept
     as a point of its own: a rollback to that one is the undo.
     """
+    from replicator.control.orders import ROLLBACK
+    from replicator.control.requests import RollbackRequest
+
     if dry_run:
-        _show_plan(invocation, group, to)
+        _show_plan(invocation, group, _plan(invocation, group, to))
         return
     if not yes:
         to = _confirmed(invocation, group, to)
-    with progress_bar() as on_progress:
-        done = invocation.client("receiver").rollback(
-            group, to, on_progress, force_detach=force_detach
-        )
+    request = RollbackRequest(to=to, force_detach=force_detach)
+    done = invocation.order(ROLLBACK, group, request)
     if yes:
         print_choice(done.choice, is_json=invocation.is_json)
     if invocation.is_json:
@@ -225,8 +237,14 @@ def rollback(
     click.echo(f"undo with: replicator rollback {group} --to '{number_of(done.result.before)}'")
 
 
-def _show_plan(invocation: Invocation, group: str, to: str) -> None:
-    plan = invocation.client("receiver").plan_rollback(group, to)
+def _plan(invocation: Invocation, group: str, to: str) -> Chosen[RollbackPlan]:
+    from replicator.control.orders import PLAN_ROLLBACK
+    from replicator.control.requests import RollbackRequest
+
+    return invocation.order(PLAN_ROLLBACK, group, RollbackRequest(to=to, dry_run=True))
+
+
+def _show_plan(invocation: Invocation, group: str, plan: Chosen[RollbackPlan]) -> None:
     print_choice(plan.choice, is_json=invocation.is_json)
     if invocation.is_json:
         print_json(plan.result)
@@ -238,7 +256,7 @@ def _confirmed(invocation: Invocation, group: str, to: str) -> str:
     """The point that a person agreed to, by its number: whatever comes in meanwhile, it is the
     one that was shown."""
     require_terminal("a rollback")
-    plan = invocation.client("receiver").plan_rollback(group, to)
+    plan = _plan(invocation, group, to)
     note(f"{to!r} is {describe_choice(plan.choice)}")
     note(_describe_plan(group, plan.result))
     confirm("Roll back?")
@@ -293,17 +311,18 @@ def restore(
     unverified: bool,
 ) -> None:
     """Write POINT of GROUP into new images (receiver)."""
-    with progress_bar() as on_progress:
-        done = invocation.client("receiver").restore(
-            group,
-            at,
-            to,
-            on_progress,
-            image_format=image_format,
-            resume=resume,
-            verify=not no_verify,
-            unverified=unverified,
-        )
+    from replicator.control.orders import RESTORE
+    from replicator.control.requests import RestoreRequest
+
+    request = RestoreRequest(
+        at=at,
+        to=os.path.abspath(to),
+        format=image_format,
+        resume=resume,
+        verify=not no_verify,
+        unverified=unverified,
+    )
+    done = invocation.order(RESTORE, group, request)
     print_choice(done.choice, is_json=invocation.is_json)
     if invocation.is_json:
         print_json(done.result)

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @takes_json
 def reload(invocation: Invocation, yes: bool, dry_run: bool) -> None:
     """Take a changed configuration over, without a restart (agent and splitter, receiver)."""
-    from replicator.control.types import ReloadRequest
+    from replicator.control.orders import RELOAD
+    from replicator.control.requests import ReloadRequest
 
     done: list[ReloadResult] = []
     for client in clients_here(invocation):
-        plan = client.reload(ReloadRequest(dry_run=True))
+        plan = client.order(RELOAD, request=ReloadRequest(dry_run=True))
         if not invocation.is_json:
             _show(plan)
         gone = [change.place for change in plan.changes if change.kind == "removed"]
@@ -41,7 +42,7 @@ def reload(invocation: Invocation, yes: bool, dry_run: bool) -> None:
         if gone and not yes:
             require_terminal("a reload that takes something away")
             confirm(f"Take {', '.join(gone)} out of service?")
-        done.append(client.reload(ReloadRequest(removes_too=bool(gone))))
+        done.append(client.order(RELOAD, request=ReloadRequest(removes_too=bool(gone))))
     if invocation.is_json:
         print_json(done[0] if len(done) == 1 else done)
 
@@ -49,6 +50,7 @@ def reload(invocation: Invocation, yes: bool, dry_run: bool) -> None:
 def clients_here(invocation: Invocation) -> list[ControlClient]:
     """The daemon that was named, or each that runs here. Raises UnreachableError."""
     from replicator.control.client import ControlClient
+    from replicator.control.orders import STATUS
 
     if invocation.socket:
         return [invocation.client("agent")]
@@ -56,7 +58,7 @@ def clients_here(invocation: Invocation) -> list[ControlClient]:
     for role in ("agent", "receiver"):
         client = ControlClient(default_socket(role), wait_seconds=0)
         try:
-            client.status()
+            client.order(STATUS)
         except UnreachableError:
             continue
         found.append(client)

@@ -10,7 +10,7 @@ import click
 from replicator.base.errors import DamageError, UsageError
 from replicator.base.units import format_size, parse_size
 from replicator.cli.invocation import Invocation, takes_json
-from replicator.cli.output import NONE, note, print_json, print_table, progress_bar
+from replicator.cli.output import NONE, note, print_json, print_table
 
 if TYPE_CHECKING:
     from replicator.control.types import BadPlace, ScrubReport
@@ -39,16 +39,17 @@ def scrub(
 
     Ends with code 13 where something bad is left.
     """
-    client = invocation.client("receiver")
+    from replicator.control.orders import CANCEL_SCRUB, SCRUB, SCRUBBED
+    from replicator.control.requests import ScrubRequest
+
     if is_end and (is_look or rate is not None):
         raise UsageError("--cancel goes with no other option")
     if is_end:
-        report = client.cancel_scrub(group)
+        report = invocation.order(CANCEL_SCRUB, group)
     elif is_look:
-        report = client.scrubbed(group)
+        report = invocation.order(SCRUBBED, group)
     else:
-        with progress_bar() as on_progress:
-            report = client.scrub(group, waits=waits, rate=_rate(rate), on_progress=on_progress)
+        report = invocation.order(SCRUB, group, ScrubRequest(wait=waits, rate=_rate(rate)))
     if invocation.is_json:
         print_json(report)
     else:

@@ -41,8 +41,10 @@ def status(invocation: Invocation, *, check: bool, rpo: str | None) -> None:
         raise click.exceptions.Exit(_check(invocation, _limit(rpo)))
     if rpo is not None:
         raise UsageError("--rpo is for --check")
+    from replicator.control.orders import STATUS
+
     # A socket that was named is asked whatever its role: both serve this.
-    found = [invocation.client("agent").status()] if invocation.socket else _statuses_here()
+    found = [invocation.order(STATUS)] if invocation.socket else _statuses_here()
     if invocation.is_json:
         print_json(found[0] if len(found) == 1 else found)
         return
@@ -68,6 +70,7 @@ COMMANDS = (status,)
 def _statuses_here() -> list[Status]:
     """Of each daemon that runs on this machine, once there is at least one."""
     from replicator.control.client import WAIT_SECONDS, ControlClient
+    from replicator.control.orders import STATUS
 
     sockets = [default_socket("agent"), default_socket("receiver")]
     deadline = time.monotonic() + WAIT_SECONDS
@@ -75,7 +78,7 @@ def _statuses_here() -> list[Status]:
         found = []
         for path in sockets:
             try:
-                found.append(ControlClient(path, wait_seconds=0).status())
+                found.append(ControlClient(path, wait_seconds=0).order(STATUS))
             except UnreachableError:
                 continue
         if found:
@@ -195,6 +198,7 @@ def _sockets_there() -> list[Path]:
 def _asked(sockets: list[Path]) -> tuple[list[Status], list[ReplicatorError]]:
     """What they say, and why those that say nothing do not."""
     from replicator.control.client import ControlClient
+    from replicator.control.orders import STATUS
 
     found: list[Status] = []
     silent: list[ReplicatorError] = []
@@ -203,7 +207,7 @@ def _asked(sockets: list[Path]) -> tuple[list[Status], list[ReplicatorError]]:
         left = (until - time.monotonic()) / (len(sockets) - number)
         client = ControlClient(path, wait_seconds=left / 2, silence_seconds=left / 2)
         try:
-            found.append(client.status())
+            found.append(client.order(STATUS))
         except ReplicatorError as error:
             silent.append(error)
     return found, silent

@@ -11,8 +11,7 @@ from replicator.base.errors import UsageError
 from replicator.base.units import format_size, parse_duration_ns, parse_size
 from replicator.cli.invocation import Invocation, takes_json
 from replicator.cli.orders import number_of, point_option, unverified_option
-from replicator.cli.output import NONE, note, print_choice, print_json, print_table, progress_bar
-from replicator.cli.zone import local_zone
+from replicator.cli.output import NONE, note, print_choice, print_json, print_table
 
 if TYPE_CHECKING:
     from replicator.control.types import View
@@ -62,12 +61,12 @@ def view_open(
 
     Neither replica nor history is changed, whatever is written to a --writable view.
     """
-    from replicator.control.types import ViewRequest
+    from replicator.control.orders import OPEN_VIEW
+    from replicator.control.requests import ViewRequest
 
     request = ViewRequest(
         group=group,
         at=at,
-        zone=local_zone(),
         writable=writable,
         overlay_max_bytes=None if overlay_max is None else _size(overlay_max),
         lifetime_seconds=None if lifetime is None else _seconds(lifetime),
@@ -76,8 +75,7 @@ def view_open(
         allow=list(allow),
         unverified=unverified,
     )
-    with progress_bar() as on_progress:
-        opened = invocation.client("receiver").serve_view(request, on_progress)
+    opened = invocation.order(OPEN_VIEW, request=request)
     print_choice(opened.choice, is_json=invocation.is_json)
     if invocation.is_json:
         print_json(opened.result)
@@ -93,7 +91,9 @@ def view_open(
 @takes_json
 def view_list(invocation: Invocation) -> None:
     """List the open views."""
-    views = invocation.client("receiver").views()
+    from replicator.control.orders import VIEWS
+
+    views = invocation.order(VIEWS)
     if invocation.is_json:
         print_json(views)
     elif views:
@@ -110,7 +110,9 @@ def view_list(invocation: Invocation) -> None:
 @takes_json
 def view_close(invocation: Invocation, view_id: str) -> None:
     """Close view ID; whoever is connected to it is cut off."""
-    invocation.client("receiver").close_view(view_id)
+    from replicator.control.orders import CLOSE_VIEW
+
+    invocation.order(CLOSE_VIEW, view_id)
     if invocation.is_json:
         print_json({"id": view_id})
     else:

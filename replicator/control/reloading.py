@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from replicator.base.errors import UsageError
-from replicator.control.types import ConfigChange, ReloadRequest, ReloadResult, Role
+from replicator.control.requests import ReloadRequest
+from replicator.control.types import ConfigChange, ReloadResult, Role
 
 
 class Change(Protocol):

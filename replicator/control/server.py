@@ -19,10 +19,10 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,9 +33,9 @@ from replicator.base.address import Address
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError, from_name
 from replicator.base.trouble import words_of
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
-from replicator.control.endpoints import AGENT, RECEIVER, Call, Endpoint
-from replicator.control.service import AgentControl, ReceiverControl
-from replicator.control.types import ErrorBody, Progress, Role
+from replicator.control.orders import ORDERS, Order
+from replicator.control.service import Answers, Asked
+from replicator.control.types import ErrorBody, Progress
 
 BODY_BYTES_MAX = 64 << 10
 KEEPALIVE_SECONDS = 5.0
@@ -53,8 +53,6 @@ HTTP_STATUS = {
     "no-space": 507,
 }
 INTERNAL = 500
-
-S = TypeVar("S")
 
 
 class _NotHttp(logging.Filter):
@@ -89,7 +87,8 @@ class AuditEntry:
 
 
 Audit = Callable[[AuditEntry], None]
-Orders = dict[asyncio.Task[Any], Endpoint[Any]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Orders = dict[asyncio.Task[Any], Order[Any, Any]]
 
 
 class Server:
@@ -115,32 +114,39 @@ class Server:
     async def close(self) -> None:
         for site in list(self._runner.sites):
             await site.stop()
-        for order, endpoint in self._orders.items():
-            if not endpoint.is_finished_anyway:
-                order.cancel()
+        for task, order in self._orders.items():
+            if not order.is_finished_anyway:
+                task.cancel()
         if self._orders:
             await asyncio.wait(self._orders, timeout=CLOSE_GRACE_SECONDS)
-        for order in self._orders:
-            order.cancel()
+        for task in self._orders:
+            task.cancel()
         await self._runner.cleanup()
         if self._socket_file is not None:
             remove_unix(*self._socket_file)
 
 
-async def serve_agent_control(
-    path: Path, agent: AgentControl, *, name: str, audit: Audit, mode: int = 0o660
+async def serve_control(
+    path: Path, answers: Answers, *, name: str, audit: Audit, mode: int = 0o660
 ) -> Server:
-    """Serves until closed. Raises OwnedError where somebody serves `path` already."""
-    control = _Control(agent, "agent", name, audit)
-    return await _serve(path, control, mode, AGENT, RECEIVER)
-
-
-async def serve_receiver_control(
-    path: Path, receiver: ReceiverControl, *, name: str, audit: Audit, mode: int = 0o660
-) -> Server:
-    """As `serve_agent_control`."""
-    control = _Control(receiver, "receiver", name, audit)
-    return await _serve(path, control, mode, RECEIVER, AGENT)
+    """Serves until closed; `name` is the daemon's. Raises OwnedError where somebody serves `path`
+    already."""
+    control = _Control(answers, name, audit)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_speak_json])
+    for order in ORDERS:
+        if not order.is_plan:
+            app.router.add_route(order.method, order.path, control.handler(order))
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_http_log,
+        handler_cancellation=True,
+        shutdown_timeout=1.0,
+    )
+    server = Server(runner, control.orders)
+    await server.listen(listen_unix(path, mode=mode))
+    server.owns(path)
+    return server
 
 
 async def serve_metrics(address: Address, registry: CollectorRegistry) -> Server:
@@ -173,82 +179,58 @@ def _listen_tcp(address: Address) -> socket.socket:
         ) from None
 
 
-async def _serve(
-    path: Path,
-    control: _Control[S],
-    mode: int,
-    endpoints: Sequence[Endpoint[S]],
-    elsewhere: Sequence[Endpoint[Any]],
-) -> Server:
-    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_speak_json])
-    for endpoint in endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, control.serve(endpoint))
-    known = {(endpoint.method, endpoint.path) for endpoint in endpoints}
-    for foreign in elsewhere:
-        if (foreign.method, foreign.path) not in known:
-            app.router.add_route(foreign.method, foreign.path, control.refuse(foreign))
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=_http_log,
-        handler_cancellation=True,
-        shutdown_timeout=1.0,
-    )
-    server = Server(runner, control.orders)
-    await server.listen(listen_unix(path, mode=mode))
-    server.owns(path)
-    return server
+class _Control:
+    """Turns orders into aiohttp's handlers for one daemon."""
 
-
-class _Control(Generic[S]):
-    """Turns endpoints into aiohttp's handlers for one service."""
-
-    def __init__(self, service: S, role: Role, name: str, audit: Audit) -> None:
-        self._service = service
-        self._role = role
+    def __init__(self, answers: Answers, name: str, audit: Audit) -> None:
+        self._answers = answers
         self._name = name
         self._audit = audit
         self.orders: Orders = {}
 
-    def refuse(self, endpoint: Endpoint[Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
-        right = "receiver" if self._role == "agent" else "agent"
-        what = endpoint.order or endpoint.path.rsplit("/", 1)[-1]
+    def handler(self, order: Order[Any, Any]) -> Handler:
+        return self._serve(order) if self._answers.role in order.roles else self._refuse(order)
+
+    def _refuse(self, order: Order[Any, Any]) -> Handler:
+        right, role = order.roles[0], self._answers.role
+        what = order.audit or order.path.rsplit("/", 1)[-1]
 
         async def refuse(_request: web.Request) -> web.Response:
             raise UsageError(
-                f"{what} is served by the {right}; this is the {self._role} {self._name}",
+                f"{what} is served by the {right}; this is the {role} {self._name}",
                 hint=f"name the {right}'s control socket with --socket",
             )
 
         return refuse
 
-    def serve(
-        self, endpoint: Endpoint[S]
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _serve(self, order: Order[Any, Any]) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
             reports = _Reports()
-            call = Call(request.match_info, request.query, await request.read(), reports)
-            entry = _audit_entry(endpoint, _socket_of(request), call)
-            order = asyncio.create_task(self._carry_out(endpoint, call, entry))
-            self.orders[order] = endpoint
-            order.add_done_callback(self._ended)
+            name = next(iter(request.match_info.values()), "")
+            asked = Asked(name, request.query, await request.read())
+            entry = _audit_entry(order, _socket_of(request), asked)
+            task = asyncio.create_task(self._carry_out(order, asked, reports, entry))
+            self.orders[task] = order
+            task.add_done_callback(self._ended)
             try:
-                if endpoint.is_long:
-                    return await _stream(request, order, reports)
-                return _json(await asyncio.shield(order))
+                if order.is_long:
+                    return await _stream(request, task, reports)
+                return _json(await asyncio.shield(task))
             except (asyncio.CancelledError, ConnectionResetError):
-                if not endpoint.is_finished_anyway:
-                    order.cancel()
+                if not order.is_finished_anyway:
+                    task.cancel()
                 raise asyncio.CancelledError from None  # aiohttp's word for "nobody listens"
 
         return serve
 
-    async def _carry_out(self, endpoint: Endpoint[S], call: Call, entry: AuditEntry) -> object:
-        if not endpoint.order:
-            return await self._run(endpoint, call)
+    async def _carry_out(
+        self, order: Order[Any, Any], asked: Asked, reports: _Reports, entry: AuditEntry
+    ) -> object:
+        if not order.audit:
+            return await self._run(order, asked, reports)
         self._audit(replace(entry, outcome="started"))
         try:
-            result = await self._run(endpoint, call)
+            result = await self._run(order, asked, reports)
         except ReplicatorError as error:
             self._end(replace(entry, outcome=error.name, message=error.message))
             raise
@@ -261,10 +243,10 @@ class _Control(Generic[S]):
             raise from_name(unrecorded.name, text, unrecorded.hint)
         return result
 
-    async def _run(self, endpoint: Endpoint[S], call: Call) -> object:
+    async def _run(self, order: Order[Any, Any], asked: Asked, reports: _Reports) -> object:
         """The edge at which the operating system's refusal becomes words, for all orders."""
         try:
-            return await endpoint.run(self._service, call)
+            return await self._answers.to(order, asked, reports)
         except OSError as error:
             raise words_of(error) from error
 
@@ -277,11 +259,11 @@ class _Control(Generic[S]):
             return error
         return None
 
-    def _ended(self, order: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         """Takes note of the outcome, so that an order whose client has gone ends quietly; a bug
         is not quiet: the log gets it."""
-        del self.orders[order]
-        error = None if order.cancelled() else order.exception()
+        del self.orders[task]
+        error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ReplicatorError):
             logging.getLogger(__name__).error("control order failed", exc_info=error)
 
@@ -384,11 +366,10 @@ def _socket_of(request: web.Request) -> socket.socket:
     return sock
 
 
-def _audit_entry(endpoint: Endpoint[Any], sock: socket.socket, call: Call) -> AuditEntry:
+def _audit_entry(order: Order[Any, Any], sock: socket.socket, asked: Asked) -> AuditEntry:
     pid, uid, _gid = _peer(sock)
-    target = call.variables.get("group") or call.variables.get("view", "")
-    argument = call.body.decode(errors="replace")
-    return AuditEntry(endpoint.order, target, argument, uid=uid, pid=pid, outcome="")
+    argument = asked.body.decode(errors="replace")
+    return AuditEntry(order.audit, asked.name, argument, uid=uid, pid=pid, outcome="")
 
 
 def _peer(sock: socket.socket) -> tuple[int, int, int]:

@@ -1,161 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon must be able to do to be served by the control API. No I/O.
+"""What a daemon answers to the orders of its role, and the border that its callers cross. No I/O.
 
-Each method returns when the thing is done, or raises a ReplicatorError. `report` may be called
-from any thread, as often as one likes; what comes too fast is thinned out. A `group` is a
-well-formed name, not necessarily a known one: NotFoundError is for the service to raise.
+A daemon's part takes a `Call` and answers when the thing is done, or raises a ReplicatorError:
 
-An order that changes state for good (rollback, restore, resync, close_view) is carried to its end
-even if the client goes away; the others are cancelled then.
+    answer(ROLLBACK, self.rollback)      mypy holds the part to what the order declares
+
+`Answers` of a role has each of its orders once; which is looked at when a daemon starts. What comes
+over HTTP is checked here, once, against the declaration, and then trusted: the name of a group is
+well formed, though not necessarily known (NotFoundError is for the daemon to raise).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from replicator.control.types import (
-    AcceptAuditRequest,
-    AcceptClockRequest,
-    AcceptRequest,
-    AcceptResult,
-    AuditAccepted,
-    AuditRecord,
-    AuditVerdict,
-    Chosen,
-    ClockAccepted,
-    DropRequest,
-    DropResult,
-    ForgetRequest,
-    ForgetResult,
-    GroupStatus,
-    MarkedPoint,
-    MarkRequest,
-    Point,
-    Progress,
-    ReloadRequest,
-    ReloadResult,
-    RestoreRequest,
-    RestoreResult,
-    RollbackPlan,
-    RollbackRequest,
-    RollbackResult,
-    ScrubReport,
-    ScrubRequest,
-    Status,
-    UnlockRequest,
-    UnlockResult,
-    View,
-    ViewRequest,
-    Write,
-)
+import msgspec
+
+from replicator.base.errors import UsageError
+from replicator.control.orders import ORDERS, A, Order, Q
+from replicator.control.requests import Request, require_group
+from replicator.control.types import Progress, Role
 
 Report = Callable[[Progress], None]
+"""May be called from any thread, as often as one likes; what comes too fast is thinned out."""
+
+R = TypeVar("R", bound=Request)
 
 
-class AgentControl(Protocol):
-    async def status(self) -> Status: ...
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q]):
+    """`name`: of the group, or of the view; "" where the order names none."""
 
-    async def mark(self, group: str, request: MarkRequest, report: Report) -> MarkedPoint:
-        """With `wait`: returns when the point is durable at the receiver, with its number."""
-        ...
-
-    async def reload(self, request: ReloadRequest) -> ReloadResult:
-        """Returns when it is taken over; refused as a whole, or carried out as a whole."""
-        ...
-
-    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
-        """Ends and deletes what is left here of a group that the configuration does not name."""
-        ...
-
-    async def resync(self, group: str) -> GroupStatus:
-        """Returns when the sync has begun (libvirt) or the group takes one in (external)."""
-        ...
+    name: str
+    request: Q
+    report: Report
 
 
-class ReceiverControl(Protocol):
-    async def status(self) -> Status: ...
+Answering = Callable[[Call[Q]], Awaitable[A]]
 
-    async def reload(self, request: ReloadRequest) -> ReloadResult:
-        """See AgentControl."""
-        ...
 
-    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
-        """See AgentControl. Refused where points are locked, unless the order breaks the lock."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Made by `answer`."""
 
-    async def points(
-        self, group: str, since: str | None, until: str | None, zone: str | None
-    ) -> list[Point]:
-        """Oldest first. `since` and `until` are texts as people type them, both inclusive, `zone`
-        is where they were typed: an IANA name, or an offset like +01:00."""
-        ...
+    order: Order[Any, Any]
+    by: Answering[Any, Any]
 
-    async def writes(
-        self, group: str, around: str, window_ns: int, limit: int, zone: str | None
-    ) -> list[Write]:
-        """Single writes in order, within the window on either side of a time or a point; of more
-        than `limit`, those nearest to it."""
-        ...
 
-    async def views(self) -> list[View]: ...
+def answer(order: Order[Q, A], by: Answering[Q, A]) -> Answer:
+    return Answer(order, by)
 
-    async def audited(self, since: str | None, limit: int, zone: str | None) -> list[AuditRecord]:
-        """The newest `limit` entries of the audit, oldest first; `since` as for `points`."""
-        ...
 
-    async def verify_audit(self) -> AuditVerdict:
-        """Checks the audit's chain, and the histories against what it saw of them."""
-        ...
+class Answers:
+    """Of one daemon."""
 
-    async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
-        """Returns when the view can be connected to; waits until its point is applied."""
-        ...
+    def __init__(self, role: Role, answers: Iterable[Answer]) -> None:
+        """ValueError: an order of `role` has no answer, or two; or it is another's."""
+        self.role = role
+        self._by: dict[Order[Any, Any], Answering[Any, Any]] = {}
+        for each in answers:
+            if each.order in self._by or role not in each.order.roles:
+                raise ValueError(f"{each.order.name} is answered twice, or not by the {role}")
+            self._by[each.order] = each.by
+        if missing := [order.name for order in orders_of(role) if order not in self._by]:
+            raise ValueError(f"the {role} does not answer: {', '.join(missing)}")
 
-    async def close_view(self, view_id: str) -> None: ...
+    async def to(self, order: Order[Any, Any], asked: Asked, report: Report) -> object:
+        """Raises UsageError, NotFoundError for what was asked wrongly."""
+        if order.names_group:
+            require_group(asked.name)
+        request = requested(order, asked)
+        if order.plan is not None and request.is_plan:
+            order = order.plan
+        return await self._by[order](Call(asked.name, request, report))
 
-    async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:
-        """What `rollback` would do now. Changes nothing."""
-        ...
 
-    async def rollback(
-        self, group: str, request: RollbackRequest, report: Report
-    ) -> Chosen[RollbackResult]:
-        """Refused while a source feeds the group, unless that is to be detached."""
-        ...
+def orders_of(role: Role) -> list[Order[Any, Any]]:
+    return [order for order in ORDERS if role in order.roles]
 
-    async def restore(
-        self, group: str, request: RestoreRequest, report: Report
-    ) -> Chosen[RestoreResult]:
-        """`request.to` is absolute. Leaves no file behind if it fails."""
-        ...
 
-    async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
-        """Begins one, or joins the one under way. It goes on when nobody waits for it any more."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An order as it came over HTTP, read whole."""
 
-    async def cancel_scrub(self, group: str) -> ScrubReport:
-        """Gives up the one under way."""
-        ...
+    name: str
+    query: Mapping[str, str]
+    body: bytes
 
-    async def scrubbed(self, group: str) -> ScrubReport:
-        """The one under way, or the last one."""
-        ...
 
-    async def drop_points(self, group: str, request: DropRequest) -> DropResult:
-        """Durable when it returns. Refused as a whole, or carried out as a whole."""
-        ...
-
-    async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult: ...
-
-    async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
-        """Refused where the group has not stopped for what lies beside what."""
-        ...
-
-    async def accept_audit(self, request: AcceptAuditRequest) -> AuditAccepted:
-        """Refused where the audit is not gone. Recorded in the one that begins by it."""
-        ...
-
-    async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
-        """The receiver's machine has the right time: everything ages by it from now on."""
-        ...
+def requested(order: Order[R, Any], asked: Asked) -> R:
+    """Raises UsageError, NotFoundError."""
+    try:
+        if order.takes_body:
+            request = msgspec.json.decode(asked.body, type=order.request)
+        else:
+            query = asked.query if order.takes_query else {}
+            request = msgspec.convert(dict(query), order.request, strict=False)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        what = "body" if order.takes_body else "query"
+        raise UsageError(f"not the {what} of this order: {error}") from None
+    request.check()
+    return request

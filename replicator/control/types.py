@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control API of agent and receiver says, as types. No I/O.
+"""What the control API of agent and receiver answers, as types; `requests` has what it is asked.
+No I/O.
 
 The JSON of these structs is a contract: tools read it. Fields may be added, never renamed or
 dropped. Times are RFC 3339, UTC, microseconds (`base.clock.rfc3339`), those of single writes
@@ -11,27 +12,21 @@ it chose.
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
-
-from replicator.base.errors import UsageError
 
 Role = Literal["agent", "receiver"]
 PointKind = Literal["crash", "application", "before-rollback", "rollback"]
 T = TypeVar("T")
-EXPIRE_SECONDS_MAX = 100 * 366 * 86_400
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A struct that the far end may have added fields to: unknown ones are ignored."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A struct that orders something: a field that is not understood refuses the order."""
-
-
-# -- answers --------------------------------------------------------------------------------------
+class Nothing(Message, frozen=True, kw_only=True):
+    """It is done, and there is no more to say."""
 
 
 class Point(Message, frozen=True, kw_only=True):
@@ -412,79 +407,6 @@ class Progress(Message, frozen=True, kw_only=True):
     what: str
 
 
-# -- orders ---------------------------------------------------------------------------------------
-
-
-class ScrubRequest(Request, frozen=True, kw_only=True):
-    """`rate` is bytes a second, null: as configured."""
-
-    wait: bool = True
-    rate: int | None = None
-
-
-class MarkRequest(Request, frozen=True, kw_only=True):
-    """Make a point now; `wait` until it is durable at the receiver. `quiesce`: with the guests'
-    filesystems frozen. `expire_seconds`: it survives thinning for that long; 0: not stated. There
-    is a label, or `quiesce`, or both: a bare crash-consistent point is made every interval.
-    `timeout_seconds`: for how long to wait; the mark stays under way after that."""
-
-    label: str | None = None
-    wait: bool = False
-    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=EXPIRE_SECONDS_MAX)] = 600
-    quiesce: bool = False
-    expire_seconds: Annotated[int, msgspec.Meta(ge=0, le=EXPIRE_SECONDS_MAX)] = 0
-
-
-class ViewRequest(Request, frozen=True, kw_only=True):
-    """`listen`: an address to serve on over TCP, with TLS unless `plain` (loopback only). `allow`:
-    names in certificates that may read it, besides the agents of the group.
-    `overlay_max_bytes`: what the writes of a writable view may take. `unverified`: also of a
-    point that is not verified yet."""
-
-    group: str
-    at: str
-    zone: str | None = None
-    writable: bool = False
-    overlay_max_bytes: int | None = None
-    lifetime_seconds: float | None = None
-    listen: str | None = None
-    plain: bool = False
-    allow: list[str] = []
-    unverified: bool = False
-
-
-class RollbackRequest(Request, frozen=True, kw_only=True):
-    """`force_detach`: also while a source feeds the group; its connection is ended."""
-
-    to: str
-    dry_run: bool = False
-    force_detach: bool = False
-    zone: str | None = None
-
-
-class RestoreRequest(Request, frozen=True, kw_only=True):
-    """`to` is an absolute path on the receiver's machine; it is created. `resume`: go on with what
-    an interrupted restore left there. `verify`: read the images back. `unverified`: also of a
-    point that is not verified yet."""
-
-    at: str
-    to: str
-    zone: str | None = None
-    format: Literal["raw", "qcow2"] = "raw"
-    resume: bool = False
-    verify: bool = True
-    unverified: bool = False
-
-
-class ForgetRequest(Request, frozen=True, kw_only=True):
-    """`confirm` is the group's name once more. `break_lock` takes a reason (receiver)."""
-
-    confirm: str = ""
-    break_lock: bool = False
-    reason: str = ""
-    dry_run: bool = False
-
-
 class ForgetResult(Message, frozen=True, kw_only=True):
     """What is gone, or would go. `points` and `locked_points` are the receiver's. `notice`: what a
     person should look after."""
@@ -498,14 +420,6 @@ class ForgetResult(Message, frozen=True, kw_only=True):
     """Block copies that were ended, as DOMAIN/TARGET (agent)."""
     notice: str = ""
     dry_run: bool = False
-
-
-class ReloadRequest(Request, frozen=True, kw_only=True):
-    """Read the configuration anew and take it over. `removes_too`: also what takes a group or a
-    disk away, which is refused otherwise."""
-
-    dry_run: bool = False
-    removes_too: bool = False
 
 
 class ConfigChange(Message, frozen=True, kw_only=True):
@@ -525,46 +439,3 @@ class ReloadResult(Message, frozen=True, kw_only=True):
     role: Role
     name: str
     changes: list[ConfigChange]
-
-
-class DropRequest(Request, frozen=True, kw_only=True):
-    """Give up `points`, and those older than `older_than` (a duration). `break_lock`: also what
-    is locked; then `reason` says why."""
-
-    points: list[str] = []
-    older_than: str | None = None
-    dry_run: bool = False
-    break_lock: bool = False
-    reason: str = ""
-    zone: str | None = None
-
-    def require_choice(self) -> None:
-        """Raises UsageError where it gives up nothing."""
-        if not self.points and self.older_than is None:
-            raise UsageError("says neither which points nor how old", hint="name points, or an age")
-
-
-class AcceptAuditRequest(Request, frozen=True, kw_only=True):
-    """Begin the audit anew, of which nothing is left. `reason` says why it does not come back."""
-
-    reason: str
-
-
-class AcceptClockRequest(Request, frozen=True, kw_only=True):
-    """The machine's time is right: age by it. `reason` is needed where locks end sooner by that."""
-
-    reason: str = ""
-    dry_run: bool = False
-
-
-class UnlockRequest(Request, frozen=True, kw_only=True):
-    """Take the lock down to what the configuration says. `break_lock` must be true."""
-
-    break_lock: bool
-    reason: str
-
-
-class AcceptRequest(Request, frozen=True, kw_only=True):
-    """Go on without what a group has stopped for. `reason` says why it does not come back."""
-
-    reason: str

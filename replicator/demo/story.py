@@ -30,6 +30,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from replicator.base.errors import DamageError, ReplicatorError
+from replicator.control.orders import CLOSE_VIEW, MARK, OPEN_VIEW, POINTS, RESTORE, ROLLBACK, STATUS
+from replicator.control.requests import MarkRequest, RestoreRequest, RollbackRequest, ViewRequest
 from replicator.control.types import GroupStatus, Point
 from replicator.demo.accelerator import probe_accelerator
 from replicator.demo.account import Account, require_program, unprivileged_account
@@ -159,8 +161,8 @@ class Story:
         """Shows both ends of the group until `done`; keeps the RPO that it sees."""
         deadline = time.monotonic() + limit_seconds
         while True:
-            at_source = (await asyncio.to_thread(site.agent.status)).groups[0]
-            at_site = (await asyncio.to_thread(site.receiver.status)).groups[0]
+            at_source = (await asyncio.to_thread(site.agent.order, STATUS)).groups[0]
+            at_site = (await asyncio.to_thread(site.receiver.order, STATUS)).groups[0]
             if at_site.rpo_seconds is not None and at_source.state == "protected":
                 self.figures.rpo_seconds.append(at_site.rpo_seconds)
             line.show(_state_line(at_source, at_site))
@@ -183,7 +185,9 @@ class Story:
         await console.wait_confirmed(RECORDS_BEFORE, BOOT_SECONDS)
         self.facts.confirmed_before_mark = console.confirmed
         self.narrator.command(f'replicator mark {GUEST} --label "{LABEL}" --wait')
-        mark = await asyncio.to_thread(site.agent.mark, GUEST, LABEL, wait=True)
+        mark = await asyncio.to_thread(
+            site.agent.order, MARK, GUEST, MarkRequest(label=LABEL, wait=True)
+        )
         self.facts.confirmed_after_mark = console.confirmed
         self.facts.mark = mark
         self.narrator.say(
@@ -191,7 +195,7 @@ class Story:
         )
         await console.order("rubbish", "RUBBISH DONE", BOOT_SECONDS)
         self.narrator.say("[red]the guest overwrites its records with rubbish[/]")
-        points = (await asyncio.to_thread(site.receiver.status)).groups[0].points
+        points = (await asyncio.to_thread(site.receiver.order, STATUS)).groups[0].points
         with self.narrator.live() as line:
             await self._watch(site, line, lambda s: s[1].points >= points + 3, POINTS_SECONDS)
         await asyncio.to_thread(self.figures.read_agent, site.agent_metrics_port, GUEST)
@@ -205,7 +209,7 @@ class Story:
 
     async def _until_alone(self, site: Site) -> None:
         deadline = time.monotonic() + POINTS_SECONDS
-        while (await asyncio.to_thread(site.receiver.status)).groups[0].peer is not None:
+        while (await asyncio.to_thread(site.receiver.order, STATUS)).groups[0].peer is not None:
             if time.monotonic() > deadline:
                 raise ReplicatorError("the receiver still counts the dead source as connected")
             await asyncio.sleep(LOOK_SECONDS)
@@ -217,13 +221,15 @@ class Story:
     ) -> None:
         self.narrator.step("The last good point: look, roll back, boot")
         self.narrator.command(f"replicator points {GUEST}")
-        points = await asyncio.to_thread(site.receiver.points, GUEST)
+        points = await asyncio.to_thread(site.receiver.order, POINTS, GUEST)
         self.narrator.table(_points_table(points))
         good = next(point for point in reversed(points) if point.label == LABEL)
         await self._check_view(site, good)
         ordered = time.monotonic()
         self.narrator.command(f'replicator rollback {GUEST} --to "{LABEL}" --yes')
-        result = await asyncio.to_thread(site.receiver.rollback, GUEST, LABEL)
+        result = await asyncio.to_thread(
+            site.receiver.order, ROLLBACK, GUEST, RollbackRequest(to=LABEL)
+        )
         self.facts.before_rollback = _sequence(result.result.before)
         self.figures.rollback_seconds = time.monotonic() - ordered
         self.facts.rolled_back_digest = self._replica_digest(site)
@@ -237,13 +243,17 @@ class Story:
     async def _check_view(self, site: Site, point: Point) -> None:
         self.narrator.command(f'replicator view open {GUEST} --at "{LABEL}"')
         view = (
-            await asyncio.to_thread(site.receiver.open_view, GUEST, f"#{point.sequence}")
+            await asyncio.to_thread(
+                site.receiver.order,
+                OPEN_VIEW,
+                request=ViewRequest(group=GUEST, at=f"#{point.sequence}"),
+            )
         ).result
         try:
             for disk, uri in view.disks.items():
                 await asyncio.to_thread(self._check_disk, disk, uri)
         finally:
-            await asyncio.to_thread(site.receiver.close_view, view.id)
+            await asyncio.to_thread(site.receiver.order, CLOSE_VIEW, view.id)
         self.narrator.say("both filesystems of the view are clean, without touching the replica")
 
     def _check_disk(self, disk: str, uri: str) -> None:
@@ -261,7 +271,9 @@ class Story:
     async def _replicated_xml(self, site: Site) -> str:
         """The domain XML that belongs to the point, as a restore writes it."""
         target = self.account.make_directory(self.home / "restore") / "web"
-        result = await asyncio.to_thread(site.receiver.restore, GUEST, LABEL, target)
+        result = await asyncio.to_thread(
+            site.receiver.order, RESTORE, GUEST, RestoreRequest(at=LABEL, to=str(target))
+        )
         xml = (target / f"{GUEST}.xml").read_text()
         for name in result.result.files:
             Path(name).unlink()
@@ -312,13 +324,13 @@ class Story:
         self.narrator.step("Undo, and back again: nothing was lost by looking")
         before = f"#{self.facts.before_rollback}"
         self.narrator.command(f"replicator rollback {GUEST} --to {before} --yes")
-        await asyncio.to_thread(site.receiver.rollback, GUEST, before)
+        await asyncio.to_thread(site.receiver.order, ROLLBACK, GUEST, RollbackRequest(to=before))
         verdict = await self._boot_replica(site, libvirtd, accelerator)
         if not verdict.rubbish:
             raise DamageError(f"the undone replica does not hold the rubbish: {verdict}")
         self.narrator.say("[red]the rubbish is back[/]: the undo is exact")
         self.narrator.command(f'replicator rollback {GUEST} --to "{LABEL}" --yes')
-        await asyncio.to_thread(site.receiver.rollback, GUEST, LABEL)
+        await asyncio.to_thread(site.receiver.order, ROLLBACK, GUEST, RollbackRequest(to=LABEL))
         if self._replica_digest(site) != self.facts.rolled_back_digest:
             raise DamageError("the second rollback gave other bytes than the first")
         self.narrator.say("[green]rolled back again, byte for byte the same[/]\n")

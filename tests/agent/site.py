@@ -23,6 +23,7 @@ from replicator.base.clock import SystemClock
 from replicator.base.errors import FencedError, ReplicatorError
 from replicator.base.pki import init_ca, issue
 from replicator.control.client import ControlClient
+from replicator.control.orders import STATUS
 from replicator.control.types import GroupStatus
 from replicator.nbd.client import NbdClient
 from replicator.wire.identity import server_context
@@ -213,7 +214,7 @@ class Site:
                 await client.disconnect()
 
     async def group(self) -> GroupStatus:
-        status = await asyncio.to_thread(self.control.status)
+        status = await asyncio.to_thread(self.control.order, STATUS)
         return status.groups[0]
 
     async def until(self, wanted: Callable[[GroupStatus], bool]) -> GroupStatus:

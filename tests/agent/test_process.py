@@ -26,6 +26,8 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.pki import init_ca, issue
+from replicator.control.orders import MARK, RESYNC
+from replicator.control.requests import MarkRequest
 from replicator.wire.messages import Point
 from replicator.wire.protocol import PeerClocks
 from tests.agent.site import DISK_BYTES, DISKS, HOST, House, Site, make_pki
@@ -66,7 +68,12 @@ async def site(directory: Path, house: House, processes: ExitStack) -> Site:
 
 async def all_there(site: Site, house: House) -> None:
     """Waits for a point that holds everything, made by a mark."""
-    await asyncio.to_thread(site.control.mark, "g", f"end {len(house.group.points)}", wait=True)
+    await asyncio.to_thread(
+        site.control.order,
+        MARK,
+        "g",
+        MarkRequest(label=f"end {len(house.group.points)}", wait=True),
+    )
     site.model.check(house.group)
     assert site.model.equals(house.group)
 
@@ -74,7 +81,9 @@ async def all_there(site: Site, house: House) -> None:
 async def test_writes_become_points_and_the_status_tells(site: Site, house: House) -> None:
     async with site.writer() as writer:
         await writer.write(50)
-        point = await asyncio.to_thread(site.control.mark, "g", "before upgrade", wait=True)
+        point = await asyncio.to_thread(
+            site.control.order, MARK, "g", MarkRequest(label="before upgrade", wait=True)
+        )
         assert point.sequence == house.group.points[-1].sequence
         assert point.label == house.group.points[-1].label == "before upgrade"
         assert site.model.equals(house.group)
@@ -90,17 +99,21 @@ async def test_writes_become_points_and_the_status_tells(site: Site, house: Hous
 
 
 async def test_marks_work_on_an_idle_group_and_labels_are_unique(site: Site, house: House) -> None:
-    first = await asyncio.to_thread(site.control.mark, "g", "one", wait=True)
-    second = await asyncio.to_thread(site.control.mark, "g", "two", wait=True)
+    first = await asyncio.to_thread(
+        site.control.order, MARK, "g", MarkRequest(label="one", wait=True)
+    )
+    second = await asyncio.to_thread(
+        site.control.order, MARK, "g", MarkRequest(label="two", wait=True)
+    )
     assert first.sequence is not None
     assert second.sequence is not None
     assert second.sequence > first.sequence
     with pytest.raises(UsageError, match="labelled 'one' already"):
-        await asyncio.to_thread(site.control.mark, "g", "one", wait=False)
+        await asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="one"))
     with pytest.raises(UsageError, match="label"):
-        await asyncio.to_thread(site.control.mark, "g", "latest", wait=False)
+        await asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="latest"))
     with pytest.raises(NotFoundError, match="its groups: g"):
-        await asyncio.to_thread(site.control.mark, "h", "x", wait=False)
+        await asyncio.to_thread(site.control.order, MARK, "h", MarkRequest(label="x"))
 
 
 async def test_a_group_that_is_idle_holds_its_rpo_down(site: Site, house: House) -> None:
@@ -157,7 +170,9 @@ async def test_the_receiver_may_come_and_go(site: Site, house: House) -> None:
         assert "the spool has room" in group.reason
         assert "cannot be reached" in group.reason or "closed" in group.reason
         marking = asyncio.create_task(
-            asyncio.to_thread(site.control.mark, "g", "meanwhile", wait=True)
+            asyncio.to_thread(
+                site.control.order, MARK, "g", MarkRequest(label="meanwhile", wait=True)
+            )
         )
         await writer.write(20)
         await house.start()
@@ -174,7 +189,9 @@ async def test_an_ack_that_was_lost_is_asked_for_again(site: Site, house: House)
         return [] if house.group.points[-1].label == "unheard" else answers  # type: ignore[return-value]
 
     house.group.receive = deaf  # type: ignore[assignment,method-assign]
-    marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "unheard", wait=True))
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="unheard", wait=True))
+    )
     while house.group.points[-1].label != "unheard":
         house.changed.clear()
         await asyncio.wait_for(house.changed.wait(), 10)
@@ -195,11 +212,13 @@ async def test_a_killed_splitter_is_a_known_loss_until_a_resync(site: Site, hous
     lost = await site.until(lambda group: "resync" in group.reason)
     assert lost.state == "lost"
     with pytest.raises(NoPointError):
-        await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
+        await asyncio.to_thread(
+            site.control.order, MARK, "g", MarkRequest(label="never", wait=True)
+        )
     points = len(house.group.points)
     async with site.writer() as writer:
         await writer.write(10)  # not recorded: no stream
-        resynced = await asyncio.to_thread(site.control.resync, "g")
+        resynced = await asyncio.to_thread(site.control.order, RESYNC, "g")
         assert resynced.state in ("attaching", "syncing")
         assert len(house.group.points) == points
         await writer.write_all()
@@ -221,14 +240,16 @@ async def test_a_receiver_that_was_rolled_back_is_fed_again_by_order(
         closed = await site.until(lambda group: group.state == "rolled-back")
         assert "replicator resync g" in closed.remedy
         with pytest.raises(NoPointError, match="rolled back"):
-            await asyncio.to_thread(site.control.mark, "g", "never", wait=True)
+            await asyncio.to_thread(
+                site.control.order, MARK, "g", MarkRequest(label="never", wait=True)
+            )
         frames = len(house.group.frames)
         await writer.write(10)
         await site.kill(site.agent)
         await site.start_agent()
         await site.until(lambda group: group.state == "rolled-back")
         assert len(house.group.frames) == frames
-        await asyncio.to_thread(site.control.resync, "g")
+        await asyncio.to_thread(site.control.order, RESYNC, "g")
         await writer.write_all()
         await site.until(lambda group: group.state == "protected")
     await all_there(site, house)
@@ -308,7 +329,7 @@ async def test_without_a_splitter_the_agent_waits_and_says_so(
     group = await site.until(lambda group: group.state == "idle")
     assert "start the splitter" in group.remedy
     with pytest.raises(ReplicatorError, match="splitter"):
-        await asyncio.to_thread(site.control.mark, "g", "x", wait=False)
+        await asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="x"))
     await site.start_splitter()
     await site.until(lambda group: group.state == "protected")
 
@@ -325,7 +346,7 @@ async def test_a_group_that_the_splitter_does_not_know_is_said_to_be_one(
     group = await site.until(lambda group: group.state == "idle")
     assert "replicator reload" in group.remedy
     with pytest.raises(UnreachableError, match="does not know this group"):
-        await asyncio.to_thread(site.control.resync, "later")
+        await asyncio.to_thread(site.control.order, RESYNC, "later")
 
 
 async def test_a_domain_that_does_not_exist_is_named_as_the_reason_and_logged_once(
@@ -400,13 +421,18 @@ async def test_scripts_quiesce_an_external_group_and_the_schedule_marks_it(
     await site.start_agent()
     await site.until(lambda group: group.state == "protected")
     point = await asyncio.to_thread(
-        site.control.mark, "g", "calm", wait=True, quiesce=True, expire_seconds=60
+        site.control.order,
+        MARK,
+        "g",
+        MarkRequest(label="calm", wait=True, quiesce=True, expire_seconds=60),
     )
     assert (point.kind, point.label, point.frozen_seconds) == ("application", "calm", None)
     assert point.sequence is not None
     assert house.group.points[point.sequence - 1].kind == "application"
     assert (directory / "ran").read_text() == "pre g calm\npost g calm\n"
-    unnamed = await asyncio.to_thread(site.control.mark, "g", None, wait=True, quiesce=True)
+    unnamed = await asyncio.to_thread(
+        site.control.order, MARK, "g", MarkRequest(wait=True, quiesce=True)
+    )
     assert (unnamed.kind, unnamed.label) == ("application", None)
     await until_counted(address, 'replicator_scheduled_marks_total{group="g",outcome="made"}', 1)
     quiesced = 'replicator_quiesced_marks_total{group="g",outcome="application"}'
@@ -427,7 +453,7 @@ async def until_counted(address: str, name: str, least: int) -> float:
 
 async def test_without_scripts_nobody_can_quiesce_an_external_group(site: Site) -> None:
     with pytest.raises(UsageError, match="nobody can quiesce group 'g'"):
-        await asyncio.to_thread(site.control.mark, "g", "x", wait=False, quiesce=True)
+        await asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="x", quiesce=True))
 
 
 async def test_a_start_after_a_crash_runs_the_post_script(
@@ -445,7 +471,7 @@ async def test_a_start_after_a_crash_runs_the_post_script(
     await site.start_agent()
     await site.until(lambda group: group.state == "protected")
     marking = asyncio.create_task(
-        asyncio.to_thread(site.control.mark, "g", "calm", wait=False, quiesce=True)
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="calm", quiesce=True))
     )
     script = int(await asyncio.to_thread(fifo.read_text))
     await site.kill(site.agent)
@@ -472,7 +498,7 @@ async def test_an_agent_that_is_stopped_while_it_quiesces_runs_the_post_script(
     await site.start_agent()
     await site.until(lambda group: group.state == "protected")
     marking = asyncio.create_task(
-        asyncio.to_thread(site.control.mark, "g", "calm", wait=False, quiesce=True)
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="calm", quiesce=True))
     )
     script = int(await asyncio.to_thread(fifo.read_text))
     site.agent.terminate()
@@ -502,7 +528,7 @@ async def test_a_point_without_a_label_whose_ack_was_lost_is_told_again(
 
     house.group.receive = deaf  # type: ignore[assignment,method-assign]
     marking = asyncio.create_task(
-        asyncio.to_thread(site.control.mark, "g", None, wait=True, quiesce=True)
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(wait=True, quiesce=True))
     )
     while house.group.points[-1].kind != "application":
         house.changed.clear()
@@ -540,7 +566,9 @@ async def test_a_mark_whose_ack_is_lost_is_told_again_behind_many_points(
         return [] if marked else answers  # type: ignore[return-value]
 
     house.group.receive = deaf  # type: ignore[assignment,method-assign]
-    marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "unheard", wait=True))
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="unheard", wait=True))
+    )
     await _until(house, lambda: any(p.label == "unheard" for p in house.group.points))
     points = len(house.group.points)
     async with site.writer() as writer:
@@ -558,23 +586,27 @@ async def test_a_mark_ends_with_the_stream_that_it_was_made_in(site: Site, house
     async with site.writer() as writer:
         await writer.write(20)
         await house.stop()
-        marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "m", wait=True))
+        marking = asyncio.create_task(
+            asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="m", wait=True))
+        )
         await site.until(lambda group: group.peer is None)
         await site.until(lambda group: "event=marked" in site.logs())
         with pytest.raises(UsageError, match="under way"):
-            await asyncio.to_thread(site.control.mark, "g", "m", wait=False)
+            await asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="m"))
         await site.kill(site.splitter)
     shutil.rmtree(site.directory / "memory")
     await house.start()
     await site.start_splitter()
     await site.until(lambda group: group.state == "lost" and "resync" in group.reason)
     async with site.writer() as writer:
-        await asyncio.to_thread(site.control.resync, "g")
+        await asyncio.to_thread(site.control.order, RESYNC, "g")
         await writer.write_all()
         with pytest.raises(NoPointError, match="'m' did not become a point"):
             await marking
         await site.until(lambda group: group.state == "protected")
-        again = await asyncio.to_thread(site.control.mark, "g", "m", wait=True)
+        again = await asyncio.to_thread(
+            site.control.order, MARK, "g", MarkRequest(label="m", wait=True)
+        )
         assert again.label == "m"
 
 
@@ -582,7 +614,9 @@ async def test_a_wait_has_an_end_and_says_what_it_waits_for(site: Site, house: H
     await house.stop()
     await site.until(lambda group: group.peer is None)
     with pytest.raises(UnreachableError, match="no point after 1"):
-        await asyncio.to_thread(site.control.mark, "g", "late", wait=True, timeout_seconds=1)
+        await asyncio.to_thread(
+            site.control.order, MARK, "g", MarkRequest(label="late", wait=True, timeout_seconds=1)
+        )
     await house.start()
     await _until(house, lambda: any(p.label == "late" for p in house.group.points))
 
@@ -592,7 +626,9 @@ async def test_a_label_that_the_receiver_gave_away_meanwhile_is_said(
 ) -> None:
     await house.stop()
     await site.until(lambda group: group.peer is None)
-    marking = asyncio.create_task(asyncio.to_thread(site.control.mark, "g", "m", wait=True))
+    marking = asyncio.create_task(
+        asyncio.to_thread(site.control.order, MARK, "g", MarkRequest(label="m", wait=True))
+    )
     await site.until(lambda group: "event=marked" in site.logs())
     house.group.points.append(Point(house.group.next_point, 1, "crash", 0, "m"))
     house.group.next_point += 1

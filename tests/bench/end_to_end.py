@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.table import Table
 
 from replicator.base.units import GIB, MIB, format_size
+from replicator.control.orders import STATUS
 from replicator.control.types import GroupStatus
 from replicator.demo.account import Account
 from replicator.demo.site import Group, Limits, Program, Site
@@ -78,11 +79,11 @@ def measure(block_bytes: int, seconds: float, *, whole: bool) -> Run:
 
 
 def _group(site: Site) -> GroupStatus:
-    return site.agent.status().groups[0]
+    return site.agent.order(STATUS).groups[0]
 
 
 def _caught_up(site: Site) -> bool:
-    there = site.receiver.status().groups[0]
+    there = site.receiver.order(STATUS).groups[0]
     return not _group(site).lag_bytes and not there.lag_bytes
 
 

@@ -212,6 +212,11 @@ def test_restore(at_receiver: Run, tmp_path: Path) -> None:
     assert said == {**image, "format": "qcow2"}
 
 
+def test_a_relative_restore_folder_is_the_clients(at_receiver: Run) -> None:
+    restored = document(at_receiver("restore", "web", "--at", "#2", "--to", "out", "--json"))
+    assert restored["files"] == [str(ROOT / "out/web-vda.raw"), str(ROOT / "out/web.xml")]
+
+
 def test_a_scrub_that_leaves_something_bad_ends_with_13(
     at_receiver: Run, sockets: dict[str, Any]
 ) -> None:

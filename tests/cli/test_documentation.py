@@ -13,7 +13,7 @@ import pytest
 
 from replicator.base.errors import ReplicatorError
 from replicator.cli.main import replicator
-from replicator.control.endpoints import AGENT, RECEIVER
+from replicator.control.orders import ORDERS
 from replicator.control.types import (
     AuditFault,
     AuditRecord,
@@ -38,8 +38,6 @@ from replicator.control.types import (
 )
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/cli.md").read_text()
-ENDPOINTS = [(at_agent.method, at_agent.path) for at_agent in AGENT]
-ENDPOINTS += [(at_receiver.method, at_receiver.path) for at_receiver in RECEIVER]
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -112,6 +110,6 @@ def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
 def test_every_endpoint_is_documented() -> None:
     documented = {row[0].strip("`") for row in table_rows("The control API")[1:]}
     known = set()
-    for method, path in ENDPOINTS:
-        known.add(f"{method} {path}".replace("{group}", "GROUP").replace("{view}", "ID"))
+    for order in ORDERS:
+        known.add(f"{order.method} {order.path}".format(group="GROUP", view="ID"))
     assert {text.partition("?")[0] for text in documented} == known

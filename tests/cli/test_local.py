@@ -15,6 +15,8 @@ from replicator.cli import main as main_module
 from replicator.cli import status
 from replicator.cli.main import replicator, run
 from replicator.control import client
+from replicator.control.requests import NoRequest
+from replicator.control.service import Call
 from replicator.control.types import Status
 from tests.control.services import Audited, CannedAgent, CannedReceiver, served_in_thread
 from tests.journal import golden
@@ -115,8 +117,8 @@ def test_status_shows_whichever_daemon_is_here(
 
 
 class BesideAnOldSplitter(CannedAgent):
-    async def status(self) -> Status:
-        return msgspec.structs.replace(await super().status(), missing=["a", "b"])
+    async def status(self, call: Call[NoRequest]) -> Status:
+        return msgspec.structs.replace(await super().status(call), missing=["a", "b"])
 
 
 def test_status_says_what_the_running_splitter_is_too_old_for(

@@ -15,6 +15,8 @@ import pytest
 from replicator.base.unixsocket import listen_unix
 from replicator.cli import status
 from replicator.cli.main import run
+from replicator.control.requests import NoRequest
+from replicator.control.service import Call
 from replicator.control.types import GroupStatus, Status
 from tests.control.services import GROUP, Audited, CannedAgent, CannedReceiver, served_in_thread
 
@@ -29,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def receiver_of(*groups: GroupStatus) -> type[CannedReceiver]:
     class Told(CannedReceiver):
-        async def status(self) -> Status:
+        async def status(self, call: Call[NoRequest]) -> Status:
             return Status(role="receiver", name="dr1", groups=list(groups))
 
     return Told

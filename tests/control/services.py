@@ -25,17 +25,56 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
-from replicator.control.server import (
-    AuditEntry,
-    Server,
-    serve_agent_control,
-    serve_receiver_control,
+from replicator.control.orders import (
+    ACCEPT,
+    ACCEPT_AUDIT,
+    ACCEPT_CLOCK,
+    AUDITED,
+    CANCEL_SCRUB,
+    CLOSE_VIEW,
+    DROP_POINTS,
+    FORGET,
+    MARK,
+    OPEN_VIEW,
+    PLAN_ROLLBACK,
+    POINTS,
+    RELOAD,
+    RESTORE,
+    RESYNC,
+    ROLLBACK,
+    SCRUB,
+    SCRUBBED,
+    STATUS,
+    UNLOCK,
+    VERIFY_AUDIT,
+    VIEWS,
+    WRITES,
 )
-from replicator.control.service import Report
-from replicator.control.types import (
+from replicator.control.requests import (
     AcceptAuditRequest,
     AcceptClockRequest,
     AcceptRequest,
+    AuditRequest,
+    DropRequest,
+    ForgetRequest,
+    MarkRequest,
+    NoRequest,
+    PointsRequest,
+    ReloadRequest,
+    RestoreRequest,
+    RollbackRequest,
+    ScrubRequest,
+    UnlockRequest,
+    ViewRequest,
+    WritesRequest,
+)
+from replicator.control.server import (
+    AuditEntry,
+    Server,
+    serve_control,
+)
+from replicator.control.service import Answers, Call, answer
+from replicator.control.types import (
     AcceptResult,
     AuditAccepted,
     AuditFault,
@@ -48,31 +87,23 @@ from replicator.control.types import (
     ClockStatus,
     ConfigChange,
     DiskStatus,
-    DropRequest,
     DropResult,
-    ForgetRequest,
     ForgetResult,
     GroupStatus,
     MarkedPoint,
-    MarkRequest,
+    Nothing,
     Point,
     Progress,
-    ReloadRequest,
     ReloadResult,
     RestoredImage,
-    RestoreRequest,
     RestoreResult,
     Role,
     RollbackPlan,
-    RollbackRequest,
     RollbackResult,
     ScrubReport,
-    ScrubRequest,
     Status,
-    UnlockRequest,
     UnlockResult,
     View,
-    ViewRequest,
     Write,
 )
 
@@ -140,7 +171,7 @@ STEPPED = ClockStatus(
     behind_seconds=604_800,
     why="the machine's clock is 7 d ahead of what has passed",
 )
-SCRUBBED = ScrubReport(
+SCRUB_REPORT = ScrubReport(
     running=False,
     began=FIRST.time,
     ended=SECOND.time,
@@ -176,10 +207,23 @@ class CannedAgent:
         self.mark_waits = asyncio.Event()
         self.mark_was_cancelled = asyncio.Event()
 
-    async def status(self) -> Status:
+    def answers(self) -> Answers:
+        return Answers(
+            "agent",
+            (
+                answer(STATUS, self.status),
+                answer(MARK, self.mark),
+                answer(FORGET, self.forget),
+                answer(RELOAD, self.reload),
+                answer(RESYNC, self.resync),
+            ),
+        )
+
+    async def status(self, _call: Call[NoRequest]) -> Status:
         return Status(role="agent", name="kvm1", version="1", groups=[GROUP])
 
-    async def mark(self, group: str, request: MarkRequest, report: Report) -> MarkedPoint:
+    async def mark(self, call: Call[MarkRequest]) -> MarkedPoint:
+        group, request = call.name, call.request
         known(group)
         if request.label == "forever":
             self.mark_waits.set()
@@ -210,7 +254,8 @@ class CannedAgent:
             notice="the moon was full" if request.quiesce else None,
         )
 
-    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+    async def forget(self, call: Call[ForgetRequest]) -> ForgetResult:
+        group, request = call.name, call.request
         if group != "old":
             raise NotFoundError(f"nothing is left over of a group {group!r}")
         if not request.dry_run and request.confirm != group:
@@ -225,12 +270,12 @@ class CannedAgent:
             dry_run=request.dry_run,
         )
 
-    async def reload(self, request: ReloadRequest) -> ReloadResult:
-        return _reloaded(self.orders, "agent", request)
+    async def reload(self, call: Call[ReloadRequest]) -> ReloadResult:
+        return _reloaded(self.orders, "agent", call.request)
 
-    async def resync(self, group: str) -> GroupStatus:
-        known(group)
-        self.orders.append(("resync", group))
+    async def resync(self, call: Call[NoRequest]) -> GroupStatus:
+        known(call.name)
+        self.orders.append(("resync", call.name))
         return GROUP
 
 
@@ -257,10 +302,39 @@ class CannedReceiver:
         self.rollback_may_end: asyncio.Event | None = None
         self.rollback_ended = asyncio.Event()
 
-    async def status(self) -> Status:
+    def answers(self) -> Answers:
+        return Answers(
+            "receiver",
+            (
+                answer(STATUS, self.status),
+                answer(FORGET, self.forget),
+                answer(RELOAD, self.reload),
+                answer(POINTS, self.points),
+                answer(WRITES, self.writes),
+                answer(VIEWS, self.views),
+                answer(AUDITED, self.audited),
+                answer(VERIFY_AUDIT, self.verify_audit),
+                answer(OPEN_VIEW, self.open_view),
+                answer(CLOSE_VIEW, self.close_view),
+                answer(PLAN_ROLLBACK, self.plan_rollback),
+                answer(ROLLBACK, self.rollback),
+                answer(RESTORE, self.restore),
+                answer(SCRUB, self.scrub),
+                answer(CANCEL_SCRUB, self.cancel_scrub),
+                answer(SCRUBBED, self.scrubbed),
+                answer(DROP_POINTS, self.drop_points),
+                answer(UNLOCK, self.unlock),
+                answer(ACCEPT, self.accept),
+                answer(ACCEPT_AUDIT, self.accept_audit),
+                answer(ACCEPT_CLOCK, self.accept_clock),
+            ),
+        )
+
+    async def status(self, _call: Call[NoRequest]) -> Status:
         return Status(role="receiver", name="dr1", version="1", groups=[GROUP], clock=self.clock)
 
-    async def forget(self, group: str, request: ForgetRequest) -> ForgetResult:
+    async def forget(self, call: Call[ForgetRequest]) -> ForgetResult:
+        group, request = call.name, call.request
         if group != "old":
             raise NotFoundError(f"nothing is left over of a group {group!r}")
         if not request.dry_run and request.confirm != group:
@@ -275,34 +349,35 @@ class CannedReceiver:
             dry_run=request.dry_run,
         )
 
-    async def reload(self, request: ReloadRequest) -> ReloadResult:
-        return _reloaded(self.orders, "receiver", request)
+    async def reload(self, call: Call[ReloadRequest]) -> ReloadResult:
+        return _reloaded(self.orders, "receiver", call.request)
 
-    async def points(
-        self, group: str, since: str | None, until: str | None, zone: str | None
-    ) -> list[Point]:
-        known(group)
-        self.orders.append(("points", group, str(since), str(until)))
-        return [] if since == "1s ago" else [FIRST, SECOND]
+    async def points(self, call: Call[PointsRequest]) -> list[Point]:
+        asked = call.request
+        known(call.name)
+        self.orders.append(("points", call.name, str(asked.since), str(asked.until)))
+        return [] if asked.since == "1s ago" else [FIRST, SECOND]
 
-    async def writes(
-        self, group: str, around: str, window_ns: int, limit: int, zone: str | None
-    ) -> list[Write]:
-        known(group)
-        self.orders.append(("writes", group, around, str(window_ns), str(limit), str(zone)))
-        return [] if around == "1s ago" else [WRITE]
+    async def writes(self, call: Call[WritesRequest]) -> list[Write]:
+        asked, window = call.request, str(call.request.window_ns())
+        known(call.name)
+        words = ("writes", call.name, asked.around, window, str(asked.limit), str(asked.zone))
+        self.orders.append(words)
+        return [] if asked.around == "1s ago" else [WRITE]
 
-    async def views(self) -> list[View]:
+    async def views(self, _call: Call[NoRequest]) -> list[View]:
         return [VIEW]
 
-    async def audited(self, since: str | None, limit: int, zone: str | None) -> list[AuditRecord]:
-        self.orders.append(("audited", str(since), str(limit), str(zone)))
+    async def audited(self, call: Call[AuditRequest]) -> list[AuditRecord]:
+        asked = call.request
+        self.orders.append(("audited", str(asked.since), str(asked.limit), str(asked.zone)))
         return [RECORD]
 
-    async def verify_audit(self) -> AuditVerdict:
+    async def verify_audit(self, _call: Call[NoRequest]) -> AuditVerdict:
         return AuditVerdict(entries=1, head="ab" * 32, faults=self.audit_faults)
 
-    async def open_view(self, request: ViewRequest, report: Report) -> Chosen[View]:
+    async def open_view(self, call: Call[ViewRequest]) -> Chosen[View]:
+        request = call.request
         known(request.group)
         point = msgspec.structs.replace(VIEW.point, unverified=request.unverified)
         return Chosen(
@@ -310,14 +385,15 @@ class CannedReceiver:
             result=msgspec.structs.replace(VIEW, point=point),
         )
 
-    async def close_view(self, view_id: str) -> None:
-        if view_id != "v1":
-            raise NotFoundError(f"no view {view_id!r}")
-        self.orders.append(("close_view", view_id))
+    async def close_view(self, call: Call[NoRequest]) -> Nothing:
+        if call.name != "v1":
+            raise NotFoundError(f"no view {call.name!r}")
+        self.orders.append(("close_view", call.name))
+        return Nothing()
 
-    async def plan_rollback(self, group: str, request: RollbackRequest) -> Chosen[RollbackPlan]:
-        known(group)
-        choice = choose(request.to)
+    async def plan_rollback(self, call: Call[RollbackRequest]) -> Chosen[RollbackPlan]:
+        known(call.name)
+        choice = choose(call.request.to)
         point = choice.point
         plan = RollbackPlan(
             sequence=point.sequence,
@@ -334,9 +410,8 @@ class CannedReceiver:
         )
         return Chosen(choice=choice, result=plan)
 
-    async def rollback(
-        self, group: str, request: RollbackRequest, report: Report
-    ) -> Chosen[RollbackResult]:
+    async def rollback(self, call: Call[RollbackRequest]) -> Chosen[RollbackResult]:
+        group, request = call.name, call.request
         known(group)
         to = request.to
         if to == "connected" and request.force_detach:
@@ -346,7 +421,7 @@ class CannedReceiver:
         choice = choose(to)
         self.rollback_started.set()
         for done in range(3):
-            report(Progress(done=done, total=3, what="writing"))
+            call.report(Progress(done=done, total=3, what="writing"))
             await asyncio.sleep(0)
         if self.rollback_may_end is not None:
             await self.rollback_may_end.wait()
@@ -360,9 +435,8 @@ class CannedReceiver:
         )
         return Chosen(choice=choice, result=made)
 
-    async def restore(
-        self, group: str, request: RestoreRequest, report: Report
-    ) -> Chosen[RestoreResult]:
+    async def restore(self, call: Call[RestoreRequest]) -> Chosen[RestoreResult]:
+        group, request = call.name, call.request
         known(group)
         choice = choose(request.at, unverified=request.unverified)
         self.orders.append(("restore", group, request.at, request.to))
@@ -379,22 +453,24 @@ class CannedReceiver:
             choice=choice, result=RestoreResult(point=choice.point, files=files, images=[image])
         )
 
-    async def scrub(self, group: str, request: ScrubRequest, report: Report) -> ScrubReport:
+    async def scrub(self, call: Call[ScrubRequest]) -> ScrubReport:
+        group, request = call.name, call.request
         known(group)
-        report(Progress(done=1, total=2, what="scrubbing"))
+        call.report(Progress(done=1, total=2, what="scrubbing"))
         self.orders.append(("scrub", group, str(request.wait), str(request.rate)))
-        return SCRUBBED
+        return SCRUB_REPORT
 
-    async def cancel_scrub(self, group: str) -> ScrubReport:
-        known(group)
-        self.orders.append(("cancel scrub", group))
-        return msgspec.structs.replace(SCRUBBED, cancelled=FIRST.time)
+    async def cancel_scrub(self, call: Call[NoRequest]) -> ScrubReport:
+        known(call.name)
+        self.orders.append(("cancel scrub", call.name))
+        return msgspec.structs.replace(SCRUB_REPORT, cancelled=FIRST.time)
 
-    async def scrubbed(self, group: str) -> ScrubReport:
-        known(group)
-        return msgspec.structs.replace(SCRUBBED, bad=[SCRUBBED.bad[1]])
+    async def scrubbed(self, call: Call[NoRequest]) -> ScrubReport:
+        known(call.name)
+        return msgspec.structs.replace(SCRUB_REPORT, bad=[SCRUB_REPORT.bad[1]])
 
-    async def drop_points(self, group: str, request: DropRequest) -> DropResult:
+    async def drop_points(self, call: Call[DropRequest]) -> DropResult:
+        group, request = call.name, call.request
         known(group)
         if "latest" in request.points:
             raise OwnedError("point #2 of group 'web' cannot be given up: it is the newest one")
@@ -404,24 +480,27 @@ class CannedReceiver:
             return DropResult(points=[FIRST], dry_run=True)
         return DropResult(points=[FIRST], dry_run=False, freed_bytes=9 << 20, to_come_bytes=2 << 20)
 
-    async def unlock(self, group: str, request: UnlockRequest) -> UnlockResult:
+    async def unlock(self, call: Call[UnlockRequest]) -> UnlockResult:
+        group, request = call.name, call.request
         known(group)
         self.orders.append(("unlock", group, request.reason))
         return UnlockResult(group=group, lock_seconds_before=604_800, lock_seconds=3600)
 
-    async def accept(self, group: str, request: AcceptRequest, report: Report) -> AcceptResult:
+    async def accept(self, call: Call[AcceptRequest]) -> AcceptResult:
+        group, request = call.name, call.request
         known(group)
-        report(Progress(done=1, total=2, what="comparing"))
+        call.report(Progress(done=1, total=2, what="comparing"))
         self.orders.append(("accept", group, request.reason))
         return AcceptResult(
             group=group, gone="a history", points=12, damaged_points=3, next_point=42, generation=2
         )
 
-    async def accept_audit(self, request: AcceptAuditRequest) -> AuditAccepted:
-        self.orders.append(("accept audit", request.reason))
+    async def accept_audit(self, call: Call[AcceptAuditRequest]) -> AuditAccepted:
+        self.orders.append(("accept audit", call.request.reason))
         return AuditAccepted(lost_entries=7)
 
-    async def accept_clock(self, request: AcceptClockRequest) -> ClockAccepted:
+    async def accept_clock(self, call: Call[AcceptClockRequest]) -> ClockAccepted:
+        request = call.request
         if self.locks_need_reason and not request.dry_run and not request.reason:
             raise UsageError("breaking a lock takes a reason", hint="say why: --reason TEXT")
         self.orders.append(("plan clock" if request.dry_run else "accept clock", request.reason))
@@ -442,9 +521,7 @@ class FailingReceiver(CannedReceiver):
         super().__init__()
         self.error = error
 
-    async def points(
-        self, group: str, since: str | None, until: str | None, zone: str | None
-    ) -> list[Point]:
+    async def points(self, _call: Call[PointsRequest]) -> list[Point]:
         raise self.error
 
 
@@ -464,9 +541,8 @@ class Audited(list[AuditEntry]):
 
 
 async def serve(path: Path, service: CannedAgent | CannedReceiver, audit: Audited) -> Server:
-    if isinstance(service, CannedAgent):
-        return await serve_agent_control(path, service, name="kvm1", audit=audit)
-    return await serve_receiver_control(path, service, name="dr1", audit=audit)
+    name = "kvm1" if isinstance(service, CannedAgent) else "dr1"
+    return await serve_control(path, service.answers(), name=name, audit=audit)
 
 
 @contextmanager

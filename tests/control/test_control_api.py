@@ -32,6 +32,27 @@ from replicator.base.errors import (
 from replicator.base.mishaps import placed
 from replicator.control import server as server_module
 from replicator.control.client import ControlClient
+from replicator.control.orders import (
+    CLOSE_VIEW,
+    MARK,
+    OPEN_VIEW,
+    PLAN_ROLLBACK,
+    POINTS,
+    RESTORE,
+    ROLLBACK,
+    SCRUB,
+    SCRUBBED,
+    STATUS,
+    VIEWS,
+)
+from replicator.control.requests import (
+    MarkRequest,
+    PointsRequest,
+    RestoreRequest,
+    RollbackRequest,
+    ScrubRequest,
+    ViewRequest,
+)
 from replicator.control.server import HTTP_STATUS, INTERNAL
 from replicator.control.types import Progress
 from tests.control.services import (
@@ -81,19 +102,30 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
 
 async def test_each_order_reaches_the_service_and_its_result_comes_back(daemon: Daemon) -> None:
     client = daemon.client
-    assert (await in_thread(client.status)).groups == [GROUP]
-    assert await in_thread(client.points, "web", "1h ago", None) == [FIRST, SECOND]
-    assert await in_thread(client.views) == [VIEW]
-    assert (await in_thread(client.open_view, "web", "latest")).result == VIEW
-    await in_thread(client.close_view, "v1")
-    assert (await in_thread(client.plan_rollback, "web", "latest")).result.changed_bytes == 3 << 20
-    rolled_back = await in_thread(client.rollback, "web", "10m ago")
+    assert (await in_thread(client.order, STATUS)).groups == [GROUP]
+    assert await in_thread(client.order, POINTS, "web", PointsRequest(since="1h ago")) == [
+        FIRST,
+        SECOND,
+    ]
+    assert await in_thread(client.order, VIEWS) == [VIEW]
+    assert (
+        await in_thread(client.order, OPEN_VIEW, request=ViewRequest(group="web", at="latest"))
+    ).result == VIEW
+    await in_thread(client.order, CLOSE_VIEW, "v1")
+    assert (
+        await in_thread(
+            client.order, PLAN_ROLLBACK, "web", RollbackRequest(to="latest", dry_run=True)
+        )
+    ).result.changed_bytes == 3 << 20
+    rolled_back = await in_thread(client.order, ROLLBACK, "web", RollbackRequest(to="10m ago"))
     assert rolled_back.choice.distance_seconds == 3.25
     assert rolled_back.result.before.kind == "before-rollback"
-    restored = await in_thread(client.restore, "web", "latest", Path("/r"))
+    restored = await in_thread(client.order, RESTORE, "web", RestoreRequest(at="latest", to="/r"))
     assert restored.result.files == ["/r/web-vda.raw", "/r/web.xml"]
-    assert (await in_thread(client.scrub, "web", waits=False, rate=7)).bad[0].points == [1, 2]
-    assert (await in_thread(client.scrubbed, "web")).bad[0].healed
+    assert (await in_thread(client.order, SCRUB, "web", ScrubRequest(wait=False, rate=7))).bad[
+        0
+    ].points == [1, 2]
+    assert (await in_thread(client.order, SCRUBBED, "web")).bad[0].healed
     assert daemon.receiver.orders == [
         ("points", "web", "1h ago", "None"),
         ("close_view", "v1"),
@@ -101,14 +133,6 @@ async def test_each_order_reaches_the_service_and_its_result_comes_back(daemon: 
         ("restore", "web", "latest", "/r"),
         ("scrub", "web", "False", "7"),
     ]
-
-
-async def test_a_relative_restore_folder_is_the_clients(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    await in_thread(daemon.client.restore, "web", "latest", Path("out"))
-    assert daemon.receiver.orders == [("restore", "web", "latest", str(tmp_path / "out"))]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +158,7 @@ async def test_every_error_arrives_as_its_own_class(
     daemon = Daemon(tmp_path / "s", receiver, Audited())
     server = await serve(daemon.path, receiver, daemon.audit)
     with pytest.raises(ReplicatorError) as caught:
-        await in_thread(daemon.client.points, "web")
+        await in_thread(daemon.client.order, POINTS, "web")
     status, text = await in_thread(daemon.raw, "GET", "/v1/groups/web/points")
     await server.close()
     assert type(caught.value) is kind
@@ -159,7 +183,7 @@ async def test_what_the_system_refuses_becomes_words_once_and_is_no_bug(
     daemon = Daemon(tmp_path / "s", receiver, Audited())
     server = await serve(daemon.path, receiver, daemon.audit)
     with pytest.raises(kind or ReplicatorError) as failed:
-        await in_thread(daemon.client.points, "web")
+        await in_thread(daemon.client.order, POINTS, "web")
     await server.close()
     assert failed.value.message == f"/dr/a.sock: creating: {os.strerror(code)}"
     assert hint in failed.value.hint
@@ -170,7 +194,7 @@ async def test_a_bug_in_the_service_is_told_from_a_mishap(tmp_path: Path) -> Non
     daemon = Daemon(tmp_path / "s", receiver, Audited())
     server = await serve(daemon.path, receiver, daemon.audit)
     with pytest.raises(ReplicatorError, match="failed inside"):
-        await in_thread(daemon.client.points, "web")
+        await in_thread(daemon.client.order, POINTS, "web")
     await server.close()
 
 
@@ -183,7 +207,15 @@ async def test_progress_comes_before_the_result(daemon: Daemon) -> None:
         seen.append(progress)
         came.set()
 
-    order = asyncio.create_task(in_thread(daemon.client.rollback, "web", "latest", on_progress))
+    order = asyncio.create_task(
+        in_thread(
+            daemon.client.order,
+            ROLLBACK,
+            "web",
+            RollbackRequest(to="latest"),
+            on_progress=on_progress,
+        )
+    )
     assert await in_thread(came.wait, 10)
     assert not order.done()
     daemon.receiver.rollback_may_end.set()
@@ -195,7 +227,13 @@ async def test_an_error_after_progress_still_is_that_error(daemon: Daemon) -> No
     daemon.receiver.rollback_may_end = asyncio.Event()
     came = threading.Event()
     order = asyncio.create_task(
-        in_thread(daemon.client.rollback, "web", "#2", lambda _progress: came.set())
+        in_thread(
+            daemon.client.order,
+            ROLLBACK,
+            "web",
+            RollbackRequest(to="#2"),
+            on_progress=lambda _progress: came.set(),
+        )
     )
     assert await in_thread(came.wait, 10)
     daemon.receiver.rollback_may_end.set()
@@ -230,10 +268,10 @@ async def test_a_rollback_goes_on_when_its_client_has_gone(daemon: Daemon) -> No
     sock = begin(daemon.path, "/v1/groups/web/rollback", b'{"to": "latest"}')
     assert await in_thread(daemon.receiver.rollback_started.wait, 10)
     sock.close()
-    await in_thread(daemon.client.status)  # the server has seen the hang-up when it answers
+    await in_thread(daemon.client.order, STATUS)  # the server has seen the hang-up when it answers
     daemon.receiver.rollback_may_end.set()
     await asyncio.wait_for(daemon.receiver.rollback_ended.wait(), 10)
-    await in_thread(daemon.client.status)
+    await in_thread(daemon.client.order, STATUS)
     assert [entry.outcome for entry in daemon.audit] == ["started", "done"]
 
 
@@ -253,7 +291,9 @@ async def test_closing_the_daemon_ends_a_waiting_mark_at_once(tmp_path: Path) ->
     agent, audit = CannedAgent(), Audited()
     server = await serve(tmp_path / "s", agent, audit)
     client = ControlClient(tmp_path / "s")
-    order = asyncio.create_task(in_thread(lambda: client.mark("web", "forever", wait=True)))
+    order = asyncio.create_task(
+        in_thread(lambda: client.order(MARK, "web", MarkRequest(label="forever", wait=True)))
+    )
     await asyncio.wait_for(agent.mark_waits.wait(), 10)
     await asyncio.wait_for(server.close(), 5)
     with pytest.raises(UnreachableError):
@@ -262,11 +302,11 @@ async def test_closing_the_daemon_ends_a_waiting_mark_at_once(tmp_path: Path) ->
 
 
 async def test_what_changes_something_is_audited_with_who_ordered_it(daemon: Daemon) -> None:
-    await in_thread(daemon.client.points, "web")
+    await in_thread(daemon.client.order, POINTS, "web")
     assert daemon.audit == []
     with pytest.raises(NoPointError):
-        await in_thread(daemon.client.rollback, "web", "never")
-    await in_thread(daemon.client.close_view, "v1")
+        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="never"))
+    await in_thread(daemon.client.order, CLOSE_VIEW, "v1")
     rollback, refused, closing, closed = daemon.audit
     assert (rollback.order, rollback.object, rollback.outcome) == ("rollback", "web", "started")
     assert json.loads(rollback.argument) == {
@@ -283,7 +323,7 @@ async def test_what_changes_something_is_audited_with_who_ordered_it(daemon: Dae
 async def test_an_order_whose_end_cannot_be_audited_is_said_to_be_done(daemon: Daemon) -> None:
     daemon.audit.refusal_behind = 1
     with pytest.raises(NoSpaceError, match="rollback was carried out, but the disk is full"):
-        await in_thread(daemon.client.rollback, "web", "latest")
+        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="latest"))
     assert daemon.receiver.orders[-1] == ("rollback", "web", "latest")
     assert [entry.outcome for entry in daemon.audit] == ["started"]
 
@@ -291,13 +331,13 @@ async def test_an_order_whose_end_cannot_be_audited_is_said_to_be_done(daemon: D
 async def test_how_an_order_failed_counts_more_than_that_it_is_not_recorded(daemon: Daemon) -> None:
     daemon.audit.refusal_behind = 1
     with pytest.raises(OwnedError):
-        await in_thread(daemon.client.rollback, "web", "connected")
+        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="connected"))
 
 
 async def test_an_order_that_cannot_be_audited_is_not_carried_out(daemon: Daemon) -> None:
     daemon.audit.refusal = NoSpaceError("the catalog is full")
     with pytest.raises(NoSpaceError):
-        await in_thread(daemon.client.rollback, "web", "latest")
+        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="latest"))
     assert daemon.receiver.orders == []
 
 
@@ -350,12 +390,12 @@ async def test_the_socket_is_for_its_group_only_and_goes_with_the_daemon(tmp_pat
 async def test_a_second_daemon_leaves_the_first_alone(daemon: Daemon) -> None:
     with pytest.raises(OwnedError):
         await serve(daemon.path, CannedReceiver(), Audited())
-    assert (await in_thread(daemon.client.status)).role == "receiver"
+    assert (await in_thread(daemon.client.order, STATUS)).role == "receiver"
 
 
 async def test_the_client_waits_for_a_daemon_that_is_about_to_start(tmp_path: Path) -> None:
     client = ControlClient(tmp_path / "s", wait_seconds=10)
-    order = asyncio.create_task(in_thread(client.status))
+    order = asyncio.create_task(in_thread(client.order, STATUS))
     await asyncio.sleep(0.2)
     assert not order.done()
     server = await serve(tmp_path / "s", CannedAgent(), Audited())
@@ -365,7 +405,7 @@ async def test_the_client_waits_for_a_daemon_that_is_about_to_start(tmp_path: Pa
 
 def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="no daemon answers"):
-        ControlClient(tmp_path / "s", wait_seconds=0.1).status()
+        ControlClient(tmp_path / "s", wait_seconds=0.1).order(STATUS)
 
 
 def test_a_daemon_that_hangs_up_is_unreachable(tmp_path: Path) -> None:
@@ -381,5 +421,5 @@ def test_a_daemon_that_hangs_up_is_unreachable(tmp_path: Path) -> None:
         thread = threading.Thread(target=hang_up)
         thread.start()
         with pytest.raises(UnreachableError, match="did not finish"):
-            ControlClient(tmp_path / "s").status()
+            ControlClient(tmp_path / "s").order(STATUS)
         thread.join()

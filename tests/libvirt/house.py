@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from replicator.base.errors import ReplicatorError
+from replicator.control.orders import STATUS
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.control.types import GroupStatus
 from replicator.demo.accelerator import probe_accelerator
@@ -130,7 +131,7 @@ class House:
         return await asyncio.to_thread(self.libvirtd.virsh, *words)
 
     async def state(self) -> GroupStatus:
-        (group,) = (await asyncio.to_thread(self.site.agent.status)).groups
+        (group,) = (await asyncio.to_thread(self.site.agent.order, STATUS)).groups
         return group
 
     async def until(self, state: str, reason: str = "") -> GroupStatus:
@@ -162,7 +163,7 @@ class House:
         """Until the receiver has applied the log up to there."""
         async with asyncio.timeout(LIMIT_SECONDS):
             while True:
-                (group,) = (await asyncio.to_thread(self.site.receiver.status)).groups
+                (group,) = (await asyncio.to_thread(self.site.receiver.order, STATUS)).groups
                 if (group.applied_lsn or 0) >= lsn:
                     return
                 await asyncio.sleep(LOOK_SECONDS)

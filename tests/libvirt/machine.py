@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicator.base.units import KIB, MIB
+from replicator.control.orders import MARK, RESTORE, STATUS
+from replicator.control.requests import MarkRequest, RestoreRequest
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.control.types import GroupStatus
 from replicator.demo.accelerator import probe_accelerator
@@ -114,7 +116,7 @@ class Machine:
 
     async def said(self) -> GroupStatus:
         """The agent's word."""
-        (group,) = (await asyncio.to_thread(self.site.agent.status)).groups
+        (group,) = (await asyncio.to_thread(self.site.agent.order, STATUS)).groups
         return group
 
     async def protected(self) -> None:
@@ -144,8 +146,12 @@ class Machine:
         """A point made now equals the source, byte for byte. Nobody else may write meanwhile."""
         self.marks += 1
         label, target = f"compared {self.marks}", self.home / f"restored-{self.marks}"
-        await asyncio.to_thread(self.site.agent.mark, GROUP, label, wait=True)
-        await asyncio.to_thread(self.site.receiver.restore, GROUP, label, target)
+        await asyncio.to_thread(
+            self.site.agent.order, MARK, GROUP, MarkRequest(label=label, wait=True)
+        )
+        await asyncio.to_thread(
+            self.site.receiver.order, RESTORE, GROUP, RestoreRequest(at=label, to=str(target))
+        )
         for disk in self.disks:
             differing = differing_blocks(disk.path, target / f"{NAME}-{disk.target}.raw")
             assert not differing, f"{label}: {len(differing)} blocks of {disk.target} differ"

@@ -12,6 +12,7 @@ import os
 import pytest
 
 from replicator.base.clock import rfc3339
+from replicator.control.orders import POINTS
 from tests.libvirt.house import GUEST, End, House, house
 
 ENDS = int(os.environ.get("REPLICATOR_ENDS", "1"))
@@ -62,6 +63,6 @@ async def test_an_end_that_nobody_watched_is_no_point_and_no_loss() -> None:
         assert (status.state, status.ended) == ("closed", "unwatched")
         await it.until("idle", "the end was not watched")
         assert status.last_cut_time_ns == before.last_cut_time_ns
-        points = await asyncio.to_thread(it.site.receiver.points, GUEST)
+        points = await asyncio.to_thread(it.site.receiver.order, POINTS, GUEST)
         assert points[-1].time == rfc3339(before.last_cut_time_ns)
         assert it.differing(), "the second run is not in the replica"

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from replicator.base.errors import NoPointError, UsageError
+from replicator.control.orders import MARK, RESTORE, STATUS
+from replicator.control.requests import MarkRequest, RestoreRequest
 from replicator.control.types import GroupStatus
 from replicator.demo.accelerator import probe_accelerator
 from replicator.demo.account import Account, unprivileged_account
@@ -142,7 +144,7 @@ async def test_a_guest_is_thawed_after_freeze_timeout_though_the_agent_hangs(gue
 async def until(site: Site, state: str) -> GroupStatus:
     async with asyncio.timeout(LIMIT_SECONDS):
         while True:
-            group = (await asyncio.to_thread(site.agent.status)).groups[0]
+            group = (await asyncio.to_thread(site.agent.order, STATUS)).groups[0]
             if group.state == state:
                 return group
             await asyncio.sleep(0.1)
@@ -168,9 +170,9 @@ async def test_a_quiesced_point_holds_clean_filesystems(guest: Guest, stack: Exi
     await until(site, "protected")
 
     def mark(label: str, *, quiesce: bool) -> dict[str, object]:
-        point = site.agent.mark("web", label, wait=True, quiesce=quiesce)
+        point = site.agent.order(MARK, "web", MarkRequest(label=label, wait=True, quiesce=quiesce))
         target = guest.home / label
-        site.receiver.restore("web", label, target)
+        site.receiver.order(RESTORE, "web", RestoreRequest(at=label, to=str(target)))
         disks = [target / f"web-{name}.raw" for name in TARGETS]
         return {
             "kind": point.kind,
@@ -207,7 +209,7 @@ async def test_nothing_is_frozen_for_a_group_that_is_not_protected(
     await asyncio.to_thread(site.prepare)
     site.start("splitter", "agent")  # no receiver: no sync is begun
     with pytest.raises(NoPointError):
-        await asyncio.to_thread(site.agent.mark, "web", "x", wait=False, quiesce=True)
+        await asyncio.to_thread(site.agent.order, MARK, "web", MarkRequest(label="x", quiesce=True))
     with pytest.raises(UsageError, match="label"):
-        await asyncio.to_thread(site.agent.mark, "web", None, wait=False)
+        await asyncio.to_thread(site.agent.order, MARK, "web", MarkRequest(wait=False))
     await guest.until_thawed()

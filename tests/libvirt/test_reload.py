@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from replicator.control.orders import CLOSE_VIEW, MARK, OPEN_VIEW, RELOAD, STATUS
+from replicator.control.requests import MarkRequest, ReloadRequest, ViewRequest
 from replicator.control.splitter import SplitterGroupStatus
-from replicator.control.types import ReloadRequest
 from replicator.demo.site import Group
 from tests.libvirt.house import BOOT_SECONDS, GUEST, House, house
 
@@ -23,7 +24,7 @@ async def reload(it: House, *targets: str) -> None:
     tables = tuple(f'domain = "{GUEST}"\ntarget = "{target}"' for target in targets)
     it.site.groups = (Group(GUEST, "libvirt", tables),) if tables else ()
     it.site.write_configs()
-    await asyncio.to_thread(it.site.agent.reload, ReloadRequest(removes_too=True))
+    await asyncio.to_thread(it.site.agent.order, RELOAD, request=ReloadRequest(removes_too=True))
 
 
 async def mirrors(it: House) -> int:
@@ -37,9 +38,16 @@ async def writes_on(it: House) -> None:
 
 async def members_of_newest(it: House) -> Sequence[str]:
     """The disks of a point made now."""
-    await asyncio.to_thread(it.site.agent.mark, GUEST, f"mark {time.monotonic_ns()}", wait=True)
-    view = await asyncio.to_thread(it.site.receiver.open_view, GUEST, "latest")
-    await asyncio.to_thread(it.site.receiver.close_view, view.result.id)
+    await asyncio.to_thread(
+        it.site.agent.order,
+        MARK,
+        GUEST,
+        MarkRequest(label=f"mark {time.monotonic_ns()}", wait=True),
+    )
+    view = await asyncio.to_thread(
+        it.site.receiver.order, OPEN_VIEW, request=ViewRequest(group=GUEST, at="latest")
+    )
+    await asyncio.to_thread(it.site.receiver.order, CLOSE_VIEW, view.result.id)
     return sorted(view.result.disks)
 
 
@@ -70,7 +78,7 @@ async def test_disks_come_and_go_while_the_guest_writes() -> None:
         await writes_on(it)
 
         await reload(it)
-        assert (await asyncio.to_thread(it.site.agent.status)).groups == []
+        assert (await asyncio.to_thread(it.site.agent.order, STATUS)).groups == []
         assert await mirrors(it) == 0
         await writes_on(it)
         assert it.console is not None

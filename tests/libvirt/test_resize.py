@@ -17,8 +17,24 @@ import pytest
 
 from replicator.base.errors import ReplicatorError, UsageError
 from replicator.base.units import KIB, MIB
+from replicator.control.orders import (
+    CLOSE_VIEW,
+    MARK,
+    OPEN_VIEW,
+    PLAN_ROLLBACK,
+    RELOAD,
+    RESTORE,
+    STATUS,
+)
+from replicator.control.requests import (
+    MarkRequest,
+    ReloadRequest,
+    RestoreRequest,
+    RollbackRequest,
+    ViewRequest,
+)
 from replicator.control.splitter import SplitterGroupStatus
-from replicator.control.types import GroupStatus, ReloadRequest
+from replicator.control.types import GroupStatus
 from replicator.demo.site import Group, Program
 from tests.libvirt.machine import (
     GROUP,
@@ -44,12 +60,12 @@ async def reload(it: Machine, *targets: str) -> None:
     group = Group(GROUP, "libvirt", tables, checkpoint_interval="200ms")
     it.site.groups = (group,) if targets else ()
     it.site.write_configs()
-    await asyncio.to_thread(it.site.agent.reload, ReloadRequest(removes_too=True))
+    await asyncio.to_thread(it.site.agent.order, RELOAD, request=ReloadRequest(removes_too=True))
 
 
 async def marked(it: Machine, label: str) -> Path:
     """The disks as they are at a point of that name; nobody writes meanwhile."""
-    await asyncio.to_thread(it.site.agent.mark, GROUP, label, wait=True)
+    await asyncio.to_thread(it.site.agent.order, MARK, GROUP, MarkRequest(label=label, wait=True))
     kept = it.home / f"kept-{label}"
     kept.mkdir()
     for disk in it.disks:
@@ -60,8 +76,12 @@ async def marked(it: Machine, label: str) -> Path:
 async def is_as_kept(it: Machine, label: str) -> None:
     """By a restore, and by a view."""
     kept, restored = it.home / f"kept-{label}", it.home / f"restored-{label}"
-    await asyncio.to_thread(it.site.receiver.restore, GROUP, label, restored)
-    view = await asyncio.to_thread(it.site.receiver.open_view, GROUP, label)
+    await asyncio.to_thread(
+        it.site.receiver.order, RESTORE, GROUP, RestoreRequest(at=label, to=str(restored))
+    )
+    view = await asyncio.to_thread(
+        it.site.receiver.order, OPEN_VIEW, request=ViewRequest(group=GROUP, at=label)
+    )
     for disk in it.disks:
         name = f"{NAME}-{disk.target}"
         differing = differing_blocks(kept / f"{name}.raw", restored / f"{name}.raw")
@@ -69,12 +89,12 @@ async def is_as_kept(it: Machine, label: str) -> None:
         words = ("qemu-img", "compare", "-f", "raw", "-F", "raw")
         compared = [*words, str(kept / f"{name}.raw"), view.result.disks[name]]
         await asyncio.to_thread(subprocess.run, compared, check=True, capture_output=True)
-    await asyncio.to_thread(it.site.receiver.close_view, view.result.id)
+    await asyncio.to_thread(it.site.receiver.order, CLOSE_VIEW, view.result.id)
     shutil.rmtree(restored)
 
 
 async def at_receiver(it: Machine) -> GroupStatus:
-    (group,) = (await asyncio.to_thread(it.site.receiver.status)).groups
+    (group,) = (await asyncio.to_thread(it.site.receiver.order, STATUS)).groups
     return group
 
 
@@ -107,7 +127,9 @@ async def resized_while_off(it: Machine, size: int) -> None:
 
 async def no_rollback_to(it: Machine, label: str) -> None:
     with pytest.raises(UsageError, match="there is no rollback across that") as refused:
-        await asyncio.to_thread(it.site.receiver.plan_rollback, GROUP, label)
+        await asyncio.to_thread(
+            it.site.receiver.order, PLAN_ROLLBACK, GROUP, RollbackRequest(to=label, dry_run=True)
+        )
     assert "replicator restore web --at" in refused.value.hint
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from replicator.control.orders import RESYNC
 from replicator.control.splitter import SplitterGroupStatus
 from tests.libvirt.failing_disk import FailingDisk, as_network_disk, failing_disk
 from tests.libvirt.house import GUEST, House, house
@@ -64,7 +65,7 @@ async def test_an_io_error_of_the_source_is_a_loss_and_again_waits_for_a_person(
         await asyncio.sleep(3)  # no sync begins meanwhile
         group = await it.until("lost", "I/O errors twice within 10 min")
         assert f"replicator resync {GUEST}" in group.remedy
-        await asyncio.to_thread(it.site.agent.resync, GUEST)
+        await asyncio.to_thread(it.site.agent.order, RESYNC, GUEST)
         await compare(it)
 
 
@@ -80,7 +81,7 @@ async def test_an_io_error_while_the_agent_is_away_is_found_when_it_is_back() ->
 async def test_a_read_error_in_a_sync_is_tried_later_each_time_and_says_why() -> None:
     async with failing_house() as (it, disk):
         disk.fail_reads()
-        await asyncio.to_thread(it.site.agent.resync, GUEST)
+        await asyncio.to_thread(it.site.agent.order, RESYNC, GUEST)
         group = await it.until("syncing", f"syncing {GUEST}-vdb again in 4 s")
         assert "an error in reading the source" in group.reason
         disk.fail_reads(fails=False)

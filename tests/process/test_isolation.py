@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 
+from replicator.control.orders import MARK, RESTORE, STATUS
+from replicator.control.requests import MarkRequest, RestoreRequest
 from replicator.control.types import GroupStatus
 from replicator.demo.site import Site
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -13,7 +15,7 @@ from tests.process.waiting import wait_until
 
 
 def at_agent(site: Site, name: str) -> GroupStatus:
-    return next(group for group in site.agent.status().groups if group.name == name)
+    return next(group for group in site.agent.order(STATUS).groups if group.name == name)
 
 
 async def protected(site: Site, name: str) -> None:
@@ -26,9 +28,13 @@ async def fed(site: Site, name: str) -> None:
     await source.connect()
     await source.write(30)
     await source.disconnect()
-    point = await asyncio.to_thread(site.agent.mark, name, f"mark of {name}", wait=True)
+    point = await asyncio.to_thread(
+        site.agent.order, MARK, name, MarkRequest(label=f"mark of {name}", wait=True)
+    )
     target = site.home / f"{name}-{point.sequence}"
-    await asyncio.to_thread(site.receiver.restore, name, f"#{point.sequence}", target)
+    await asyncio.to_thread(
+        site.receiver.order, RESTORE, name, RestoreRequest(at=f"#{point.sequence}", to=str(target))
+    )
     assert (target / "a.raw").read_bytes() == source.image()["a"]
 
 

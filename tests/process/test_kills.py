@@ -10,6 +10,7 @@ import signal
 
 import pytest
 
+from replicator.control.orders import POINTS, RESYNC
 from replicator.demo.site import Program
 from replicator.nbd.client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -44,7 +45,7 @@ async def test_a_killed_agent_or_receiver_costs_nothing(
     await protected(site)
     await mark(site, "end")
     assert await view_images(site, "end") == source.image()
-    for point in site.receiver.points("g"):
+    for point in site.receiver.order(POINTS, "g"):
         images = await view_images(site, f"#{point.sequence}")
         assert source.prefix_of(images) is not None, f"{point} is no prefix"
     assert "lost" not in group_at_agent(site).state
@@ -63,7 +64,7 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     await mark(site, "before")
     before = len(source.writes)
     await source.write(100)
-    points = len(site.receiver.points("g"))
+    points = len(site.receiver.order(POINTS, "g"))
     await asyncio.to_thread(site.kill, "splitter")
     source.abandon()
     answered = source.image()
@@ -77,11 +78,11 @@ async def test_a_killed_splitter_loses_continuity_and_nothing_that_it_answered(
     fresh = await NbdClient.connect(site.export("g", "a"))
     await fresh.pwrite(b"\xaa" * 4096, offset=0)  # answered, and not protected: that is known
     assert site.replica("g", "a").read_bytes() == answered["a"]
-    assert len(site.receiver.points("g")) <= points + 2
-    for point in site.receiver.points("g"):
+    assert len(site.receiver.order(POINTS, "g")) <= points + 2
+    for point in site.receiver.order(POINTS, "g"):
         assert source.prefix_of(await view_images(site, f"#{point.sequence}")) is not None
     await wait_until(lambda: "anew" in group_at_agent(site).reason, "the agent has heard of it")
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     whole = bytearray(answered["a"])
     whole[:4096] = b"\xaa" * 4096
     for offset in range(0, DISK_BYTES, 1 << 20):

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from replicator.base.errors import NotFoundError, UsageError
-from replicator.control.types import ForgetRequest, Leftover, ReloadRequest
+from replicator.control.orders import FORGET, RELOAD, RESYNC, STATUS
+from replicator.control.requests import ForgetRequest, ReloadRequest
+from replicator.control.types import Leftover
 from replicator.demo.site import Limits, Site
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.source import Source
@@ -33,7 +35,7 @@ def command(socket: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def left_at_agent(site: Site) -> list[Leftover]:
-    return site.agent.status().leftovers
+    return site.agent.order(STATUS).leftovers
 
 
 def spool(site: Site) -> list[Path]:
@@ -66,10 +68,10 @@ async def test_the_spool_of_a_group_that_left_is_said_and_freed_by_order(
         await protected(site, name)
     await captured_unshipped(site)
     with pytest.raises(UsageError, match="is in the configuration"):
-        await asyncio.to_thread(site.agent.forget, "g", ForgetRequest(confirm="g"))
+        await asyncio.to_thread(site.agent.order, FORGET, "g", ForgetRequest(confirm="g"))
     if how == "reload":
         without_g(site)
-        await asyncio.to_thread(site.agent.reload, ReloadRequest(removes_too=True))
+        await asyncio.to_thread(site.agent.order, RELOAD, request=ReloadRequest(removes_too=True))
     else:
         site.kill("agent")
         if how == "restart of both":
@@ -103,12 +105,12 @@ async def test_the_spool_of_a_group_that_left_is_said_and_freed_by_order(
     assert not (site.home / "source" / "state" / "groups" / "g.json").exists()
     assert await asyncio.to_thread(left_at_agent, site) == []
     with pytest.raises(NotFoundError):
-        await asyncio.to_thread(site.agent.forget, "g", ForgetRequest(confirm="g"))
+        await asyncio.to_thread(site.agent.order, FORGET, "g", ForgetRequest(confirm="g"))
     assert "forget" in site.said("agent")  # the order is on record
 
     site.start("receiver")
     if how == "restart of both":
-        await asyncio.to_thread(site.agent.resync, "h")
+        await asyncio.to_thread(site.agent.order, RESYNC, "h")
         source = Source({"a": site.export("h", "a")}, DISK_BYTES)
         await source.connect()
         await source.clients["a"].flush()  # it never held anything
@@ -125,7 +127,7 @@ async def test_at_the_receiver_too(make_site: MakeSite) -> None:
     await fed(site, "g")
     without_g(site)
     for client in (site.agent, site.receiver):
-        await asyncio.to_thread(client.reload, ReloadRequest(removes_too=True))
+        await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest(removes_too=True))
     done = command(site.receiver_socket, "forget", "g", "--confirm", "g")
     assert done.returncode == 0, done.stderr
     assert "recovery points" in done.stderr

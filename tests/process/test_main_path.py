@@ -12,6 +12,17 @@ from pathlib import Path
 import pytest
 
 from replicator.base.errors import NotFoundError, OwnedError
+from replicator.control.orders import (
+    CLOSE_VIEW,
+    MARK,
+    OPEN_VIEW,
+    POINTS,
+    RESTORE,
+    RESYNC,
+    ROLLBACK,
+    STATUS,
+)
+from replicator.control.requests import MarkRequest, RestoreRequest, RollbackRequest, ViewRequest
 from replicator.control.types import GroupStatus, Point
 from replicator.demo.site import Site
 from replicator.nbd.client import NbdClient
@@ -25,11 +36,11 @@ def source_of(site: Site, disks: str = "a", seed: int = 1) -> Source:
 
 
 def group_at_receiver(site: Site) -> GroupStatus:
-    return site.receiver.status().groups[0]
+    return site.receiver.order(STATUS).groups[0]
 
 
 def group_at_agent(site: Site) -> GroupStatus:
-    return site.agent.status().groups[0]
+    return site.agent.order(STATUS).groups[0]
 
 
 async def protected(site: Site) -> None:
@@ -38,18 +49,20 @@ async def protected(site: Site) -> None:
 
 async def view_images(site: Site, at: str) -> dict[str, bytes]:
     """The disks of a point, read through a view of it."""
-    view = await asyncio.to_thread(site.receiver.open_view, "g", at)
+    view = await asyncio.to_thread(
+        site.receiver.order, OPEN_VIEW, request=ViewRequest(group="g", at=at)
+    )
     images = {}
     for disk, uri in view.result.disks.items():
         client = await NbdClient.connect(uri)
         images[disk] = await client.pread(offset=0, length=DISK_BYTES)
         await client.disconnect()
-    await asyncio.to_thread(site.receiver.close_view, view.result.id)
+    await asyncio.to_thread(site.receiver.order, CLOSE_VIEW, view.result.id)
     return images
 
 
 async def mark(site: Site, label: str) -> Point:
-    return await asyncio.to_thread(site.agent.mark, "g", label, wait=True)
+    return await asyncio.to_thread(site.agent.order, MARK, "g", MarkRequest(label=label, wait=True))
 
 
 async def test_every_point_is_a_prefix_and_a_rollback_can_be_undone(make_site: MakeSite) -> None:
@@ -68,21 +81,25 @@ async def test_every_point_is_a_prefix_and_a_rollback_can_be_undone(make_site: M
     for label, count in marks.items():
         assert await view_images(site, label) == source.image(count)
     counts = []
-    for listed in site.receiver.points("g"):
+    for listed in site.receiver.order(POINTS, "g"):
         prefix = source.prefix_of(await view_images(site, f"#{listed.sequence}"))
         assert prefix is not None, f"point {listed} is no prefix of the writes"
         counts.append(prefix)
     assert counts == sorted(counts)
     with pytest.raises(OwnedError):
-        site.receiver.rollback("g", "mark 1")
+        site.receiver.order(ROLLBACK, "g", RollbackRequest(to="mark 1"))
     await source.disconnect()
     site.stop("agent")
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
-    result = await asyncio.to_thread(site.receiver.rollback, "g", "mark 1")
+    result = await asyncio.to_thread(
+        site.receiver.order, ROLLBACK, "g", RollbackRequest(to="mark 1")
+    )
     rolled = {disk: site.replica("g", disk).read_bytes() for disk in "ab"}
     assert rolled == source.image(marks["mark 1"])
     assert result.result.before.kind == "before-rollback"
-    await asyncio.to_thread(site.receiver.rollback, "g", f"#{result.result.before.sequence}")
+    await asyncio.to_thread(
+        site.receiver.order, ROLLBACK, "g", RollbackRequest(to=f"#{result.result.before.sequence}")
+    )
     assert {disk: site.replica("g", disk).read_bytes() for disk in "ab"} == source.image()
     for label, count in marks.items():
         assert await view_images(site, label) == source.image(count)
@@ -100,12 +117,12 @@ async def test_after_a_rollback_the_source_must_resync(make_site: MakeSite) -> N
     await source.write(50)
     site.stop("agent")
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
-    await asyncio.to_thread(site.receiver.rollback, "g", "good")
+    await asyncio.to_thread(site.receiver.order, ROLLBACK, "g", RollbackRequest(to="good"))
     site.start("agent")
     await wait_until(lambda: group_at_agent(site).state in ("lost", "rolled-back"), "lost is known")
     await source.write(20)  # the guest goes on; these are part of the sync's content below
     assert site.replica("g", "a").read_bytes() == source.image(good)["a"]
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     whole = source.image()["a"]
     for offset in range(0, DISK_BYTES, 1 << 20):
         await source.clients["a"].pwrite(whole[offset : offset + (1 << 20)], offset=offset)
@@ -130,10 +147,12 @@ async def test_a_live_source_that_is_detached_for_a_rollback_has_to_sync(
     await mark(site, "good")
     good = len(source.writes)
     await source.write(30)
-    await asyncio.to_thread(site.receiver.rollback, "g", "good", force_detach=True)
+    await asyncio.to_thread(
+        site.receiver.order, ROLLBACK, "g", RollbackRequest(to="good", force_detach=True)
+    )
     await wait_until(lambda: group_at_agent(site).state in ("lost", "rolled-back"), "lost is known")
     assert site.replica("g", "a").read_bytes() == source.image(good)["a"]
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     whole = source.image()["a"]
     for offset in range(0, DISK_BYTES, 1 << 20):
         await source.clients["a"].pwrite(whole[offset : offset + (1 << 20)], offset=offset)
@@ -159,15 +178,19 @@ async def test_restore_writes_images_and_an_open_view_survives_a_rollback(
     await source.write(40)
     await mark(site, "two")
     await source.disconnect()
-    view = await asyncio.to_thread(site.receiver.open_view, "g", "two")
+    view = await asyncio.to_thread(
+        site.receiver.order, OPEN_VIEW, request=ViewRequest(group="g", at="two")
+    )
     site.stop("agent")
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
-    await asyncio.to_thread(site.receiver.rollback, "g", "one")
+    await asyncio.to_thread(site.receiver.order, ROLLBACK, "g", RollbackRequest(to="one"))
     client = await NbdClient.connect(view.result.disks["a"])
     assert await client.pread(offset=0, length=DISK_BYTES) == source.image()["a"]
     await client.disconnect()
     target = tmp_path / "restored"
-    result = await asyncio.to_thread(site.receiver.restore, "g", "two", target)
+    result = await asyncio.to_thread(
+        site.receiver.order, RESTORE, "g", RestoreRequest(at="two", to=str(target))
+    )
     assert (target / "a.raw").read_bytes() == source.image()["a"]
     assert result.result.files == [str(target / "a.raw")]
     assert site.replica("g", "a").read_bytes() == source.image(one)["a"]
@@ -241,6 +264,6 @@ async def test_a_second_daemon_of_each_kind_is_refused(make_site: MakeSite) -> N
         assert "Traceback" not in done.stderr
     assert group_at_agent(site).state == "protected"
     with pytest.raises(NotFoundError):
-        site.receiver.points("other")
+        site.receiver.order(POINTS, "other")
     for program in ("agent", "splitter", "receiver"):
         assert site.stop(program) == 0

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, POINTS, RESYNC, SCRUB
+from replicator.control.requests import ViewRequest
 from replicator.demo.site import Site
 from replicator.nbd.client import NbdClient
 from tests.process.conftest import MakeSite
@@ -46,21 +48,23 @@ def site(make_site: MakeSite, tmp_path: Path) -> Site:
 
 async def digests(site: Site, at: str) -> dict[str, str]:
     """Of the disks of a point, through a view of it."""
-    view = await asyncio.to_thread(site.receiver.open_view, "g", at)
+    view = await asyncio.to_thread(
+        site.receiver.order, OPEN_VIEW, request=ViewRequest(group="g", at=at)
+    )
     found = {}
     for disk, uri in view.result.disks.items():
         client = await NbdClient.connect(uri)
         content = await client.pread(offset=0, length=DISK_BYTES)
         await client.disconnect()
         found[disk] = hashlib.sha256(content).hexdigest()
-    await asyncio.to_thread(site.receiver.close_view, view.result.id)
+    await asyncio.to_thread(site.receiver.order, CLOSE_VIEW, view.result.id)
     return found
 
 
 async def check_points(site: Site, expected: Mapping[str, Any]) -> None:
     for known in expected["points"]:
         assert await digests(site, f"#{known['sequence']}") == known["sha256"], known
-    listed = {point.sequence: point for point in site.receiver.points("g")}
+    listed = {point.sequence: point for point in site.receiver.order(POINTS, "g")}
     for known in expected["points"]:
         point = listed[known["sequence"]]
         assert (point.time, point.label, point.kind, point.damaged) == (
@@ -85,7 +89,7 @@ async def test_what_the_receiver_kept_is_served_applied_and_verified(
     site.start("receiver")
     await check_points(site, expected)
     assert await digests(site, "in the inbox") == expected["in the inbox"]
-    scrubbed = await asyncio.to_thread(site.receiver.scrub, "g", waits=True)
+    scrubbed = await asyncio.to_thread(site.receiver.order, SCRUB, "g")
     assert scrubbed.bad == []
     site.stop("receiver")
     verify(site)
@@ -101,12 +105,12 @@ async def test_what_the_spool_kept_is_shipped_and_the_group_goes_on(
     assert await digests(site, "in the inbox") == expected["in the inbox"]
 
     def has_come() -> bool:
-        return any(point.label == "in the spool" for point in site.receiver.points("g"))
+        return any(point.label == "in the spool" for point in site.receiver.order(POINTS, "g"))
 
     await wait_until(has_come, "the rest of the old stream is shipped")
     assert await digests(site, "in the spool") == expected["in the spool"]
     await wait_until(lambda: group_at_agent(site).state == "lost", "the loss is known")
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     whole = {}
     for disk in "ab":
         whole[disk] = hashlib.sha256(content := disk.encode() * DISK_BYTES).hexdigest()

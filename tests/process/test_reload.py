@@ -17,7 +17,9 @@ import pytest
 from replicator.base import pki
 from replicator.base.errors import NotFoundError, ReplicatorError, UsageError
 from replicator.control.client import ControlClient
-from replicator.control.types import GroupStatus, ReloadRequest
+from replicator.control.orders import MARK, OPEN_VIEW, POINTS, RELOAD, RESYNC, STATUS, VIEWS
+from replicator.control.requests import MarkRequest, ReloadRequest, ViewRequest
+from replicator.control.types import GroupStatus
 from replicator.demo.site import Group, Site
 from replicator.nbd.client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -38,7 +40,7 @@ def set_groups(site: Site, *groups: Group) -> None:
 
 
 def status_of(client: ControlClient, name: str) -> GroupStatus | None:
-    return next((group for group in client.status().groups if group.name == name), None)
+    return next((group for group in client.order(STATUS).groups if group.name == name), None)
 
 
 def is_in(client: ControlClient, name: str, state: str) -> Callable[[], bool]:
@@ -77,22 +79,24 @@ async def test_a_group_is_added_while_another_is_written_to(make_site: MakeSite)
     writing = asyncio.create_task(first.write(400))
     set_groups(site, *site.groups, second(site))
     for client in (site.receiver, site.agent):
-        done = await asyncio.to_thread(client.reload, ReloadRequest())
+        done = await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest())
         assert [(each.place, each.kind) for each in done.changes] == [("group h", "added")]
     await wait_until(is_in(site.agent, "h", "protected"), "the second group is protected")
     await writing
     new = Source({"x": site.export("h", "x")}, DISK_BYTES, 9)
     await new.connect()
     await new.write(30)
-    await asyncio.to_thread(site.agent.mark, "h", "one", wait=True)
+    await asyncio.to_thread(site.agent.order, MARK, "h", MarkRequest(label="one", wait=True))
     await mark(site, "after")
     assert await view_images(site, "after") == first.image()
     assert await view_images(site, "before") == first.image(20)
     assert streams(site) == before, "the first group has gone on in its stream"
     assert pids == [site.pid(program) for program in ("receiver", "splitter", "agent")]
-    for point in site.receiver.points("g"):
+    for point in site.receiver.order(POINTS, "g"):
         assert first.prefix_of(await view_images(site, f"#{point.sequence}")) is not None
-    view = await asyncio.to_thread(site.receiver.open_view, "h", "one")
+    view = await asyncio.to_thread(
+        site.receiver.order, OPEN_VIEW, request=ViewRequest(group="h", at="one")
+    )
     reader = await NbdClient.connect(view.result.disks["x"])
     assert await reader.pread(offset=0, length=DISK_BYTES) == new.image()["x"]
     await reader.disconnect()
@@ -113,29 +117,31 @@ async def test_a_group_that_is_taken_out_ends_in_order_and_comes_back(make_site:
     set_groups(site, first)
     for client in (site.agent, site.receiver):
         with pytest.raises(UsageError, match="takes away: group h"):
-            await asyncio.to_thread(client.reload, ReloadRequest())
+            await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest())
     assert status_of(site.agent, "h") is not None
-    await asyncio.to_thread(site.agent.reload, TAKEN)
+    await asyncio.to_thread(site.agent.order, RELOAD, request=TAKEN)
     assert status_of(site.agent, "h") is None
     new.abandon()
     # What was recorded until then has come: the last point is the whole of it.
-    newest = site.receiver.points("h")[-1]
-    view = await asyncio.to_thread(site.receiver.open_view, "h", f"#{newest.sequence}")
+    newest = site.receiver.order(POINTS, "h")[-1]
+    view = await asyncio.to_thread(
+        site.receiver.order, OPEN_VIEW, request=ViewRequest(group="h", at=f"#{newest.sequence}")
+    )
     reader = await NbdClient.connect(view.result.disks["x"])
     assert await reader.pread(offset=0, length=DISK_BYTES) == new.image()["x"]
-    await asyncio.to_thread(site.receiver.reload, TAKEN)
+    await asyncio.to_thread(site.receiver.order, RELOAD, request=TAKEN)
     reader.abort()
     with pytest.raises(NotFoundError):
-        site.receiver.points("h")
-    assert site.receiver.views() == []
+        site.receiver.order(POINTS, "h")
+    assert site.receiver.order(VIEWS) == []
     assert (site.home / "dr" / "groups" / "h" / "disks" / "x.raw").exists()
     await protected(site)
     set_groups(site, first, gone)  # it comes back, with its history
     for each in (site.receiver, site.agent):
-        await asyncio.to_thread(each.reload, ReloadRequest())
-    assert site.receiver.points("h")[-1].sequence == newest.sequence
+        await asyncio.to_thread(each.order, RELOAD, request=ReloadRequest())
+    assert site.receiver.order(POINTS, "h")[-1].sequence == newest.sequence
     await wait_until(is_in(site.agent, "h", "lost"), "it waits for a resync")
-    await asyncio.to_thread(site.agent.resync, "h")
+    await asyncio.to_thread(site.agent.order, RESYNC, "h")
     back = await NbdClient.connect(site.export("h", "x"))
     await back.pwrite(bytes(DISK_BYTES), offset=0)
     await back.flush()
@@ -170,7 +176,7 @@ async def test_budgets_and_intervals_hold_without_a_restart(make_site: MakeSite)
     site.receiver_config.write_text(
         text.replace('max_bytes = "4294967296"', 'max_bytes = "64MiB"\nmin_lock = "1h"')
     )
-    done = await asyncio.to_thread(site.receiver.reload, ReloadRequest())
+    done = await asyncio.to_thread(site.receiver.order, RELOAD, request=ReloadRequest())
     assert [each.place for each in done.changes] == ["history.max_bytes", "history.min_lock"]
 
     def holds() -> bool:
@@ -181,14 +187,14 @@ async def test_budgets_and_intervals_hold_without_a_restart(make_site: MakeSite)
     await wait_until(holds, "budget and lock are those of the file")
     agent = site.agent_config.read_text()
     site.agent_config.write_text(agent.replace('"200ms"', '"1h"'))
-    await asyncio.to_thread(site.agent.reload, ReloadRequest())
+    await asyncio.to_thread(site.agent.order, RELOAD, request=ReloadRequest())
     await protected(site)
     client = await NbdClient.connect(site.export("g", "a"))
-    points = len(site.receiver.points("g"))
+    points = len(site.receiver.order(POINTS, "g"))
     await client.pwrite(b"x" * 512, offset=0)
     marked = await mark(site, "only")
     assert marked.sequence is not None
-    assert len(site.receiver.points("g")) == points + 1
+    assert len(site.receiver.order(POINTS, "g")) == points + 1
     await client.disconnect()
 
 
@@ -204,8 +210,8 @@ async def test_rotated_certificates_are_taken_over_by_both_ends(make_site: MakeS
     for path in sorted(fresh.iterdir()):
         os.replace(path, folder / path.name)
     for client in (site.receiver, site.agent):
-        await asyncio.to_thread(client.reload, ReloadRequest())
-        assert client.status().certificate_warning == ""
+        await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest())
+        assert client.order(STATUS).certificate_warning == ""
     site.kill("receiver")
     site.start("receiver")
     await mark(site, "with the new ones")
@@ -219,9 +225,11 @@ async def test_an_error_in_the_file_is_said_and_changes_nothing(make_site: MakeS
         text = file.read_text()
         file.write_text(text + "\nrubbish = 1\n")
         with pytest.raises(UsageError, match="unknown key"):
-            await asyncio.to_thread(client.reload, ReloadRequest())
+            await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest())
         file.write_text(text)
-        assert (await asyncio.to_thread(client.reload, ReloadRequest())).changes == []
+        assert (
+            await asyncio.to_thread(client.order, RELOAD, request=ReloadRequest())
+        ).changes == []
     await protected(site)
 
 
@@ -240,7 +248,7 @@ async def test_the_command_shows_what_it_does(make_site: MakeSite) -> None:
     done = command(site, site.agent_socket, "reload", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert [each["kind"] for each in json.loads(done.stdout)["changes"]] == ["removed", "added"]
-    assert [group.name for group in site.agent.status().groups] == ["h"]
+    assert [group.name for group in site.agent.order(STATUS).groups] == ["h"]
 
 
 async def test_what_left_the_file_while_the_agent_was_away_is_ended_by_its_next_reload(
@@ -256,7 +264,9 @@ async def test_what_left_the_file_while_the_agent_was_away_is_ended_by_its_next_
     site.start("agent")
     await protected(site)
     await client.pwrite(b"x" * 512, offset=0)  # the splitter has not read the file
-    assert (await asyncio.to_thread(site.agent.reload, ReloadRequest())).changes == []
+    assert (
+        await asyncio.to_thread(site.agent.order, RELOAD, request=ReloadRequest())
+    ).changes == []
     with pytest.raises(ReplicatorError):
         await client.pwrite(b"x" * 512, offset=0)
     client.abort()

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from replicator.base.errors import ReplicatorError
-from replicator.control.types import ReloadRequest
+from replicator.control.orders import POINTS, RELOAD, RESYNC, ROLLBACK, STATUS
+from replicator.control.requests import ReloadRequest, RollbackRequest
 from replicator.demo.site import Group, Site
 from replicator.nbd.client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -33,7 +34,7 @@ from tests.process.waiting import until_served, wait_until
 
 async def synced_anew(site: Site) -> None:
     """What `resync` of an external group asks for: every byte again, and a flush."""
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     client = await NbdClient.connect(site.export("g", "a"))
     await client.pwrite(bytes(DISK_BYTES), offset=0)
     await client.flush()
@@ -54,14 +55,14 @@ async def test_a_group_that_the_splitter_does_not_know_is_taken_over_by_its_relo
     await protected(site)
 
     def status() -> str:
-        (found,) = [each for each in site.agent.status().groups if each.name == "h"]
+        (found,) = [each for each in site.agent.order(STATUS).groups if each.name == "h"]
         return found.remedy
 
     await wait_until(lambda: "replicator reload" in status(), "what to do is said")
-    await asyncio.to_thread(site.agent.reload, ReloadRequest())
-    await asyncio.to_thread(site.receiver.reload, ReloadRequest())
+    await asyncio.to_thread(site.agent.order, RELOAD, request=ReloadRequest())
+    await asyncio.to_thread(site.receiver.order, RELOAD, request=ReloadRequest())
     await wait_until(
-        lambda: {each.state for each in site.agent.status().groups} == {"protected"},
+        lambda: {each.state for each in site.agent.order(STATUS).groups} == {"protected"},
         "both groups are protected",
     )
 
@@ -84,7 +85,7 @@ async def test_a_disk_of_another_size_goes_into_a_group_of_another_name(
     assert group_at_receiver(site).state in ("disconnected", "protected", "behind")
     began = time.monotonic()
     with pytest.raises(ReplicatorError, match="its replica has"):
-        await asyncio.to_thread(site.agent.resync, "g")
+        await asyncio.to_thread(site.agent.order, RESYNC, "g")
     assert time.monotonic() - began < 3, "an order that is known to be refused is refused at once"
     site.stop("agent")
     site.stop("splitter")
@@ -97,7 +98,7 @@ async def test_a_disk_of_another_size_goes_into_a_group_of_another_name(
     site.start("receiver", "splitter", "agent")
     await protected(site)
     assert group_at_agent(site).name == "g2"
-    assert [point.label for point in site.receiver.points("g")][-1] == "before"
+    assert [point.label for point in site.receiver.order(POINTS, "g")][-1] == "before"
 
 
 async def test_a_receiver_that_was_set_back_is_taken_as_it_is_without_the_memory(
@@ -109,7 +110,7 @@ async def test_a_receiver_that_was_set_back_is_taken_as_it_is_without_the_memory
     await mark(site, "one")
     site.stop("agent")
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
-    await asyncio.to_thread(site.receiver.rollback, "g", "one")
+    await asyncio.to_thread(site.receiver.order, ROLLBACK, "g", RollbackRequest(to="one"))
     site.start("agent")
     await wait_until(lambda: group_at_agent(site).state == "rolled-back", "it is fenced")
     assert "replicator resync g" in group_at_agent(site).remedy
@@ -175,7 +176,7 @@ async def test_a_group_of_which_the_history_is_damaged_is_set_aside_and_syncs_an
     # The spool still holds the stream from its beginning on, so it needs no resync here.
     await wait_until(lambda: group_at_receiver(site).state == "protected", "it begins anew")
     await protected(site)
-    assert "old" in [point.label for point in site.receiver.points("g")]
+    assert "old" in [point.label for point in site.receiver.order(POINTS, "g")]
 
 
 def spoil(path: Path) -> None:
@@ -189,6 +190,6 @@ async def test_a_smaller_budget_is_taken_over_by_reload(make_site: MakeSite) -> 
     text = site.receiver_config.read_text()
     before = group_at_receiver(site).history_capacity_bytes
     site.receiver_config.write_text(text.replace(f'max_bytes = "{before}"', 'max_bytes = "64MiB"'))
-    done = await asyncio.to_thread(site.receiver.reload, ReloadRequest())
+    done = await asyncio.to_thread(site.receiver.order, RELOAD, request=ReloadRequest())
     assert [change.live for change in done.changes] == [True]
     assert group_at_receiver(site).history_capacity_bytes == 64 << 20

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 
 from replicator.base.errors import UnreachableError
+from replicator.control.orders import POINTS, ROLLBACK, WRITES
+from replicator.control.requests import RollbackRequest, WritesRequest
 from replicator.control.types import Chosen
 from replicator.demo.site import Site
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -51,8 +53,10 @@ async def test_each_write_is_a_prefix_across_a_restart(make_site: MakeSite) -> N
     await asyncio.to_thread(site.kill, "receiver")
     site.start("receiver")
     await protected(site)
-    (start,) = (each for each in site.receiver.points("g") if each.label == "start")
-    found = await asyncio.to_thread(site.receiver.writes, "g", "start", "1h", 1000)
+    (start,) = (each for each in site.receiver.order(POINTS, "g") if each.label == "start")
+    found = await asyncio.to_thread(
+        site.receiver.order, WRITES, "g", WritesRequest(around="start", window="1h", limit=1000)
+    )
     behind = [each for each in found if each.time >= start.time]
     assert len(behind) == 100
     for number in range(0, 100, LOOKED_AT):
@@ -68,23 +72,29 @@ async def test_a_rollback_to_a_write_survives_a_kill(make_site: MakeSite) -> Non
     source, count = await written(site)
     site.stop("agent")
     await wait_until(lambda: group_at_receiver(site).peer is None, "the source has left")
-    found = await asyncio.to_thread(site.receiver.writes, "g", "start", "1h", 1000)
+    found = await asyncio.to_thread(
+        site.receiver.order, WRITES, "g", WritesRequest(around="start", window="1h", limit=1000)
+    )
     target = found[-50]
     for wait_seconds in (0.0, 0.01, 0.03):
-        order = asyncio.create_task(asyncio.to_thread(site.receiver.rollback, "g", target.point))
+        order = asyncio.create_task(
+            asyncio.to_thread(site.receiver.order, ROLLBACK, "g", RollbackRequest(to=target.point))
+        )
         await asyncio.sleep(wait_seconds)  # somewhere in the middle of it
         await asyncio.to_thread(site.kill, "receiver")
         site.start("receiver")
         (result,) = await asyncio.gather(order, return_exceptions=True)
         assert isinstance(result, UnreachableError | Chosen), result
-        kinds = [each.kind for each in await asyncio.to_thread(site.receiver.points, "g")]
+        kinds = [each.kind for each in await asyncio.to_thread(site.receiver.order, POINTS, "g")]
         if "before-rollback" in kinds:
             break
     else:
-        await asyncio.to_thread(site.receiver.rollback, "g", target.point)
+        await asyncio.to_thread(
+            site.receiver.order, ROLLBACK, "g", RollbackRequest(to=target.point)
+        )
     await wait_until(lambda: group_at_receiver(site).state == "rolled-back", "it has ended")
     await wait_until(
-        lambda: site.receiver.points("g")[-1].kind == "rollback", "its point has been made"
+        lambda: site.receiver.order(POINTS, "g")[-1].kind == "rollback", "its point has been made"
     )
     expected = source.image(count + 51)
     assert await view_images(site, "latest") == expected

@@ -15,7 +15,9 @@ import pytest
 
 from replicator.base import pki
 from replicator.base.errors import DamageError
-from replicator.control.types import GroupStatus, ReloadRequest
+from replicator.control.orders import MARK, RELOAD, RESYNC, SCRUB
+from replicator.control.requests import MarkRequest, ReloadRequest
+from replicator.control.types import GroupStatus
 from replicator.demo.site import Site
 from replicator.nbd.client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
@@ -188,7 +190,7 @@ async def test_damage_that_every_point_to_come_stands_on_is_no_protection(
         image.seek(at)
         image.write(bytes([held[at] ^ 1]))
     since = time.monotonic()
-    await asyncio.to_thread(site.receiver.scrub, "g", waits=True)
+    await asyncio.to_thread(site.receiver.order, SCRUB, "g")
     there = await says(lambda: group_at_receiver(site), "damaged", KNOWN_SECONDS, since)
     here = await says(lambda: group_at_agent(site), "damaged", KNOWN_SECONDS, since)
     for group in (here, there):
@@ -197,7 +199,7 @@ async def test_damage_that_every_point_to_come_stands_on_is_no_protection(
     await mark(site, "on damage")
     with pytest.raises(DamageError):
         await view_images(site, "on damage")
-    await asyncio.to_thread(site.agent.resync, "g")
+    await asyncio.to_thread(site.agent.order, RESYNC, "g")
     whole = source.image()["a"]
     for offset in range(0, DISK_BYTES, 1 << 20):
         await source.clients["a"].pwrite(whole[offset : offset + (1 << 20)], offset=offset)
@@ -225,7 +227,7 @@ async def test_a_receiver_that_hangs_is_behind_and_then_gone(make_site: MakeSite
 async def mark_here(site: Site) -> None:
     """A point of its own for what was written, so that it is not folded into the next."""
     label = f"pass {time.monotonic_ns()}"
-    await asyncio.to_thread(site.agent.mark, "g", label, wait=True)
+    await asyncio.to_thread(site.agent.order, MARK, "g", MarkRequest(label=label, wait=True))
 
 
 async def test_a_receiver_without_room_for_its_history_is_paused_at_both_ends(
@@ -251,7 +253,7 @@ async def test_a_receiver_without_room_for_its_history_is_paused_at_both_ends(
         assert "max_bytes" in group(site).reason
         assert "replicator reload" in group(site).remedy
     site.receiver_config.write_text(text)
-    await asyncio.to_thread(site.receiver.reload, ReloadRequest())
+    await asyncio.to_thread(site.receiver.order, RELOAD, request=ReloadRequest())
     await wait_until(lambda: group_at_receiver(site).state == "protected", "it goes on by itself")
     await protected(site)
     await client.disconnect()

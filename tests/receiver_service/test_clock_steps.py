@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from receiver.service import Receiver
+from replicator.control.orders import PLAN_ROLLBACK, POINTS
+from replicator.control.requests import PointsRequest, RollbackRequest
 from replicator.control.types import Point
 from replicator.wire.messages import AskLabel, LabelState
 from tests.receiver_service.dr_site import DrSite
@@ -78,7 +80,7 @@ async def test_points_say_when_they_were_made_and_now_means_our_time(
 
 
 async def _asked(site: DrSite) -> None:
-    points = await order(site.control.points, "web")
+    points = await order(site.control.order, POINTS, "web")
     assert [point.clock_step_seconds for point in points] == [None, 86_400.0, None, None, None]
     now = datetime.now(UTC)
     for number, point in enumerate(points):
@@ -86,15 +88,37 @@ async def _asked(site: DrSite) -> None:
         assert abs(ago) < timedelta(seconds=9)
         ahead = datetime.fromisoformat(point.time) - made(point)
         assert abs(ahead - timedelta(days=bool(number))) < timedelta(seconds=2)
-    choice = (await order(site.control.plan_rollback, "web", "now")).choice
+    choice = (
+        await order(
+            site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to="now", dry_run=True)
+        )
+    ).choice
     assert choice.point == points[-1], "not the state of before the step"
     said = f"{(now - made(points[2])).total_seconds():.3f}s ago"
-    assert (await order(site.control.plan_rollback, "web", said)).choice.point in points[1:3]
-    by_stamp = (await order(site.control.plan_rollback, "web", points[2].time)).choice
+    assert (
+        await order(
+            site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to=said, dry_run=True)
+        )
+    ).choice.point in points[1:3]
+    by_stamp = (
+        await order(
+            site.control.order,
+            PLAN_ROLLBACK,
+            "web",
+            RollbackRequest(to=points[2].time, dry_run=True),
+        )
+    ).choice
     assert by_stamp.point == points[2]
-    listed = await order(site.control.points, "web", "1h ago", "now")
+    listed = await order(
+        site.control.order, POINTS, "web", PointsRequest(since="1h ago", until="now")
+    )
     assert listed == points
-    assert await order(site.control.points, "web", "1h ago", points[0].time) == points[:1]
+    assert (
+        await order(
+            site.control.order, POINTS, "web", PointsRequest(since="1h ago", until=points[0].time)
+        )
+        == points[:1]
+    )
 
 
 async def test_points_of_a_backlog_that_outlived_the_receiver_go_by_the_one_before(
@@ -116,7 +140,7 @@ async def test_points_of_a_backlog_that_outlived_the_receiver_go_by_the_one_befo
         assert told.made_ns == worker.source_clock.when(stream, told.monotonic_ns)
         await leave(agent, receiver)
     async with site.running():
-        (point,) = (await order(site.control.points, "web"))[-1:]
+        (point,) = (await order(site.control.order, POINTS, "web"))[-1:]
         assert point.sequence == told.sequence
         assert point.time == datetime.fromtimestamp(last.time_ns // 1000 / 10**6, UTC).isoformat(
             timespec="microseconds"

@@ -14,6 +14,8 @@ import pytest
 import receiver.tasks.pump
 from replicator.base.errors import NoSpaceError
 from replicator.base.storage import Buffer, File, SystemFile, SystemStorage
+from replicator.control.orders import OPEN_VIEW, STATUS
+from replicator.control.requests import ViewRequest
 from replicator.wire.messages import Welcome
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.source import Source
@@ -79,14 +81,16 @@ async def test_applying_pauses_and_the_inbox_goes_on_while_it_can(
         await agent.ship(source, before)  # acknowledged all the same
         worker = dr.workers["web"]
         await worker.changed.until(lambda: worker.paused is not None)
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "paused"
         assert "full" in group.reason
         assert group.points == 2
         assert (group.applied_lsn or 0) < (group.durable_lsn or 0)
         replica = site.replica("vda").read_bytes()
         assert replica == source.cuts[0].disks["vda"]  # not a byte without its before-image
-        view = asyncio.create_task(order(site.control.open_view, "web", "latest"))
+        view = asyncio.create_task(
+            order(site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="latest"))
+        )
         done, _ = await asyncio.wait([view], timeout=0.2)
         assert not done, "a view of a point that is not applied was served"
         storage.full.clear()
@@ -94,7 +98,7 @@ async def test_applying_pauses_and_the_inbox_goes_on_while_it_can(
         chosen = await view
         assert chosen.choice.point.sequence == 2
         assert site.replica("vda").read_bytes() == source.contents["vda"]
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "protected"
         await agent.close()
 

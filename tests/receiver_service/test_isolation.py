@@ -23,6 +23,8 @@ from journal.segment import FORMAT_VERSION, HEADER_BYTES
 from receiver.service import Receiver
 from replicator.base.errors import ReplicatorError
 from replicator.base.notify import Notifier
+from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, POINTS, SCRUB, STATUS, VERIFY_AUDIT
+from replicator.control.requests import ViewRequest
 from replicator.control.types import GroupStatus
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent
@@ -90,7 +92,7 @@ class Fed:
         """The replica, and the number of points."""
         replica = self._site.replica("vda", self.name).read_bytes()
         assert replica == self.source.contents["vda"], f"{self.name} differs from its source"
-        points = await order(self._site.control.points, self.name)
+        points = await order(self._site.control.order, POINTS, self.name)
         assert len(points) == len(self.source.cuts)
 
     async def close(self) -> None:
@@ -115,7 +117,9 @@ async def feeding(
 
 
 async def status_of(site: DrSite, group: str) -> GroupStatus:
-    return next(each for each in (await order(site.control.status)).groups if each.name == group)
+    return next(
+        each for each in (await order(site.control.order, STATUS)).groups if each.name == group
+    )
 
 
 async def until_stopped(site: DrSite, receiver: Receiver, group: str) -> GroupStatus:
@@ -269,7 +273,7 @@ async def test_a_disk_that_fails_at_run_time_stops_its_group_alone(site: DrSite,
                 await fed[name].check()
         assert (await refused(site, "web")).message == web.reason
         # Its points that are whole go on being served.
-        assert len(await order(site.control.points, "web")) >= 1
+        assert len(await order(site.control.order, POINTS, "web")) >= 1
 
 
 async def test_two_are_fed_beside_a_full_one(site: DrSite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +305,10 @@ async def test_two_are_fed_beside_a_slow_one_and_a_silent_one(site: DrSite) -> N
             storage.troubles = [trouble]
             waiting = asyncio.create_task(fed["web"].ship())
             views = [
-                asyncio.create_task(order(site.control.open_view, "web", "#1")) for _ in range(3)
+                asyncio.create_task(
+                    order(site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="#1"))
+                )
+                for _ in range(3)
             ]  # each takes a thread of this process as well
             try:
                 if isinstance(trouble, Silent):
@@ -310,16 +317,20 @@ async def test_two_are_fed_beside_a_slow_one_and_a_silent_one(site: DrSite) -> N
                     for name in SOUND:
                         await fed[name].ship()
                         await fed[name].check()
-                        chosen = await order(site.control.open_view, name, "latest")
-                        await order(site.control.scrub, name, waits=True)
-                        await order(site.control.close_view, chosen.result.id)
-                    assert (await order(site.control.verify_audit)).faults == []
+                        chosen = await order(
+                            site.control.order,
+                            OPEN_VIEW,
+                            request=ViewRequest(group=name, at="latest"),
+                        )
+                        await order(site.control.order, SCRUB, name)
+                        await order(site.control.order, CLOSE_VIEW, chosen.result.id)
+                    assert (await order(site.control.order, VERIFY_AUDIT)).faults == []
             finally:
                 if isinstance(trouble, Silent):
                     trouble.freed.set()
             await waiting
             for view in views:
-                await order(site.control.close_view, (await view).result.id)
+                await order(site.control.order, CLOSE_VIEW, (await view).result.id)
             await fed["web"].check()
 
 
@@ -352,7 +363,7 @@ async def test_a_scrub_that_dies_by_a_fault_of_the_program_stops_its_group(
     async with site.running() as receiver, feeding(site, *GROUPS) as fed:
         monkeypatch.setattr(receiver.workers["web"].replica.scrub, "step", bug)
         with pytest.raises(ReplicatorError):
-            await order(site.control.scrub, "web", waits=True)
+            await order(site.control.order, SCRUB, "web")
         assert "KeyError" in (await until_stopped(site, receiver, "web")).reason
         for name in SOUND:
             await fed[name].ship()
@@ -396,14 +407,18 @@ async def test_a_catalog_that_cannot_be_opened_stops_orders_and_no_group(site: D
             async with feeding(site, *GROUPS, since=before) as fed:
                 for each in fed.values():
                     await each.check()
-            status = await order(site.control.status)
+            status = await order(site.control.order, STATUS)
             assert str(catalog) in status.orders_refused
             with pytest.raises(ReplicatorError, match="no order is carried out now"):
-                await order(site.control.open_view, "web", "latest")
+                await order(
+                    site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="latest")
+                )
     async with site.running():
-        assert (await order(site.control.status)).orders_refused == ""
-        chosen = await order(site.control.open_view, "web", "latest")
-        await order(site.control.close_view, chosen.result.id)
+        assert (await order(site.control.order, STATUS)).orders_refused == ""
+        chosen = await order(
+            site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="latest")
+        )
+        await order(site.control.order, CLOSE_VIEW, chosen.result.id)
 
 
 async def test_an_audit_of_the_future_stops_orders_and_no_group(site: DrSite) -> None:
@@ -413,4 +428,4 @@ async def test_an_audit_of_the_future_stops_orders_and_no_group(site: DrSite) ->
         async with feeding(site, *GROUPS, since=before) as fed:
             for each in fed.values():
                 await each.check()
-        assert "Input/output error" in (await order(site.control.status)).orders_refused
+        assert "Input/output error" in (await order(site.control.order, STATUS)).orders_refused

@@ -13,7 +13,9 @@ import pytest
 from receiver.offline.audit_check import check_audit
 from replicator.base.errors import NotFoundError, OwnedError, ReplicatorError, UsageError
 from replicator.base.storage import SystemStorage
-from replicator.control.types import ForgetRequest, ForgetResult, Leftover, ReloadRequest
+from replicator.control.orders import AUDITED, FORGET, POINTS, RELOAD, STATUS, VERIFY_AUDIT
+from replicator.control.requests import ForgetRequest, ReloadRequest
+from replicator.control.types import ForgetResult, Leftover
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.test_isolation import feeding
 from tests.receiver_service.test_orders import order
@@ -50,7 +52,7 @@ async def leftovers(site: DrSite) -> list[Leftover]:
     """Once they have been measured."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
-            found = (await order(site.control.status)).leftovers
+            found = (await order(site.control.order, STATUS)).leftovers
             if all(each.bytes is not None for each in found):
                 return found
             await asyncio.sleep(0.02)
@@ -64,7 +66,7 @@ async def until_gone(site: DrSite) -> None:
 
 
 async def forget(site: DrSite, request: ForgetRequest, group: str = "web") -> ForgetResult:
-    return await order(site.control.forget, group, request)
+    return await order(site.control.order, FORGET, group, request)
 
 
 def rows(site: DrSite, group: str) -> int:
@@ -76,10 +78,10 @@ def rows(site: DrSite, group: str) -> int:
 
 async def test_a_group_that_left_is_said_kept_and_there_again(site: DrSite) -> None:
     async with site.running(), feeding(site, "web", "db") as fed:
-        assert (await order(site.control.status)).leftovers == []
+        assert (await order(site.control.order, STATUS)).leftovers == []
         configure(site, "db")
-        await order(site.control.reload, ReloadRequest(removes_too=True))
-        (left,) = (await order(site.control.status)).leftovers
+        await order(site.control.order, RELOAD, request=ReloadRequest(removes_too=True))
+        (left,) = (await order(site.control.order, STATUS)).leftovers
         folder = site.data_dir / "groups" / "web"
         assert (left.name, left.places) == ("web", [str(folder)])
         await fed["db"].ship()
@@ -87,8 +89,8 @@ async def test_a_group_that_left_is_said_kept_and_there_again(site: DrSite) -> N
         (left,) = await leftovers(site)
         assert (left.bytes or 0) > 100_000
         configure(site, "web", "db")
-        await order(site.control.reload, ReloadRequest())
-        assert (await order(site.control.status)).leftovers == []
+        await order(site.control.order, RELOAD, request=ReloadRequest())
+        assert (await order(site.control.order, STATUS)).leftovers == []
         async with feeding(site, "web", "db", since=fed):
             for each in fed.values():
                 await each.check()
@@ -114,19 +116,21 @@ async def test_forgetting_is_meant_typed_audited_and_final(site: DrSite) -> None
         assert list((site.data_dir / "forgotten").iterdir()) == []
         assert rows(site, "web") == 0
         assert rows(site, "db") == 1
-        assert (await order(site.control.status)).leftovers == []
-        entries = [each for each in await order(site.control.audited) if each.order == "forget"]
+        assert (await order(site.control.order, STATUS)).leftovers == []
+        entries = [
+            each for each in await order(site.control.order, AUDITED) if each.order == "forget"
+        ]
         assert (entries[-1].object, entries[-1].outcome) == ("web", "done")
-        assert (await order(site.control.verify_audit)).faults == []
+        assert (await order(site.control.order, VERIFY_AUDIT)).faults == []
         with pytest.raises(NotFoundError):
             await forget(site, GOES)
     # A group of that name begins anew, and what the audit saw of the old one counts no more.
     configure(site, "web", "db")
     async with site.running(), feeding(site, "web") as fed:
         await fed["web"].check()
-        (point,) = await order(site.control.points, "web")
+        (point,) = await order(site.control.order, POINTS, "web")
         assert point.sequence == 1
-        assert (await order(site.control.verify_audit)).faults == []
+        assert (await order(site.control.order, VERIFY_AUDIT)).faults == []
     report = check_audit(SystemStorage(), site.data_dir)
     assert report is not None
     assert report.breaks == []
@@ -146,7 +150,7 @@ async def test_locked_points_refuse_unless_the_lock_is_broken_with_a_reason(site
         assert site.replica("vda").exists()
         await forget(site, BREAKS)
         assert not site.replica("vda").exists()
-        last = (await order(site.control.audited))[-1]
+        last = (await order(site.control.order, AUDITED))[-1]
         assert "it was a test machine" in last.argument
 
 
@@ -178,7 +182,7 @@ async def test_a_rest_that_a_crash_left_goes_at_the_next_start(site: DrSite) -> 
     async with site.running():
         await until_gone(site)
         assert not rest.exists()
-        assert (await order(site.control.status)).leftovers == []
+        assert (await order(site.control.order, STATUS)).leftovers == []
 
 
 async def test_a_deletion_that_fails_is_said_and_gone_on_with(
@@ -195,6 +199,6 @@ async def test_a_deletion_that_fails_is_said_and_gone_on_with(
         with pytest.raises(ReplicatorError):
             await forget(site, GOES)
         monkeypatch.undo()
-        assert (await order(site.control.status)).leftovers == []
+        assert (await order(site.control.order, STATUS)).leftovers == []
     async with site.running():
         await until_gone(site)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from replicator.cli.main import run
+from replicator.control.orders import PLAN_ROLLBACK, POINTS, ROLLBACK, WRITES
+from replicator.control.requests import PointsRequest, RollbackRequest, WritesRequest
 from replicator.control.types import Point, Write
 from replicator.wire.messages import Hold
 from tests.receiver_service.dr_site import DrSite
@@ -66,8 +68,8 @@ async def test_what_is_printed_of_a_point_or_a_write_means_it_everywhere(
         agent = await feed(site, source)
         agent.link.send(Hold(source.end_lsn, source.cuts[-1].time_ns + 1_234_567))
         await leave(agent, receiver)
-        await order(site.control.rollback, "web", "#5")
-        points = await order(site.control.points, "web")
+        await order(site.control.order, ROLLBACK, "web", RollbackRequest(to="#5"))
+        points = await order(site.control.order, POINTS, "web")
         assert len(points) == 26
         assert [point.kind for point in points[-2:]] == ["before-rollback", "rollback"]
         assert {point.label for point in points if point.label} == {
@@ -75,7 +77,12 @@ async def test_what_is_printed_of_a_point_or_a_write_means_it_everywhere(
         }
         for point in points:
             await _named_by_all_its_texts(site, point, capsys)
-        writes = await order(site.control.writes, "web", points[12].time, "1h", 1000)
+        writes = await order(
+            site.control.order,
+            WRITES,
+            "web",
+            WritesRequest(around=points[12].time, window="1h", limit=1000),
+        )
         assert len(writes) > 50
         for write in writes:
             await _named_by_its_time(site, write, writes)
@@ -93,12 +100,18 @@ async def test_what_is_printed_of_a_point_or_a_write_means_it_everywhere(
 
 async def _named_by_all_its_texts(site: DrSite, point: Point, capsys: Captured) -> None:
     for text in texts_of(point):
-        choice = (await order(site.control.plan_rollback, "web", text)).choice
+        choice = (
+            await order(
+                site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to=text, dry_run=True)
+            )
+        ).choice
         assert choice.point == point, text
         assert (choice.writes, choice.distance_seconds or 0) == (0, 0)
     for bounds in (texts_of(point)[:2], texts_of(point)[1:3]):
         for since in bounds[:1]:
-            found = await order(site.control.points, "web", since, point.time)
+            found = await order(
+                site.control.order, POINTS, "web", PointsRequest(since=since, until=point.time)
+            )
             assert found == [point], "both bounds are inclusive, and nobody else is in between"
     capsys.readouterr()
     assert await command(site, "points", "web", "--since", point.until, "--until", point.until) == 0
@@ -119,11 +132,19 @@ def _behind(start: str, capsys: Captured) -> str:
 
 
 async def _named_by_its_time(site: DrSite, write: Write, writes: list[Write]) -> None:
-    exact = (await order(site.control.plan_rollback, "web", write.point)).choice
+    exact = (
+        await order(
+            site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to=write.point, dry_run=True)
+        )
+    ).choice
     assert exact.write_time == write.time
     assert f"#{exact.point.sequence}+{exact.writes}w" == write.point
     last = [each for each in writes if each.time == write.time][-1]
-    by_time = (await order(site.control.plan_rollback, "web", write.time)).choice
+    by_time = (
+        await order(
+            site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to=write.time, dry_run=True)
+        )
+    ).choice
     assert f"#{by_time.point.sequence}+{by_time.writes}w" == last.point
     assert by_time.write_time == write.time
     assert by_time.distance_seconds == 0

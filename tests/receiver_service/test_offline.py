@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from replicator.cli.main import run
+from replicator.control.orders import POINTS, RESTORE, ROLLBACK, STATUS, VERIFY_AUDIT
+from replicator.control.requests import RestoreRequest, RollbackRequest
 from tests.receiver_service.dr_site import DrSite, launched
 from tests.receiver_service.test_orders import feed, good, leave, order, story
 
@@ -27,8 +29,13 @@ async def lived(site: DrSite) -> dict[str, bytes]:
     async with site.running() as receiver:
         agent = await feed(site, source)
         await leave(agent, receiver)
-        await order(site.control.rollback, "web", "good")
-        await order(site.control.restore, "web", "good", site.folder / "restored")
+        await order(site.control.order, ROLLBACK, "web", RollbackRequest(to="good"))
+        await order(
+            site.control.order,
+            RESTORE,
+            "web",
+            RestoreRequest(at="good", to=str(site.folder / "restored")),
+        )
     return good(source).disks
 
 
@@ -51,10 +58,10 @@ async def test_verified_extracted_and_rebuilt_it_goes_on(site: DrSite, capsys: C
     (data_dir / "catalog.db").unlink()
     assert command("journal", "rebuild-catalog", data_dir) == 0
     async with site.running():
-        points = await order(site.control.points, "web")
+        points = await order(site.control.order, POINTS, "web")
         assert "good" in [point.label for point in points]
-        assert (await order(site.control.status)).audit_breaks == 0
-        verdict = await order(site.control.verify_audit)
+        assert (await order(site.control.order, STATUS)).audit_breaks == 0
+        verdict = await order(site.control.order, VERIFY_AUDIT)
         assert verdict.faults == []
         assert verdict.entries == 4
 

@@ -17,6 +17,8 @@ import pytest
 from receiver.service import NICENESS
 from replicator.base.errors import DamageError, NoSpaceError, ReplicatorError
 from replicator.base.storage import SystemStorage
+from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, POINTS, STATUS, VIEWS
+from replicator.control.requests import ViewRequest
 from replicator.wire.messages import Ack, Welcome
 from tests.receiver_service.dr_site import DrSite, ReceiverProcess, launched, refused_start
 from tests.receiver_service.fake_agent import FakeAgent
@@ -106,12 +108,14 @@ async def test_kill_9_in_the_middle_of_the_stream_loses_nothing_acknowledged(
 
 async def check_points(site: DrSite, source: Source) -> None:
     """Every point is there, and some of them are looked at byte for byte."""
-    points = await order(site.control.points, "web")
+    points = await order(site.control.order, POINTS, "web")
     assert [point.sequence for point in points] == list(range(1, len(source.cuts) + 1))
     for number in (1, 17, 60, 119, 120):
-        chosen = await order(site.control.open_view, "web", f"#{number}")
+        chosen = await order(
+            site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at=f"#{number}")
+        )
         await compare(site, chosen.result.disks, source.cuts[number - 1])
-        await order(site.control.close_view, chosen.result.id)
+        await order(site.control.order, CLOSE_VIEW, chosen.result.id)
 
 
 async def test_sigterm_ends_it_cleanly_with_everything_received_kept(site: DrSite) -> None:
@@ -121,7 +125,7 @@ async def test_sigterm_ends_it_cleanly_with_everything_received_kept(site: DrSit
         await agent.welcomed("web")
         await agent.open(source)
         await agent.ship(source, 0)
-        view = await order(site.control.open_view, "web", "#2")
+        view = await order(site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="#2"))
         assert await process.end(signal.SIGTERM) == 0
         log = "".join(process.log)
         assert "event=receiver.stopped" in log
@@ -144,7 +148,7 @@ async def test_a_second_receiver_on_the_same_data_dir_is_refused(site: DrSite) -
         assert code == 11
         assert f"locked by process {process.process.pid}" in stderr
         assert "Traceback" not in stderr
-        assert (await order(site.control.status)).name == "dr"  # the first one is untouched
+        assert (await order(site.control.order, STATUS)).name == "dr"  # the first one is untouched
     async with launched(site):
         pass  # a kill -9 leaves no lock behind
 
@@ -156,7 +160,9 @@ async def test_stale_sockets_of_a_killed_receiver_do_not_hinder_the_next(site: D
         await agent.welcomed("web")
         await agent.open(source)
         await agent.ship(source, 0)
-        view = await order(site.control.open_view, "web", "latest")
+        view = await order(
+            site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="latest")
+        )
         stale = Path(view.result.disks["vda"].split("socket=")[1])
         await process.end(signal.SIGKILL)
         agent.link.close()
@@ -164,7 +170,7 @@ async def test_stale_sockets_of_a_killed_receiver_do_not_hinder_the_next(site: D
     assert site.socket.exists()
     async with launched(site):
         assert not stale.exists()
-        assert await order(site.control.views) == []
+        assert await order(site.control.order, VIEWS) == []
 
 
 async def test_a_damaged_group_is_shown_with_file_and_offset_and_stops_no_other(
@@ -184,12 +190,12 @@ async def test_a_damaged_group_is_shown_with_file_and_offset_and_stops_no_other(
     content[len(content) // 2] ^= 0x10
     segment.write_bytes(content)
     async with launched(site):
-        groups = {group.name: group for group in (await order(site.control.status)).groups}
+        groups = {group.name: group for group in (await order(site.control.order, STATUS)).groups}
         assert groups["db"].state == "attaching"
         assert groups["web"].state == "damaged"
         assert str(segment) in groups["web"].reason
         with pytest.raises(DamageError, match=segment.name):
-            await order(site.control.points, "web")
+            await order(site.control.order, POINTS, "web")
         agent = await site.agent()
         agent.greet("web")
         with pytest.raises(DamageError):

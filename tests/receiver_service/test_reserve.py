@@ -20,7 +20,16 @@ from receiver.group.group import Limits
 from receiver.service import Receiver
 from replicator.base.errors import NoSpaceError
 from replicator.base.units import MIB
-from replicator.control.types import DropRequest
+from replicator.control.orders import (
+    AUDITED,
+    CLOSE_VIEW,
+    DROP_POINTS,
+    OPEN_VIEW,
+    POINTS,
+    STATUS,
+    VERIFY_AUDIT,
+)
+from replicator.control.requests import DropRequest, ViewRequest
 from replicator.wire.messages import Welcome
 from tests.receiver.source import noise
 from tests.receiver_service.dr_site import DrSite
@@ -29,7 +38,7 @@ from tests.receiver_service.source import Source
 from tests.receiver_service.test_orders import order
 
 DISKS = {"vda": 8 * MIB}
-POINTS = 12
+POINTS_MADE = 12
 
 
 @pytest.fixture
@@ -78,7 +87,7 @@ async def fed(site: DrSite, dr: Receiver) -> tuple[FakeAgent, Source]:
     await dr.reserve_errand.ended()
     source = Source(DISKS)
     source.start_from_zero()
-    for number in range(POINTS):
+    for number in range(POINTS_MADE):
         source.write("vda", number % 3 * MIB, noise(number + 1, MIB))
         source.cut()
     agent = await site.agent()
@@ -113,16 +122,16 @@ async def test_on_a_full_disk_one_looks_makes_room_and_it_goes_on(
         await agent.close()
 
         # looking
-        assert len(await order(site.control.points, "web")) == POINTS
-        view = await order(site.control.open_view, "web", "#3")
-        await order(site.control.close_view, view.result.id)
-        verdict = await order(site.control.verify_audit)
+        assert len(await order(site.control.order, POINTS, "web")) == POINTS_MADE
+        view = await order(site.control.order, OPEN_VIEW, request=ViewRequest(group="web", at="#3"))
+        await order(site.control.order, CLOSE_VIEW, view.result.id)
+        verdict = await order(site.control.order, VERIFY_AUDIT)
         assert verdict.faults == []
         # making room
-        done = await order(site.control.drop_points, "web", drop_of(*range(1, POINTS)))
-        assert len(done.points) == POINTS - 1
+        done = await order(site.control.order, DROP_POINTS, "web", drop_of(*range(1, POINTS_MADE)))
+        assert len(done.points) == POINTS_MADE - 1
         assert done.freed_bytes > 4 * MIB
-        entries = await order(site.control.audited)
+        entries = await order(site.control.order, AUDITED)
         assert [each.outcome for each in entries if each.order == "points drop"] == [
             "started",
             "done",
@@ -155,7 +164,7 @@ async def test_a_restart_on_a_full_disk_comes_up_and_takes_nothing_in_before_the
     source.write("vda", 0, noise(99, MIB))
     source.cut()
     async with site.running() as dr:
-        assert len(await order(site.control.points, "web")) == POINTS
+        assert len(await order(site.control.order, POINTS, "web")) == POINTS_MADE
         again = await site.agent()
         welcome = await again.welcomed("web")
         assert welcome.durable_lsn == before
@@ -165,9 +174,9 @@ async def test_a_restart_on_a_full_disk_comes_up_and_takes_nothing_in_before_the
         with pytest.raises(NoSpaceError, match="given back"):
             await again.expect(Welcome)
         await again.close()
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert "given" in group.reason
-        done = await order(site.control.drop_points, "web", drop_of(*range(1, POINTS)))
+        done = await order(site.control.order, DROP_POINTS, "web", drop_of(*range(1, POINTS_MADE)))
         assert done.freed_bytes > 4 * MIB
         await made_again(dr)
         third = await site.agent()
@@ -187,7 +196,7 @@ async def test_what_is_in_between_is_said_as_bytes_to_come_and_comes(
         agent, _ = await fed(site, dr)
         await agent.close()
         used = dr.workers["web"].replica.history_bytes
-        done = await order(site.control.drop_points, "web", drop_of(*range(2, POINTS)))
+        done = await order(site.control.order, DROP_POINTS, "web", drop_of(*range(2, POINTS_MADE)))
         assert done.freed_bytes < MIB
         assert done.to_come_bytes > 4 * MIB
         worker = dr.workers["web"]

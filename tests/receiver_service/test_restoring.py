@@ -22,6 +22,8 @@ from replicator.base.errors import (
     UsageError,
 )
 from replicator.base.storage import SystemStorage
+from replicator.control.orders import RESTORE
+from replicator.control.requests import RestoreRequest
 from tests.receiver.restored_checksum import checksum_by_hand
 from tests.receiver_service.dr_site import DrSite, launched
 from tests.receiver_service.test_orders import feed, good, leave, order, story
@@ -56,7 +58,12 @@ async def test_qcow2_images_hold_the_point(site: DrSite, receiver: Receiver) -> 
     source = story()
     await leave(await feed(site, source), receiver)
     target = site.folder / "restored"
-    done = await order(site.control.restore, "web", "good", target, image_format="qcow2")
+    done = await order(
+        site.control.order,
+        RESTORE,
+        "web",
+        RestoreRequest(at="good", to=str(target), format="qcow2"),
+    )
     assert done.result.files == [str(target / f"{name}.qcow2") for name in DISKS]
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
@@ -78,7 +85,12 @@ async def test_qcow2_without_qemu_img_is_refused_before_anything_is_written(
     await leave(await feed(site, story()), receiver)
     monkeypatch.setenv("PATH", str(site.folder))
     with pytest.raises(UsageError, match="no qemu-img") as caught:
-        await order(site.control.restore, "web", "good", site.folder / "new", image_format="qcow2")
+        await order(
+            site.control.order,
+            RESTORE,
+            "web",
+            RestoreRequest(at="good", to=str(site.folder / "new"), format="qcow2"),
+        )
     assert "qemu-utils" in caught.value.hint
     assert not (site.folder / "new").exists()
 
@@ -95,7 +107,12 @@ async def test_a_restore_that_the_shutdown_interrupts_is_gone_on_with(
         await leave(await feed(site, source), receiver)
         monkeypatch.setenv("PATH", f"{programs}:{path}")
         restoring = asyncio.create_task(
-            order(site.control.restore, "web", "good", target, image_format="qcow2")
+            order(
+                site.control.order,
+                RESTORE,
+                "web",
+                RestoreRequest(at="good", to=str(target), format="qcow2"),
+            )
         )
         process = int(await asyncio.to_thread(started.read_text))
         receiver.workers["web"].begin_closing()
@@ -108,11 +125,24 @@ async def test_a_restore_that_the_shutdown_interrupts_is_gone_on_with(
     assert sorted(os.listdir(target)) == ["restore.json", "vda.qcow2.partial", "vda.raw.partial"]
     async with site.running():
         with pytest.raises(UsageError, match="holds the beginnings"):
-            await order(site.control.restore, "web", "good", target, image_format="qcow2")
+            await order(
+                site.control.order,
+                RESTORE,
+                "web",
+                RestoreRequest(at="good", to=str(target), format="qcow2"),
+            )
         with pytest.raises(UsageError, match="format qcow2 there, raw wanted"):
-            await order(site.control.restore, "web", "good", target, resume=True)
+            await order(
+                site.control.order,
+                RESTORE,
+                "web",
+                RestoreRequest(at="good", to=str(target), resume=True),
+            )
         done = await order(
-            site.control.restore, "web", "good", target, image_format="qcow2", resume=True
+            site.control.order,
+            RESTORE,
+            "web",
+            RestoreRequest(at="good", to=str(target), format="qcow2", resume=True),
         )
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
@@ -130,7 +160,12 @@ async def test_a_receiver_that_was_killed_goes_on_in_its_next_life(
     async with launched(site) as process:
         await (await feed(site, source)).close()
         restoring = asyncio.create_task(
-            order(site.control.restore, "web", "good", target, image_format="qcow2")
+            order(
+                site.control.order,
+                RESTORE,
+                "web",
+                RestoreRequest(at="good", to=str(target), format="qcow2"),
+            )
         )
         converting = int(await asyncio.to_thread(started.read_text))
         await process.end(signal.SIGKILL)
@@ -141,7 +176,10 @@ async def test_a_receiver_that_was_killed_goes_on_in_its_next_life(
     assert sorted(os.listdir(target)) == ["restore.json", "vda.qcow2.partial", "vda.raw.partial"]
     async with launched(site):
         done = await order(
-            site.control.restore, "web", "good", target, image_format="qcow2", resume=True
+            site.control.order,
+            RESTORE,
+            "web",
+            RestoreRequest(at="good", to=str(target), format="qcow2", resume=True),
         )
     assert sorted(os.listdir(target)) == [f"{name}.qcow2" for name in DISKS]
     for image in done.result.images:
@@ -158,7 +196,12 @@ async def test_a_qemu_img_that_a_signal_ends_is_an_interruption(
     programs, started = slow_qemu_img(site.folder)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     restoring = asyncio.create_task(
-        order(site.control.restore, "web", "good", target, image_format="qcow2")
+        order(
+            site.control.order,
+            RESTORE,
+            "web",
+            RestoreRequest(at="good", to=str(target), format="qcow2"),
+        )
     )
     os.kill(int(await asyncio.to_thread(started.read_text)), signal.SIGTERM)
     with pytest.raises(UnreachableError, match="qemu-img was ended by SIGTERM") as caught:
@@ -180,7 +223,9 @@ async def test_nothing_is_restored_where_replicas_and_histories_are_kept(
         site.folder / "." / "data" / ".." / "data",
     ):
         with pytest.raises(UsageError, match="where replicas and histories are kept"):
-            await order(site.control.restore, "web", "good", target)
+            await order(
+                site.control.order, RESTORE, "web", RestoreRequest(at="good", to=str(target))
+            )
     assert not (site.data_dir / "new").exists()
     assert not list(site.data_dir.rglob("*.partial"))
 
@@ -198,9 +243,11 @@ async def test_rot_between_writing_and_reading_back_is_damage(
 
     monkeypatch.setattr(restore_image, "drop_cache", rot)
     with pytest.raises(DamageError, match=r"vda.raw.partial: bytes 0 to 2097152 are not"):
-        await order(site.control.restore, "web", "good", target)
+        await order(site.control.order, RESTORE, "web", RestoreRequest(at="good", to=str(target)))
     assert not target.exists()
-    done = await order(site.control.restore, "web", "good", target, verify=False)
+    done = await order(
+        site.control.order, RESTORE, "web", RestoreRequest(at="good", to=str(target), verify=False)
+    )
     assert [image.verified for image in done.result.images] == [False, False]
 
 

@@ -23,6 +23,7 @@ from replicator.base.errors import (
     UsageError,
     VersionError,
 )
+from replicator.control.orders import POINTS
 from replicator.wire.messages import Ack, AskLabel, Hold, LabelState, Open, Opened, Welcome
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent
@@ -255,7 +256,7 @@ async def test_holds_carry_the_newest_point_and_labels_are_looked_up(site: DrSit
     agent.link.send(AskLabel("before upgrade"))
     state = await agent.expect(LabelState)
     assert (state.taken, state.point) == (True, agent.points()[1])
-    points = await asyncio.to_thread(site.control.points, "web")
+    points = await asyncio.to_thread(site.control.order, POINTS, "web")
     assert points[-1].until > points[-1].time
     assert points[0].until == points[0].time
     agent.link.send(AskLabel("another"))
@@ -268,7 +269,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart(site: DrSite) -> N
     async with site.running():
         await (await replicated(site, source)).close()
     async with site.running():
-        points = await asyncio.to_thread(site.control.points, "web")
+        points = await asyncio.to_thread(site.control.order, POINTS, "web")
         assert [point.sequence for point in points] == [1, 2, 3]
         agent = await site.agent()
         welcome = await agent.welcomed("web")

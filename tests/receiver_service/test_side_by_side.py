@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,30 @@ from receiver.audit.log import read_entries
 from receiver.service import Receiver
 from replicator.base.errors import DamageError, ReplicatorError, UnreachableError, UsageError
 from replicator.base.storage import SystemStorage
-from replicator.control.types import ViewRequest
+from replicator.control.orders import (
+    ACCEPT,
+    ACCEPT_AUDIT,
+    AUDITED,
+    CLOSE_VIEW,
+    OPEN_VIEW,
+    PLAN_ROLLBACK,
+    POINTS,
+    RESTORE,
+    ROLLBACK,
+    SCRUB,
+    STATUS,
+    VIEWS,
+    Order,
+)
+from replicator.control.requests import (
+    AcceptAuditRequest,
+    AcceptRequest,
+    Request,
+    RestoreRequest,
+    RollbackRequest,
+    ScrubRequest,
+    ViewRequest,
+)
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.source import CutMade, Source
 from tests.receiver_service.test_orders import compare, order
@@ -70,7 +93,7 @@ class Life:
         await agent.close()
 
     async def numbers(self) -> set[int]:
-        points = await order(self.site.control.points, "web")
+        points = await order(self.site.control.order, POINTS, "web")
         return {point.sequence for point in points if point.sequence is not None}
 
     async def sync(self) -> None:
@@ -98,15 +121,21 @@ class Life:
     async def served(self) -> list[int]:
         """The points that can be had, each compared through a view."""
         good = []
-        for point in await order(self.site.control.points, "web"):
+        for point in await order(self.site.control.order, POINTS, "web"):
             assert point.sequence is not None
             name = f"#{point.sequence}"
             try:
-                view = (await order(self.site.control.open_view, "web", name)).result
+                view = (
+                    await order(
+                        self.site.control.order,
+                        OPEN_VIEW,
+                        request=ViewRequest(group="web", at=name),
+                    )
+                ).result
             except (DamageError, UnreachableError):
                 continue
             await compare(self.site, view.disks, self.cuts[point.sequence])
-            await order(self.site.control.close_view, view.id)
+            await order(self.site.control.order, CLOSE_VIEW, view.id)
             good.append(point.sequence)
         return good
 
@@ -152,34 +181,41 @@ async def test_an_older_history_stops_the_group_until_it_is_accepted(site: DrSit
     life, copy = await lived(site)
     put_back(life, copy, "history")
     async with site.running() as receiver:
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "damaged"
         assert "history ends before what its replica holds" in group.reason
         assert (await refusal(site)).message == group.reason
         with pytest.raises(DamageError, match="history ends before"):
-            await order(site.control.points, "web")
+            await order(site.control.order, POINTS, "web")
         with pytest.raises(UsageError, match="reason"):
-            await order(site.control.accept, "web", " ")
-        done = await order(site.control.accept, "web", "the disk of the newer one is gone")
+            await order(site.control.order, ACCEPT, "web", AcceptRequest(reason=" "))
+        done = await order(
+            site.control.order,
+            ACCEPT,
+            "web",
+            AcceptRequest(reason="the disk of the newer one is gone"),
+        )
         assert (done.next_point, done.generation) == (13, 2)
         assert done.points + done.damaged_points == 6
         assert "history ends before" in done.gone
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "rolled-back", "the agent says so, by the generation"
         assert "replicator resync web" in group.remedy
         with pytest.raises(UsageError, match="has not stopped"):
-            await order(site.control.accept, "web", "again")
+            await order(site.control.order, ACCEPT, "web", AcceptRequest(reason="again"))
         await life.until_settled(receiver)
         await life.sync()
         served = await life.served()
         assert 13 in served
         assert len(served) == done.points + 1
-        audited = [each for each in await order(site.control.audited) if "accept" in each.order]
+        audited = [
+            each for each in await order(site.control.order, AUDITED) if "accept" in each.order
+        ]
         done_entry = next(each for each in audited if each.outcome == "done")
         assert "the disk of the newer one is gone" in done_entry.argument
     async with site.running():
         assert await life.served() == served
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state != "damaged"
 
 
@@ -188,7 +224,10 @@ async def test_two_who_accept_at_once_accept_it_once(site: DrSite) -> None:
     life, copy = await lived(site)
     put_back(life, copy, "history")
     async with site.running() as receiver:
-        orders = (order(site.control.accept, "web", f"order {number}") for number in (1, 2))
+        orders = (
+            order(site.control.order, ACCEPT, "web", AcceptRequest(reason=f"order {number}"))
+            for number in (1, 2)
+        )
         done = await asyncio.gather(*orders, return_exceptions=True)
         refused = [each for each in done if isinstance(each, UsageError)]
         assert [each.message for each in refused] == ["group 'web' has not stopped at its opening"]
@@ -203,7 +242,7 @@ async def test_the_newer_history_put_back_is_as_it_was(site: DrSite) -> None:
     shutil.copytree(site.data_dir, newer)
     put_back(life, copy, "history")
     async with site.running():
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "damaged"
     put_back(life, newer, "history")
     async with site.running():
@@ -257,7 +296,7 @@ async def test_the_audit_is_a_witness_where_the_replica_is_silent(site: DrSite) 
     for path in site.data_dir.glob("catalog.db*"):
         path.unlink()
     async with site.running():
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "damaged"
         assert "audit" in group.reason
 
@@ -273,13 +312,13 @@ async def test_an_older_audit_shows_the_break_and_all_goes_on(site: DrSite) -> N
     shutil.rmtree(audit)
     shutil.copytree(older, audit)
     async with site.running():
-        status = await order(site.control.status)
+        status = await order(site.control.order, STATUS)
         assert (status.audit_breaks, status.orders_refused) == (1, "")
         assert await life.served() == list(range(1, 13))
         life.write(1)
         await life.ship()
     async with site.running():
-        assert (await order(site.control.status)).audit_breaks == 1
+        assert (await order(site.control.order, STATUS)).audit_breaks == 1
         assert await life.served() == list(range(1, 14))
 
 
@@ -290,10 +329,14 @@ async def test_a_loss_is_accepted_once_a_gone_audit_is(site: DrSite) -> None:
     shutil.rmtree(site.data_dir / "audit")
     async with site.running() as receiver:
         with pytest.raises(ReplicatorError, match="the audit is gone") as told:
-            await order(site.control.accept, "web", "the disk is gone")
+            await order(site.control.order, ACCEPT, "web", AcceptRequest(reason="the disk is gone"))
         assert "`replicator audit accept --reason TEXT`" in told.value.hint
-        await order(site.control.accept_audit, "the disk is gone")
-        assert (await order(site.control.accept, "web", "the disk is gone")).generation == 2
+        await order(
+            site.control.order, ACCEPT_AUDIT, request=AcceptAuditRequest(reason="the disk is gone")
+        )
+        assert (
+            await order(site.control.order, ACCEPT, "web", AcceptRequest(reason="the disk is gone"))
+        ).generation == 2
         await life.until_settled(receiver)
         await life.sync()
         assert 13 in await life.served()
@@ -304,14 +347,14 @@ async def test_a_replica_that_is_being_verified_is_no_protection(site: DrSite) -
     async with site.running() as receiver:
         life.write(3)
         await life.ship()
-        (before,) = (await order(site.control.status)).groups
+        (before,) = (await order(site.control.order, STATUS)).groups
         opening = receiver.workers["web"].replica.opening
         opening._voucher.start({"vda"})  # as an opening does that finds another inode
-        (told,) = (await order(site.control.status)).groups
+        (told,) = (await order(site.control.order, STATUS)).groups
         assert told.state == "attaching"
         assert told.reason.startswith("the replica of disk vda is being verified")
         opening.scrubbed()
-        (told,) = (await order(site.control.status)).groups
+        (told,) = (await order(site.control.order, STATUS)).groups
         assert (told.state, told.reason) == (before.state, before.reason)
 
 
@@ -349,32 +392,31 @@ async def test_points_of_exchanged_images_wait_for_the_scrub(site: DrSite) -> No
     copied_with_holes(site.replica("vda"))
     slowly(site)
     target = site.folder / "restored"
-    orders = (
-        (site.control.open_view, "web", "latest"),
-        (site.control.restore, "web", "#6", target),
-        (site.control.rollback, "web", "#6"),
-        (site.control.plan_rollback, "web", "#6"),
+    orders: tuple[tuple[Order[Any, Any], Request], ...] = (
+        (OPEN_VIEW, ViewRequest(group="web", at="latest")),
+        (RESTORE, RestoreRequest(at="#6", to=str(target))),
+        (ROLLBACK, RollbackRequest(to="#6")),
+        (PLAN_ROLLBACK, RollbackRequest(to="#6", dry_run=True)),
     )
     async with site.running() as receiver:
-        for what, *arguments in orders:
+        for what, request in orders:
             with pytest.raises(UnreachableError, match="not verified yet") as told:
-                await order(what, *arguments)
+                await order(site.control.order, what, "web", request)
             assert told.value.exit_code == 75
             assert "replicator scrub web --rate 1GiB" in told.value.hint
         assert not target.exists()
-        listed = await order(site.control.points, "web")
+        listed = await order(site.control.order, POINTS, "web")
         assert all(point.unverified and not point.damaged for point in listed)
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert (group.unverified_disks, group.unverified_points) == (["vda"], 13)
         assert group.scrub_rest_seconds is not None
         assert 0 < group.scrub_rest_seconds < 60
-        scrub = partial(site.control.scrub, waits=True, rate=1 << 30)
-        await order(scrub, "web")
+        await order(site.control.order, SCRUB, "web", ScrubRequest(rate=1 << 30))
         assert not receiver.workers["web"].replica.unverified
         assert await life.served() == list(range(1, 14))
-        listed = await order(site.control.points, "web")
+        listed = await order(site.control.order, POINTS, "web")
         assert not any(point.unverified for point in listed)
-        (group,) = (await order(site.control.status)).groups
+        (group,) = (await order(site.control.order, STATUS)).groups
         assert (group.unverified_disks, group.unverified_points) == ([], 0)
 
 
@@ -384,17 +426,17 @@ async def test_who_cannot_wait_is_served_and_it_is_said_everywhere(site: DrSite)
     async with site.running() as receiver:
         receiver.workers["web"].replica.opening._voucher.start({"vda"})
         request = ViewRequest(group="web", at="#6", unverified=True)
-        opened = await order(site.control.serve_view, request)
+        opened = await order(site.control.order, OPEN_VIEW, request=request)
         assert opened.choice.point.unverified
         assert "NOT VERIFIED" in opened.choice.notice
         assert opened.result.point.unverified
         await compare(site, opened.result.disks, life.cuts[6])
-        (listed,) = await order(site.control.views)
+        (listed,) = await order(site.control.order, VIEWS)
         assert listed.point.unverified
-        restoring = partial(site.control.restore, unverified=True)
-        restored = await order(restoring, "web", "#6", target)
+        restoring = RestoreRequest(at="#6", to=str(target), unverified=True)
+        restored = await order(site.control.order, RESTORE, "web", restoring)
         assert restored.result.point.unverified
-        audited = await order(site.control.audited)
+        audited = await order(site.control.order, AUDITED)
         done = [
             each
             for each in audited
@@ -402,6 +444,6 @@ async def test_who_cannot_wait_is_served_and_it_is_said_everywhere(site: DrSite)
         ]
         assert len(done) == 2
         receiver.workers["web"].replica.opening.scrubbed()
-        again = await order(site.control.serve_view, request)
+        again = await order(site.control.order, OPEN_VIEW, request=request)
         assert not again.choice.point.unverified, "to insist on what is verified changes nothing"
         assert again.choice.notice == ""

@@ -11,6 +11,7 @@ import pytest
 
 from receiver.session.digest_stream import CHUNK_BLOCKS
 from replicator.base.errors import ReplicatorError
+from replicator.control.orders import POINTS, STATUS
 from replicator.wire.limits import DIGEST_BLOCK_BYTES, DIGEST_BYTES
 from replicator.wire.messages import Digests, DigestsDone, DigestsWanted, SyncKey
 from tests.receiver_service.dr_site import DrSite
@@ -91,13 +92,13 @@ async def test_digests_say_what_the_replica_holds_and_the_difference_makes_it_eq
                 offset = block * DIGEST_BLOCK_BYTES
                 new.same("vda", offset, min(DIGEST_BLOCK_BYTES, SIZE - offset))
         new.sync_end("vda")
-        status = (await order(site.control.status)).groups[0]
+        status = (await order(site.control.order, STATUS)).groups[0]
         assert status.state == "syncing"
         new.cut("after the sync")
         await agent.ship(new, before)
         await agent.applied(new.end_lsn)
         assert site.replica("vda").read_bytes() == new.contents["vda"]
-        points = await order(site.control.points, "web")
+        points = await order(site.control.order, POINTS, "web")
         assert [point.label for point in points] == ["before the sync", "after the sync"]
         await agent.close()
 
