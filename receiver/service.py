@@ -181,7 +181,7 @@ class Receiver:
 
     def _ageing_out(self, before: Ages, after: Ages) -> int:
         return sum(
-            worker.replica.ageing_out(worker.policy, before, after)
+            worker.replica.keeping.ageing_out(worker.policy, before, after)
             for worker in self.workers.values()
             if worker.is_recovered
         )
@@ -378,7 +378,7 @@ def _machine(config: ReceiverConfig) -> Machine:
 def _newest_stamp_ns(workers: dict[str, GroupWorker], below_ns: int) -> int | None:
     """Of all points, the latest that is not above."""
     stamps = [
-        worker.replica.newest_stamp_ns(below_ns)
+        worker.replica.known.newest_stamp_ns(below_ns)
         for worker in workers.values()
         if worker.is_recovered
     ]
@@ -388,7 +388,7 @@ def _newest_stamp_ns(workers: dict[str, GroupWorker], below_ns: int) -> int | No
 def _open_ends(workers: dict[str, GroupWorker]) -> dict[str, OpenEnd]:
     """Of the groups that could be read, and are whole."""
     ends = {
-        name: each.replica.open_end
+        name: each.replica.known.open_end
         for name, each in workers.items()
         if each.is_recovered and each.stopped is None
     }

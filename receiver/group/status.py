@@ -33,18 +33,18 @@ def lag_seconds(worker: GroupWorker) -> float | None:
     """The age of the newest durable point: of the last moment for which it stands. None without
     one. Before an agent has said what its clock shows, it is told by when the newest applied point
     came in here, which is our own clock's."""
-    newest = worker.replica.newest_point if worker.is_recovered else None
+    newest = worker.replica.points.newest if worker.is_recovered else None
     if newest is None:
         return None
     age = worker.witness.age_seconds(max(newest.until_ns, newest.time_ns))
     if age is not None:
         return age
     received_ns = max(
-        (point.received_ns for point in worker.replica.points()[-_LOOK_BACK:]), default=0
+        (point.received_ns for point in worker.replica.points.all[-_LOOK_BACK:]), default=0
     )
     if not received_ns:
         return None
-    return max(worker.replica.counted_ns - received_ns, 0) / NS_PER_S
+    return max(worker.replica.known.ages().counted_ns - received_ns, 0) / NS_PER_S
 
 
 _LOOK_BACK = 64
@@ -55,8 +55,8 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
     if not worker.is_recovered:
         return ReplicaFacts(stopped=_trouble(worker.stopped), recovering=_trouble(worker.trouble))
     replica, stream = worker.replica, worker.facts()
-    newest, has_stream = replica.newest_point, stream.stream is not None
-    unapplied = replica.unapplied_bytes
+    newest, has_stream = replica.points.newest, stream.stream is not None
+    unapplied = replica.known.unapplied_bytes
     return ReplicaFacts(
         stopped=_trouble(worker.stopped),
         paused=_trouble(worker.paused) or witness.refusing,
@@ -69,8 +69,8 @@ def facts_of(worker: GroupWorker) -> ReplicaFacts:
         has_stream=has_stream,
         has_points=newest is not None,
         has_point_of_stream=has_stream and newest is not None and newest.ordinal == stream.ordinal,
-        syncing="a sync is under way" if replica.condition == "syncing" else "",
-        verifying=doubt.awaited(replica.unverified),
+        syncing="a sync is under way" if replica.known.condition == "syncing" else "",
+        verifying=doubt.awaited(replica.opening.unverified),
         backlog=f"{format_size(unapplied)} are taken in and not applied" if unapplied else "",
         proof_seconds=witness.proof_seconds,
         lag_seconds=lag_seconds(worker),
@@ -84,8 +84,8 @@ def _trouble(error: ReplicatorError | None) -> Trouble | None:
 
 def _spoiled(worker: GroupWorker) -> Trouble | None:
     """What is on record as damaged of the newest state."""
-    newest = worker.replica.newest_point
-    lost = of_newest(worker.replica.damage, newest) if newest is not None else []
+    newest = worker.replica.points.newest
+    lost = of_newest(worker.replica.known.damage, newest) if newest is not None else []
     if newest is None or not lost:
         return None
     return Trouble(
@@ -96,7 +96,7 @@ def _spoiled(worker: GroupWorker) -> Trouble | None:
 
 
 def _rolled_back(worker: GroupWorker) -> Trouble | None:
-    match worker.replica.condition:
+    match worker.replica.known.condition:
         case "rolling-back":
             return Trouble("a rollback is being done", "none needed: it goes on by itself")
         case "rolled-back":

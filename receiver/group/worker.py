@@ -121,7 +121,7 @@ class GroupWorker:
         self.seat = Seat(replica.name)
         self.figures = GroupFigures()
         self.changed = Change()
-        self.source_clock = replica.source_clock
+        self.source_clock = replica.intake.source_clock
         self.clock = clock or SystemClock()
         self.witness = Witness(self.clock)
         self._replica = replica
@@ -226,12 +226,12 @@ class GroupWorker:
         return self._replica
 
     def facts(self) -> WelcomeFacts:
-        return self._replica.facts()
+        return self._replica.known.welcome()
 
     def points(self) -> list[Point]:
         """Oldest first; those that are durable and not yet applied are among them."""
         self.check_recovered()
-        return self._replica.points()
+        return self._replica.points.all
 
     @property
     def trouble(self) -> ReplicatorError | None:
@@ -262,7 +262,7 @@ class GroupWorker:
         if self.stopped is not None:  # whatever stopped it, the agent is told the state
             raise DamageError(self.stopped.message, hint=self.stopped.hint)
         self.check_recovered()
-        if self._replica.condition == "rolling-back":
+        if self._replica.known.condition == "rolling-back":
             raise UnreachableError(
                 f"a rollback of group {self.name!r} that was interrupted is being finished",
                 hint="it takes agents again when that has ended",
@@ -274,8 +274,8 @@ class GroupWorker:
             )
 
     def welcome(self) -> wire.Welcome:
-        facts = self._replica.facts()
-        newest = self._replica.newest_point
+        facts = self._replica.known.welcome()
+        newest = self._replica.points.newest
         return wire.Welcome(
             receiver=self._receiver,
             generation=facts.generation,
@@ -286,25 +286,25 @@ class GroupWorker:
             applied_lsn=facts.applied_lsn,
             closed_ordinal=facts.closed_ordinal,
             next_point=facts.next_point,
-            points=self._replica.point_count,
+            points=self._replica.points.count,
             newest_point=None if newest is None else on_wire(newest),
             version=__version__,
         )
 
     def disk_sizes(self) -> dict[str, int]:
-        return self._replica.disk_sizes()
+        return self._replica.known.disk_sizes()
 
     def earlier_sizes(self) -> dict[str, list[int]]:
-        return self._replica.earlier_sizes
+        return self._replica.known.earlier_sizes
 
     def is_label_taken(self, label: str) -> bool:
-        return self._replica.is_label_taken(label)
+        return self._replica.known.is_label_taken(label)
 
     def heard(self, clocks: PeerClocks) -> None:
         """What the agent's clocks showed."""
         stream = None if clocks.stream is None else UUID(clocks.stream)
         since_ns = self.clock.monotonic_ns() - clocks.heard_ns
-        heard_ns = self._replica.counted_ns - since_ns
+        heard_ns = self._replica.known.ages().counted_ns - since_ns
         self.source_clock.heard(Pair(clocks.wall_ns, clocks.monotonic_ns, heard_ns, stream))
 
     # Taking in: the intake lane.
@@ -326,7 +326,7 @@ class GroupWorker:
 
     async def open_stream(self, message: wire.Open) -> StreamTaken:
         opened = await self._in_intake(
-            self._replica.open_stream,
+            self._replica.intake.open_stream,
             UUID(message.stream),
             message.ordinal,
             message.start_lsn,
@@ -335,7 +335,7 @@ class GroupWorker:
         self._pump.wake()
         self.changed.told()
         syncing = [wire.SyncingDisk(s.disk, s.name, s.size_bytes, s.sync_lsn) for s in opened.syncs]
-        again = opened.points or told_again(self._replica.points(), message)
+        again = opened.points or told_again(self._replica.points.all, message)
         return StreamTaken(
             wire.Opened(opened.durable_lsn, syncing, len(again)),
             [on_wire(point) for point in again],
@@ -344,7 +344,7 @@ class GroupWorker:
 
     async def hold(self, lsn: int, until_ns: int) -> bool:
         """Whether the newest point holds until then."""
-        holds = await self._in_intake(self._replica.hold, lsn, until_ns)
+        holds = await self._in_intake(self._replica.intake.hold, lsn, until_ns)
         if holds:
             self.witness.proven()
         return holds
@@ -372,7 +372,7 @@ class GroupWorker:
         taken = TakenIn([], [])
         try:
             for frame in frames:
-                self._replica.accept(frame)
+                self._replica.intake.accept(frame)
                 accepted.append(frame)
         except DamageError:
             self.figures.found_damage("wire")
@@ -384,7 +384,7 @@ class GroupWorker:
 
     def _make_durable(self, accepted: Sequence[Frame]) -> TakenIn:
         began = time.monotonic()
-        durable = self._replica.sync_inbox()
+        durable = self._replica.intake.sync()
         figures = self.figures
         figures.inbox_syncs.add(time.monotonic() - began)
         figures.points_made += len(durable.points)
@@ -400,8 +400,8 @@ class GroupWorker:
 
     async def until_applied(self, lsn: int) -> None:
         """See DigestSource. `lsn` is one of the stream that is open now."""
-        ordinal = self._replica.facts().ordinal
-        while not self._replica.is_applied(ordinal, lsn):
+        ordinal = self._replica.known.welcome().ordinal
+        while not self._replica.known.is_applied(ordinal, lsn):
             self.check_alive()
             await self.changed.wait()
 
@@ -410,7 +410,7 @@ class GroupWorker:
     ) -> list[wire.Digests] | None:
         """See DigestSource."""
         chunk = await self._apply.run(
-            self._replica.digests, sync.disk, sync.sync_lsn, first_block, count, key
+            self._replica.showing.digests, sync.disk, sync.sync_lsn, first_block, count, key
         )
         if chunk is None:
             return None
@@ -428,7 +428,7 @@ class GroupWorker:
         """As of the point, or behind that many of the writes behind it. Waits until the point is
         applied. `unverified`: also while its images are not believed. Whoever gets it closes it."""
         self.check_recovered()
-        while not self._replica.is_point_applied(point.sequence):
+        while not self._replica.applier.is_point_applied(point.sequence):
             self.check_alive()
             report(Progress(done=0, total=0, what=f"waiting until {point} is applied"))
             await self.changed.wait()
@@ -463,16 +463,16 @@ class GroupWorker:
             return await self._apply.run(self._replica.fine.around, moment_ns, window_ns, limit)
 
     async def _open_view(self, point: Point, writes: int, *, unverified: bool) -> GroupView:
-        opening: Callable[..., GroupView] = partial(self._replica.view, point.sequence)
+        opening: Callable[..., GroupView] = partial(self._replica.showing.view, point.sequence)
         if writes:
-            opening = partial(self._replica.fine_view, point.sequence, writes)
+            opening = partial(self._replica.showing.fine_view, point.sequence, writes)
         opening = partial(opening, unverified=unverified)
         return await self._apply.run(self._room.with_room, opening, "a view")
 
     async def plan_rollback(self, point: Point, writes: int = 0) -> RollbackPlan:
         self.check_recovered()
         with _mishaps():
-            return await self._apply.run(self._replica.plan_rollback, point.sequence, writes)
+            return await self._apply.run(self._replica.rolling_back.plan, point.sequence, writes)
 
     async def rollback(self, point: Point, report: Report, writes: int = 0) -> RollbackDone:
         """The caller keeps the seat empty. What a shutdown or a crash interrupts is gone on with
@@ -481,7 +481,9 @@ class GroupWorker:
         progress = _progress(report, f"rolling {self.name} back to {point}", BLOCK_BYTES)
         try:
             with _mishaps():
-                order = partial(self._replica.rollback, point.sequence, progress, writes=writes)
+                order = partial(
+                    self._replica.rolling_back.run, point.sequence, progress, writes=writes
+                )
                 return await self._changing(order, "rollback")
         finally:
             self._pump.wake()
@@ -490,7 +492,9 @@ class GroupWorker:
     async def drop(self, order: DropOrder, *, dry_run: bool) -> Dropped:
         """Gives up points that a person named, and what room can be given back at once."""
         self.check_alive()
-        dropping = partial(self._replica.drop, self.policy, order, dry_run=dry_run, room=self._room)
+        dropping = partial(
+            self._replica.keeping.drop, self.policy, order, dry_run=dry_run, room=self._room
+        )
         try:
             with _mishaps():
                 gone = await self._changing(dropping, "drop")
@@ -508,7 +512,7 @@ class GroupWorker:
         """The lock that was in force."""
         self.check_alive()
         with _mishaps():
-            order = partial(self._replica.unlock, self.policy, reason)
+            order = partial(self._replica.keeping.unlock, self.policy, reason)
             return await self._changing(partial(self._room.with_room, order, "unlock"), "unlock")
 
     async def _changing(self, order: Callable[[], T], what: str) -> T:
@@ -547,14 +551,16 @@ class GroupWorker:
             self._make_room()
             self._check_images()
             self._check_disk()
-            before = self._replica.applied_lsn
-            rewritten, began = self._replica.rewritten_bytes, time.monotonic()
+            before = self._replica.applier.applied.lsn
+            rewritten, began = self._replica.applier.rewritten_bytes, time.monotonic()
             if not self._replica.apply_next():
                 return self._tidy() or IDLE_SECONDS
-            self._rewrites.note(self._replica.rewritten_bytes - rewritten, time.monotonic() - began)
+            self._rewrites.note(
+                self._replica.applier.rewritten_bytes - rewritten, time.monotonic() - began
+            )
             self.figures.batches += 1
-            self.figures.unverified_bytes = self._replica.unverified_bytes
-            self.figures.applied_log_bytes += max(self._replica.applied_lsn - before, 0)
+            self.figures.unverified_bytes = self._replica.known.unverified_bytes
+            self.figures.applied_log_bytes += max(self._replica.applier.applied.lsn - before, 0)
             self._tidy()
         except DamageError:
             self.figures.found_damage("apply")
@@ -569,7 +575,7 @@ class GroupWorker:
     def _check_disk(self) -> None:
         """Raises NoSpaceError while the disk has only what was kept back for making room: then
         that is gone on with."""
-        if not self._room.is_given or not self._replica.unapplied_bytes:
+        if not self._room.is_given or not self._replica.known.unapplied_bytes:
             return
         until = time.monotonic() + TIDY_SECONDS
         while time.monotonic() < until and self._replica.tidy():
@@ -591,11 +597,11 @@ class GroupWorker:
     def _make_room(self) -> None:
         """Raises NoSpaceError where there is none within the budget: then the inbox goes on, and
         this is tried again."""
-        if self.paused is not None and self._replica.kept_bytes > self.policy.max_bytes:
+        if self.paused is not None and self._replica.known.kept_bytes > self.policy.max_bytes:
             self._room.ready("the budget")  # else points would go, and free nothing
         retained = self._room.with_room(lambda: self._replica.retain(self.policy), "ageing")
         self.figures.points_dropped += len(retained.dropped)
-        if retained.must_wait and self._replica.unapplied_bytes:
+        if retained.must_wait and self._replica.known.unapplied_bytes:
             raise NoSpaceError(
                 f"the history of group {self.name!r} takes {format_size(retained.used_bytes)} with"
                 f" its inbox, more than max_bytes, and {retained.over_budget}",

@@ -49,7 +49,7 @@ class Chooser:
                 notice = ""  # the point stands for exactly that time
         elif writes:
             write_ns = (await worker.write_at(chosen.point, writes)).time_ns
-        disks = doubt.of_point(worker.replica.unverified, chosen.point)
+        disks = doubt.of_point(worker.replica.opening.unverified, chosen.point)
         notices = (notice, chosen.notice, doubt.warning(disks))
         choice = Choice(
             asked=text,
@@ -78,7 +78,7 @@ class Chooser:
 
     async def moment(self, worker: GroupWorker, text: str, zone: str | None) -> Moment:
         """A time, or that of the point or of the single write which the text names."""
-        spec = pointspec.read(text, self._clock.utc_ns(), zone, worker.replica.ages())
+        spec = pointspec.read(text, self._clock.utc_ns(), zone, worker.replica.known.ages())
         if spec.moment is not None:
             return spec.moment
         chosen = pointspec.resolve(spec, worker.points())
@@ -88,7 +88,7 @@ class Chooser:
         return Moment(time_ns, time_ns)
 
     def _find(self, text: str, zone: str | None, worker: GroupWorker) -> pointspec.Chosen:
-        points, ages = worker.points(), worker.replica.ages()
+        points, ages = worker.points(), worker.replica.known.ages()
         return pointspec.find(text, self._clock.utc_ns(), zone, points, ages)
 
 

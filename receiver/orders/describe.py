@@ -101,10 +101,10 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
     if not worker.is_recovered:
         return told
     replica, facts = worker.replica, worker.facts()
-    newest, earlier = replica.newest_point, replica.earlier_sizes
-    points, kept = replica.points(), replica.history_facts(worker.policy)
+    newest, earlier = replica.points.newest, replica.known.earlier_sizes
+    points, kept = replica.points.all, replica.keeping.facts(worker.policy)
     fine = replica.fine.log
-    has_stream, unverified = facts.stream is not None, replica.unverified
+    has_stream, unverified = facts.stream is not None, replica.opening.unverified
     return msgspec.structs.replace(
         told,
         rpo_seconds=lag_seconds(worker),
@@ -113,14 +113,14 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         clock_offset_seconds=worker.source_clock.offset_seconds,
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
-        points=replica.point_count,
+        points=replica.points.count,
         newest_point=None if newest is None else point_of(newest),
         disks=[
             DiskStatus(name=name, size=size, earlier_sizes=earlier.get(name, []))
-            for name, size in sorted(replica.disk_sizes().items())
+            for name, size in sorted(replica.known.disk_sizes().items())
         ],
-        lag_bytes=replica.unapplied_bytes,
-        history_bytes=replica.history_bytes,
+        lag_bytes=replica.known.unapplied_bytes,
+        history_bytes=replica.history.used_bytes,
         fine_bytes=fine.used_bytes,
         fine_since=None if fine.oldest_ns is None else rfc3339(fine.oldest_ns),
         oldest_point=point_of(points[0]) if points else None,
@@ -134,7 +134,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         scrub_ended=rfc3339(worker.scrubbing.ended_ns) if worker.scrubbing.ended_ns else None,
         scrub_progress=worker.scrubbing.progress,
         scrub_bad=worker.scrubbing.left,
-        damaged_points=len(replica.damaged_points()),
+        damaged_points=len(replica.known.damaged_points()),
         unverified_disks=sorted(unverified),
         unverified_points=sum(bool(of_point(unverified, point)) for point in points),
         scrub_rest_seconds=worker.scrubbing.rest_seconds,
@@ -162,7 +162,7 @@ def group_snapshot(
     if not worker.is_recovered:
         return blank
     replica, facts, points = worker.replica, worker.facts(), worker.points()
-    kept = replica.history_facts(worker.policy)
+    kept = replica.keeping.facts(worker.policy)
     has_stream = facts.stream is not None
     return replace(
         blank,
@@ -171,11 +171,11 @@ def group_snapshot(
         clock_offset_seconds=worker.source_clock.offset_seconds,
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
-        lag_bytes=replica.unapplied_bytes,
+        lag_bytes=replica.known.unapplied_bytes,
         oldest_point_ns=points[0].time_ns if points else None,
         newest_point_ns=points[-1].time_ns if points else None,
-        history_bytes=replica.history_bytes,
-        inbox_bytes=replica.inbox_bytes,
+        history_bytes=replica.history.used_bytes,
+        inbox_bytes=replica.known.inbox_bytes,
         fine_bytes=replica.fine.log.used_bytes,
         window_seconds=_seconds(kept.window_ns),
         window_wanted_seconds=_seconds(kept.wanted_ns),
@@ -185,5 +185,5 @@ def group_snapshot(
         lock_seconds=_seconds(kept.lock_ns),
         scrub_good_ns=worker.scrubbing.good_ns or None,
         scrub_progress=worker.scrubbing.progress,
-        damaged_points=len(replica.damaged_points()),
+        damaged_points=len(replica.known.damaged_points()),
     )

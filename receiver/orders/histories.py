@@ -47,14 +47,14 @@ class HistoryOrders:
         return UnlockResult(
             group=call.name,
             lock_seconds_before=before_ns / NS_PER_S,
-            lock_seconds=worker.replica.lock_ns / NS_PER_S,
+            lock_seconds=worker.replica.keeping.lock_ns / NS_PER_S,
         )
 
     async def accept(self, call: Call[AcceptRequest]) -> AcceptResult:
         worker = self._groups.worker(call.name)
         check_reason(call.request.reason, breaks_lock=True)
         gone = await worker.accept(call.report)
-        points, damaged = worker.points(), worker.replica.damaged_points()
+        points, damaged = worker.points(), worker.replica.known.damaged_points()
         return AcceptResult(
             group=call.name,
             gone=gone,

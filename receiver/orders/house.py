@@ -106,12 +106,12 @@ class ClockOrders:
         asked, recovered = call.request, self._groups.recovered()
         planned = self._counted.accept(dry_run=True)
         moves_lock = planned.lock_by_ns > 0 and any(
-            worker.replica.lock_ns for worker in recovered.values()
+            worker.replica.keeping.lock_ns for worker in recovered.values()
         )
         if not asked.dry_run:
             check_reason(asked.reason, breaks_lock=moves_lock or bool(asked.reason.strip()))
         points = {
-            name: worker.replica.ageing_out(worker.policy, planned.before, planned.after)
+            name: worker.replica.keeping.ageing_out(worker.policy, planned.before, planned.after)
             for name, worker in recovered.items()
         }
         if not asked.dry_run:

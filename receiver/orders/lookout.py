@@ -38,7 +38,7 @@ class Lookout:
         for name, worker in self._workers.items():
             if name in self._looks or not worker.is_recovered or worker.stopped is not None:
                 continue
-            if not self._watch.is_current(name, worker.replica.sealed):
+            if not self._watch.is_current(name, worker.replica.history.segments):
                 self._looks[name] = asyncio.create_task(self._look(worker))
 
     async def complete(self) -> None:
@@ -55,14 +55,16 @@ class Lookout:
             if worker.is_recovered and worker.stopped is None:
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
-                        await asyncio.to_thread(self._watch.read, name, worker.replica.sealed)
+                        await asyncio.to_thread(
+                            self._watch.read, name, worker.replica.history.segments
+                        )
                 except Exception as error:  # noqa: BLE001 - a supervision: others are looked at too
                     _log.error("audit.not_looked", group=name, reason=words_of(error).message)
 
     async def _look(self, worker: GroupWorker) -> None:
         """A supervision."""
         try:
-            await worker.aside.run(self._watch.read, worker.name, worker.replica.sealed)
+            await worker.aside.run(self._watch.read, worker.name, worker.replica.history.segments)
         except Exception as error:  # noqa: BLE001
             worker.stop.because(error, "audit look-up")
         finally:

@@ -32,16 +32,16 @@ class PointOrders:
 
     async def points(self, call: Call[PointsRequest]) -> list[Point]:
         worker, asked = self._groups.worker(call.name), call.request
-        found, ages = worker.points(), worker.replica.ages()
+        found, ages = worker.points(), worker.replica.known.ages()
         moment = self._chooser.moment
         first = None if asked.since is None else await moment(worker, asked.since, asked.zone)
         last = None if asked.until is None else await moment(worker, asked.until, asked.zone)
-        damage = worker.replica.damaged_points()
+        damage = worker.replica.known.damaged_points()
         return [
             point_of(
                 point,
                 describe(damage.get(point.sequence, ()), point),
-                unverified=bool(doubt.of_point(worker.replica.unverified, point)),
+                unverified=bool(doubt.of_point(worker.replica.opening.unverified, point)),
             )
             for point in found
             if (first is None or reaches(point, first, ages))
@@ -51,7 +51,7 @@ class PointOrders:
     async def writes(self, call: Call[WritesRequest]) -> list[Write]:
         worker, asked = self._groups.worker(call.name), call.request
         moment = await self._chooser.moment(worker, asked.around, asked.zone)
-        stamp_ns = stamp_of(moment, worker.points(), worker.replica.ages())
+        stamp_ns = stamp_of(moment, worker.points(), worker.replica.known.ages())
         found = await worker.writes_around(stamp_ns, asked.window_ns(), asked.limit)
         return [write_of(each) for each in found]
 

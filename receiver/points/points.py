@@ -41,6 +41,10 @@ class PointList:
         return self._points
 
     @property
+    def count(self) -> int:
+        return len(self._points)
+
+    @property
     def newest(self) -> Point | None:
         points = self._points
         return points[-1] if points else None

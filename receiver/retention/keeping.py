@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from receiver.apply.applier import Applier
 from receiver.catalog import GroupCatalog, SegmentFact
 from receiver.counted.ages import AgeClock, Ages, Lag
-from receiver.data_dir.reserve import Room
+from receiver.data_dir.reserve import UNRESERVED, Room
 from receiver.history.bodies import Mend
 from receiver.history.log import HistoryLog, as_mishap
 from receiver.points.points import PointList
@@ -232,17 +232,16 @@ class Keeping:
     def drop(
         self,
         policy: HistoryPolicy,
-        points: Sequence[Point],
         order: DropOrder,
         *,
         dry_run: bool,
-        room: Room,
+        room: Room = UNRESERVED,
     ) -> Dropped:
-        """Gives up what a person ordered, durably, and gives back at once what can be. `points` are
-        all there are. Raises what receiver.retention.dropping does, and NoSpaceError, OSError."""
+        """Gives up what a person ordered, durably, and gives back at once what can be. Raises what
+        receiver.retention.dropping does, and NoSpaceError, OSError."""
         self._check_orderly()
         situation = self.situation(policy)
-        gone = chosen(self._group, points, order, situation)
+        gone = chosen(self._group, self._points.all, order, situation)
         if dry_run or not gone:
             return Dropped(gone)
         if locked_points(gone, situation):
@@ -300,8 +299,9 @@ class Keeping:
                 wanted_seconds=wanted_ns // NS_PER_S,
             )
 
-    def facts(self, policy: HistoryPolicy, points: Sequence[Point]) -> HistoryFacts:
-        """`points` are all there are. Any thread."""
+    def facts(self, policy: HistoryPolicy) -> HistoryFacts:
+        """Any thread."""
+        points = self._points.all
         lock_ns, ages = max(self.lock_ns, policy.min_lock_ns), self._clock.ages()
         is_locked = bool(points) and lock_ns > 0
         return HistoryFacts(

@@ -230,7 +230,7 @@ class Session:
         self, durable_lsn: int, applied_lsn: int, points: Sequence[Point], until_ns: int = 0
     ) -> None:
         self._acked = (durable_lsn, applied_lsn)
-        total = self._worker.replica.point_count
+        total = self._worker.replica.points.count
         for start in range(0, len(points) + 1, POINTS_PER_ACK):
             part = list(points[start : start + POINTS_PER_ACK])
             self._link.send(Ack(durable_lsn, applied_lsn, part, total, until_ns))

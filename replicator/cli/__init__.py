@@ -9,6 +9,7 @@
     config_check  whether a file is right, and a daemon could start with it here
     journal       the tools for a bare spool, inbox or history
     output        how results look
+    setup         what came with the programs, and where it goes
     window        how far back a history reaches, as status says it
     paths zone    arguments: a path; the time zone in which a time was meant
 

@@ -122,12 +122,12 @@ def _apply(block_bytes: int, rounds: int) -> list[Figure]:
         with fed(1 * GIB) as feed:
             _filled(feed)
             offsets = scattered(count, block_bytes, SPAN_BYTES, seed=seed)
-            before = feed.group.history_bytes
+            before = feed.group.history.used_bytes
             feed.storage.written_bytes = 0
             feed.writes(offsets, block_bytes, per_cut=CUT_BYTES // block_bytes)
             ours.append(CHANGED_BYTES / MIB / seconds_of(feed.apply_all))
             amplification = feed.storage.written_bytes / CHANGED_BYTES
-            history = (feed.group.history_bytes - before) / CHANGED_BYTES
+            history = (feed.group.history.used_bytes - before) / CHANGED_BYTES
             peers.append(CHANGED_BYTES / MIB / _plain_writes(feed.home, offsets, block_bytes))
     what = f"random {format_size(block_bytes)}"
     return [
@@ -191,7 +191,7 @@ def _restored_seconds(disk_bytes: int) -> float:
     with fed(disk_bytes, is_durable=False) as feed:
         feed.writes(range(0, 1 * GIB, 64 * KIB), 64 * KIB, per_cut=512)
         feed.apply_all()
-        view = feed.group.view(_newest(feed))
+        view = feed.group.showing.view(_newest(feed))
         target = feed.home / "restored"
         try:
             return seconds_of(
@@ -245,18 +245,18 @@ def _views(rounds: int) -> list[Figure]:
 
 
 def _newest(feed: Feed) -> int:
-    point = feed.group.newest_point
+    point = feed.group.points.newest
     assert point is not None
     return point.sequence
 
 
 def _open_milliseconds(feed: Feed, sequence: int) -> float:
-    return 1000 * seconds_of(lambda: feed.group.view(sequence).close())
+    return 1000 * seconds_of(lambda: feed.group.showing.view(sequence).close())
 
 
 def _read_view(feed: Feed, sequence: int, span_bytes: int = SPAN_BYTES) -> float:
     """Seconds for `nbdcopy` to read that much through an export of the view."""
-    view = feed.group.view(sequence)
+    view = feed.group.showing.view(sequence)
     try:
         return _copied(feed.home, view, span_bytes)
     finally:
@@ -370,7 +370,7 @@ def _compaction(rounds: int) -> Figure:
             offsets = scattered(2 * CHANGED_BYTES // 4096, 4096, HOT_BYTES, seed=seed)
             feed.writes(offsets, 4096, per_cut=512)
             feed.apply_all()
-            points = [point.sequence for point in feed.group.points()[:-1]]
+            points = [point.sequence for point in feed.group.points.all[:-1]]
             feed.give_up([sequence for sequence in points if sequence % 10])
 
             def tidy(feed: Feed = feed) -> None:
@@ -378,7 +378,7 @@ def _compaction(rounds: int) -> Figure:
                     pass
 
             taken = seconds_of(tidy)
-            rates.append(feed.group.compacted_bytes / MIB / taken)
+            rates.append(feed.group.known.compacted_bytes / MIB / taken)
     return Figure("compaction, history read", rates, "MiB/s")
 
 
@@ -398,7 +398,7 @@ def _grown(disk_bytes: int, points: int, images: int) -> list[str]:
         start = seconds_of(feed.restart)
         opened = _open_milliseconds(feed, target)
         read = 64 * MIB / MIB / _read_view(feed, target, 64 * MIB)
-        taken = seconds_of(lambda: feed.group.rollback(target))
+        taken = seconds_of(lambda: feed.group.rolling_back.run(target))
         return [
             format_size(disk_bytes),
             f"{points:,}",

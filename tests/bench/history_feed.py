@@ -91,7 +91,7 @@ class Feed:
         self._frame_start = (self._lsn, self._chain)
         self._pool = Random(3).randbytes(_POOL_BYTES)
         self._at = 0
-        self.group.open_stream(STREAM, 1, 0, self._chain)
+        self.group.intake.open_stream(STREAM, 1, 0, self._chain)
         self._add(
             RecordType.SYNC_BEGIN,
             0,
@@ -126,7 +126,7 @@ class Feed:
 
     def acknowledge(self) -> None:
         self._ship()
-        self.group.sync_inbox()
+        self.group.intake.sync()
         self._unacknowledged = 0
 
     def apply_all(self) -> None:
@@ -136,8 +136,8 @@ class Feed:
     def give_up(self, sequences: list[int]) -> None:
         """Points go; what they needed stays until the group is tidied up."""
         group = self.group
-        group._history.drop_points(sequences, group._applier.newest_state)
-        group._points.drop(sequences)
+        group.history.drop_points(sequences, group.applier.newest_state)
+        group.points.drop(sequences)
 
     def restart(self) -> None:
         self.group.close()
@@ -171,7 +171,7 @@ class Feed:
         if not self._raw:
             return
         start_lsn, chain = self._frame_start
-        self.group.accept(
+        self.group.intake.accept(
             self._builder.build(
                 b"".join(self._raw),
                 start_lsn=start_lsn,

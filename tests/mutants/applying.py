@@ -149,13 +149,13 @@ MUTANTS = (
     ),
     Mutant(
         "what came before a rollback is applied before it",
-        "receiver/group/group.py",
-        "            while self.apply_next():\n"
+        "receiver/group/rolling_back.py",
+        "            while self._step():\n"
         "                pass\n"
-        "            target = self._applied_point(sequence)\n",
-        "            while not self.is_point_applied(sequence) and self.apply_next():\n"
+        "            target = self._showing.applied_point(sequence)\n",
+        "            while not self._applier.is_point_applied(sequence) and self._step():\n"
         "                pass\n"
-        "            target = self._applied_point(sequence)\n",
+        "            target = self._showing.applied_point(sequence)\n",
         _LIVES,
     ),
     Mutant(

@@ -28,7 +28,7 @@ def lived(seed: int) -> World:
         return live(seed)
     world = _long()
     if seed == COMPACTED:
-        world.give_up([each.sequence for each in world.group.points()[:50] if not each.label])
+        world.give_up([each.sequence for each in world.group.points.all[:50] if not each.label])
         for _ in range(200):
             world.tidy(6)
         world.check()

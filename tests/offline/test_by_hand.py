@@ -37,7 +37,7 @@ def test_the_reader_knows_nothing_of_this_project() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_point_comes_out_as_it_was(tmp_path: Path, seed: int) -> None:
     bare = BareHistory(tmp_path, seed)
-    for point in bare.world.group.points():
+    for point in bare.world.group.points.all:
         out = tmp_path / f"out{point.sequence}"
         out.mkdir()
         by_hand.main(bare.group_dir, point.sequence, out)
@@ -48,7 +48,7 @@ def test_every_point_comes_out_as_it_was(tmp_path: Path, seed: int) -> None:
 
 def test_it_runs_where_nothing_of_this_project_is_installed(tmp_path: Path) -> None:
     bare = BareHistory(tmp_path, SEEDS[0])
-    newest = bare.world.group.points()[-1].sequence
+    newest = bare.world.group.points.all[-1].sequence
     (tmp_path / "out").mkdir()
     script = tmp_path / "by_hand.py"
     script.write_text(Path(by_hand.__file__).read_text())

@@ -46,7 +46,7 @@ def test_every_point_of_a_history_that_lived_through_anything(tmp_path: Path, se
     index = read_index(storage, bare.place)
     points = index.kept_points()
     assert [point.sequence for point in points] == [
-        point.sequence for point in bare.world.group.points()
+        point.sequence for point in bare.world.group.points.all
     ]
     for point in points:
         files = extract(storage, bare.place, index, point, tmp_path / f"out{point.sequence}")
@@ -87,7 +87,7 @@ def half_applied() -> World:
             world.storage.heal()
         else:
             world.settle()
-    assert world.group._history.unapplied is not None
+    assert world.group.history.unapplied is not None
     return world
 
 
@@ -168,7 +168,7 @@ def test_the_command(bare: BareHistory, tmp_path: Path, capsys: Captured) -> Non
     out = tmp_path / "out"
     assert extract_command(bare, out, "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    newest = bare.world.group.points()[-1]
+    newest = bare.world.group.points.all[-1]
     assert document["point"] == newest.sequence
     assert contents([Path(file) for file in document["files"]]) == {
         name: bytes(disk) for name, disk in bare.world.expected[newest.sequence].items()

@@ -32,7 +32,7 @@ def test_every_record_of_any_history_has_its_words(tmp_path: Path, seed: int) ->
     _, reports = bare.verify()
     assert text.count(" is whole") == sum(report.batches for report in reports)
     assert text.count("state in front of batch") == len(bare.segments)
-    for point in bare.world.group.points():
+    for point in bare.world.group.points.all:
         assert f"point #{point.sequence} " in text
     assert "nothing holds" not in text
     assert "does not lead here" not in text

@@ -36,7 +36,7 @@ def test_it_is_what_a_receiver_would_have_written(
     data_dir = tmp_path / "data"
     assert run(["journal", "rebuild-catalog", str(data_dir), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    expected = bare.world.group.points()
+    expected = bare.world.group.points.all
     assert document["groups"] == {"g": len(expected)}
     assert (document["set_aside"], document["damaged"]) == (None, {})
     catalog = data_dir / "catalog.db"
@@ -45,8 +45,8 @@ def test_it_is_what_a_receiver_would_have_written(
         (each.sequence, each.time_ns, each.kind, each.label, each.lsn, each.ordinal)
         for each in expected
     ]
-    assert rows(catalog, "SELECT * FROM groups") == [("g", bare.world.group.generation)]
-    facts = segment_facts(bare.world.group._history)
+    assert rows(catalog, "SELECT * FROM groups") == [("g", bare.world.group.known.generation)]
+    facts = segment_facts(bare.world.group.history)
     assert rows(catalog, "SELECT first, end, digest FROM segments ORDER BY first") == [
         (fact.first, fact.end, fact.digest) for fact in facts
     ]
@@ -55,7 +55,7 @@ def test_it_is_what_a_receiver_would_have_written(
 
 def test_what_only_the_old_one_knew_is_taken_over(bare: BareHistory, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    newest = bare.world.group.points()[-1]
+    newest = bare.world.group.points.all[-1]
     with closing(Catalog.open(data_dir / "catalog.db")) as old:
         old.group("g").rebuild([newest], [], 1)
         old.group("g").hold(newest.sequence, newest.until_ns + 5)
@@ -71,7 +71,7 @@ def test_one_that_is_no_database_is_set_aside(bare: BareHistory, tmp_path: Path)
     catalog = tmp_path / "data" / "catalog.db"
     catalog.write_bytes(b"rot" * 1000)
     assert run(["journal", "rebuild-catalog", str(tmp_path / "data")]) == 0
-    assert len(rows(catalog, "SELECT * FROM points")) == len(bare.world.group.points())
+    assert len(rows(catalog, "SELECT * FROM points")) == len(bare.world.group.points.all)
     assert (tmp_path / "data/catalog.db.before-1").read_bytes() == b"rot" * 1000
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_history_gives_what_it_can_and_is_named(
     assert run(["journal", "rebuild-catalog", str(tmp_path / "data")]) == 13
     assert "fault: group g: " in capsys.readouterr().err
     left = rows(tmp_path / "data/catalog.db", "SELECT sequence FROM points")
-    assert 0 < len(left) < len(bare.world.group.points())
+    assert 0 < len(left) < len(bare.world.group.points.all)
 
 
 @pytest.mark.usefixtures("bare")

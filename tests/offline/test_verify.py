@@ -40,7 +40,7 @@ def test_a_history_that_lived_through_anything_has_no_fault(seed: int) -> None:
     verification = HistoryVerification(world.storage, place)
     reports = list(verification.run())
     assert verification.faults == []
-    assert set(verification.points) == {point.sequence for point in world.group.points()}
+    assert set(verification.points) == {point.sequence for point in world.group.points.all}
     assert sum(report.batches for report in reports) >= len(verification.points)
 
 

@@ -166,7 +166,7 @@ def roll_back_to_write(world: World, draw: Draw) -> None:
     """A write that cannot be had is refused, and nothing is closed by that."""
     world.acknowledge()
     points = [each for each in sorted(world.announced) if world.writes_behind(each)]
-    if not points or world.group.condition == "rolling-back":
+    if not points or world.group.known.condition == "rolling-back":
         return
     sequence = points[draw(len(points))]
     try:
@@ -177,7 +177,9 @@ def roll_back_to_write(world: World, draw: Draw) -> None:
 
 def look_at_writes(world: World, draw: Draw) -> None:
     """Each write behind a point that can be had is what the source's disks held."""
-    points = [each for each in sorted(world.announced) if world.group.is_point_applied(each)]
+    points = [
+        each for each in sorted(world.announced) if world.group.applier.is_point_applied(each)
+    ]
     if points:
         world.check_writes(points[draw(len(points))])
 
@@ -222,14 +224,14 @@ def give_up(world: World, draw: Draw) -> None:
     held = {sequence for sequence, _, _ in world.views}
     gone = [
         point.sequence
-        for point in world.group.points()[:-1]
+        for point in world.group.points.all[:-1]
         if point.label is None
         and point.kind in ("crash", "application")
         and point.sequence not in held
-        and world.group.is_point_applied(point.sequence)
+        and world.group.applier.is_point_applied(point.sequence)
         and draw(2)
     ]
-    if gone and world.group.condition != "rolling-back":
+    if gone and world.group.known.condition != "rolling-back":
         world.give_up(gone)
 
 
@@ -252,7 +254,9 @@ def scrub(world: World, draw: Draw) -> None:
 
 def open_view(world: World, draw: Draw) -> None:
     """Held open across all that follows: applying, rollbacks, resyncs, compaction."""
-    points = [each for each in sorted(world.announced) if world.group.is_point_applied(each)]
+    points = [
+        each for each in sorted(world.announced) if world.group.applier.is_point_applied(each)
+    ]
     if points and len(world.views) < VIEWS_MAX:
         world.open_view(points[draw(len(points))])
 

@@ -166,8 +166,8 @@ class Group:
     def served(self) -> list[int]:
         """The points that can be had, each compared. Those of images in doubt cannot."""
         world, good = self.world, []
-        for point in world.group.points():
-            if not world.group.is_point_applied(point.sequence):
+        for point in world.group.points.all:
+            if not world.group.applier.is_point_applied(point.sequence):
                 continue
             if point.sequence not in world.announced:
                 self._comes_back(point)
@@ -190,7 +190,7 @@ class Group:
     def go_on(self) -> None:
         """The source comes back, resumes or syncs, and writes."""
         world = self.world
-        stream = world.group.facts().stream
+        stream = world.group.known.welcome().stream
         if stream != world.source.stream:
             world.dead_ordinal = world.source.ordinal
             world.begin_stream(from_zero=False)
@@ -206,7 +206,7 @@ class Group:
                     world.sync_all(name)
         self.write(77)
         world.settle()
-        newest = world.group.newest_point
+        newest = world.group.points.newest
         assert newest is not None
         assert newest.sequence > self.highest, "a number was given twice"
         world.check_point(newest)
@@ -215,8 +215,8 @@ class Group:
         """What a sync finds there decides what it ships."""
         world = self.world
         for name, size in world.disks:
-            is_there = world.group._replica.size_of(name) is not None
-            content = world.group._replica.file(name).pread(size, 0) if is_there else b""
+            is_there = world.group._parts.replica.size_of(name) is not None
+            content = world.group._parts.replica.file(name).pread(size, 0) if is_there else b""
             world.plain.disks[name].content[:] = content.ljust(size, b"\0")
 
     def retain(self, max_bytes: int) -> None:
@@ -226,4 +226,4 @@ class Group:
             pass
 
     def applied_sequences(self) -> Iterable[int]:
-        return [each.sequence for each in self.world.group.points()]
+        return [each.sequence for each in self.world.group.points.all]

@@ -82,23 +82,23 @@ def test_a_lock_a_budget_and_an_order_by_age_go_by_it_too() -> None:
     assert retained.must_wait
     assert "replicator clock accept" in retained.over_budget
     order = DropOrder(older_than_ns=HOUR)
-    assert world.group.drop(locked, order, dry_run=False).points == []
+    assert world.group.keeping.drop(locked, order, dry_run=False).points == []
     with pytest.raises(OwnedError, match="locked") as refused:
-        world.group.drop(locked, DropOrder(frozenset([1])), dry_run=False)
+        world.group.keeping.drop(locked, DropOrder(frozenset([1])), dry_run=False)
     assert "replicator clock accept" in refused.value.hint
     world.counted.accept(dry_run=False)
-    assert len(world.group.drop(locked, order, dry_run=False).points) == 8
+    assert len(world.group.keeping.drop(locked, order, dry_run=False).points) == 8
 
 
 def test_a_source_whose_clock_lies_does_not_keep_its_points_young() -> None:
     world = world_with(3)
-    held_ns = world.group.points()[-1].time_ns + 365 * DAY
-    assert world.group.hold(world.source.end_lsn, held_ns)
+    held_ns = world.group.points.all[-1].time_ns + 365 * DAY
+    assert world.group.intake.hold(world.source.end_lsn, held_ns)
     for number in (4, 5):
         world.write("a", 0, bytes([number]) * 4096)
         world.cut()
         world.settle()
-    (third,) = [each for each in world.group.points() if each.sequence == 3]
+    (third,) = [each for each in world.group.points.all if each.sequence == 3]
     assert third.stood_ns <= 2 * S
     world.crash(power=True)
     world.age(GRADED, HOUR)
@@ -108,7 +108,7 @@ def test_a_source_whose_clock_lies_does_not_keep_its_points_young() -> None:
 def test_a_point_that_stood_for_an_hour_is_as_old_as_its_end() -> None:
     world = world_with(3)
     world.clock.now_ns += HOUR
-    assert world.group.hold(world.source.end_lsn, world.source.time_ns + HOUR)
+    assert world.group.intake.hold(world.source.end_lsn, world.source.time_ns + HOUR)
     for power in (False, True):
         world.crash(power=power)
         world.age(GRADED, 5 * S)
@@ -121,7 +121,7 @@ def test_a_point_that_stood_for_an_hour_is_as_old_as_its_end() -> None:
     world.crash(power=True)
     world.age(GRADED, 0)
     assert left(world) == [3, 4]
-    assert world.group.points()[0].stood_ns >= HOUR - S
+    assert world.group.points.all[0].stood_ns >= HOUR - S
 
 
 def test_a_group_without_rules_loses_nothing_to_a_jump() -> None:
@@ -129,8 +129,8 @@ def test_a_group_without_rules_loses_nothing_to_a_jump() -> None:
     world.clock.pause(DAY)
     plan = world.counted.accept(dry_run=True)
     policy = HistoryPolicy(PLENTY)
-    assert world.group.ageing_out(policy, plan.before, plan.after) == 0
-    graded = world.group.ageing_out(KEPT_A_DAY, plan.before, plan.after)
+    assert world.group.keeping.ageing_out(policy, plan.before, plan.after) == 0
+    graded = world.group.keeping.ageing_out(KEPT_A_DAY, plan.before, plan.after)
     assert graded == 3
 
 
@@ -251,11 +251,11 @@ def test_a_frozen_group_is_mended_at_its_first_opening_for_good(
     world.crash(power=False)
     world.age(GRADED, 0)
     assert told(world, "history.restamped") == [{"upto": 6}, {"upto": 6}]
-    mends = world.group._applier.newest_state.mends
+    mends = world.group.applier.newest_state.mends
     assert len(mends) == 1
     for power in (True, False):
         world.crash(power=power)
-        assert world.group._applier.newest_state.mends == mends
+        assert world.group.applier.newest_state.mends == mends
     world.age(GRADED, HOUR)
     assert left(world) == [6]
 

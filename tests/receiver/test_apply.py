@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from replicator.base.errors import NoSpaceError
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
@@ -37,9 +37,9 @@ def test_a_batch_ends_at_a_cut_or_at_its_limit() -> None:
     world.cut()
     world.write("a", 0, b"3" * 512)
     world.cut()
-    before = len(world.group._history.batches)
+    before = len(world.group.history.batches)
     world.settle()
-    batches = world.group._history.batches[before:]
+    batches = world.group.history.batches[before:]
     assert [batch.point.sequence if batch.point else None for batch in batches] == [
         None,
         None,
@@ -55,7 +55,7 @@ def test_blocks_that_do_not_change_have_neither_image_nor_write() -> None:
     world.write("a", 0, b"1" * 9000)
     world.cut()
     world.settle()
-    assert world.group._history.batches[-1].images.block_count == 0
+    assert world.group.history.batches[-1].images.block_count == 0
     assert world.storage.written_bytes - written < 16_000
     world.check()
 
@@ -168,7 +168,7 @@ def test_a_full_disk_pauses_and_goes_on(where: str) -> None:
     for _ in range(3):
         with pytest.raises(NoSpaceError, match="is full"):
             world.group.apply_next()
-        assert "is full" in world.group.pause_reason
+        assert "is full" in world.group.showing.pause_reason
         world.check()
     if where == "history":
         assert world.raw("a") == raw, "nothing is overwritten that cannot be undone"
@@ -177,9 +177,9 @@ def test_a_full_disk_pauses_and_goes_on(where: str) -> None:
     world.ship_all()  # the inbox goes on
     world.storage.heal()
     world.apply_all()
-    assert world.group.pause_reason == ""
+    assert world.group.showing.pause_reason == ""
     world.check()
-    assert world.group.newest_applied_point == world.group.newest_point
+    assert world.group.applier.is_point_applied(world.group.points.all[-1].sequence)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -216,9 +216,9 @@ def test_a_large_zero_is_applied_in_parts() -> None:
     world.zero("a", 100, 37_000)
     world.write("a", 8192, b"3" * 512)
     world.cut()
-    before = len(world.group._history.batches)
+    before = len(world.group.history.batches)
     world.settle()
-    batches = world.group._history.batches[before:]
+    batches = world.group.history.batches[before:]
     assert [batch.kind for batch in batches][:2] == ["zero", "log"]
     assert max(batch.images.block_count for batch in batches) <= 6
     world.check()
@@ -238,7 +238,7 @@ def test_a_sync_from_zero_of_a_full_replica_is_settled_in_parts() -> None:
         world.apply()
         world.crash(power=True)
     world.apply_all()
-    kinds = [batch.kind for batch in world.group._history.batches]
+    kinds = [batch.kind for batch in world.group.history.batches]
     assert "zero" in kinds
     world.check()
     assert not any(world.raw("b"))

@@ -146,9 +146,9 @@ def test_a_group_fills_a_lost_catalog_again(tmp_path: Path) -> None:
             )
             group.recover()
             if life == 0:
-                group.open_stream(source.stream, 1, 0, source.first_chain)
-                group.accept(source.frame(source.records))
-                group.sync_inbox()
+                group.intake.open_stream(source.stream, 1, 0, source.first_chain)
+                group.intake.accept(source.frame(source.records))
+                group.intake.sync()
                 while group.apply_next():
                     pass
             group.close()
@@ -183,9 +183,9 @@ def test_a_catalog_that_fails_stops_nothing_and_is_told(tmp_path: Path) -> None:
     source.start_from_zero()
     source.write("d", 0, b"x" * 512)
     source.cut()
-    group.open_stream(source.stream, 1, 0, source.first_chain)
-    group.accept(source.frame(source.records))
-    assert len(group.sync_inbox().points) == 1
+    group.intake.open_stream(source.stream, 1, 0, source.first_chain)
+    group.intake.accept(source.frame(source.records))
+    assert len(group.intake.sync().points) == 1
     while group.apply_next():
         pass
     assert {event.name for event in events} == {"catalog.failed"}

@@ -101,7 +101,7 @@ def age_out(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "DROPPED_TOGETHER", 2)
         world.age(HistoryPolicy(1 << 40, (Rule(0, 60 * NS_PER_S),)), 600 * NS_PER_S)
-    assert len(world.group.points()) < 4
+    assert len(world.group.points.all) < 4
 
 
 def resize(world: World) -> None:
@@ -156,8 +156,8 @@ def go_on(world: World) -> None:
     world.cut("after")
     world.settle()
     world.check()
-    assert world.group.newest_point is not None
-    assert world.group.newest_point.label == "after"
+    assert world.group.points.newest is not None
+    assert world.group.points.newest.label == "after"
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])

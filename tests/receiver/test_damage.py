@@ -54,7 +54,7 @@ def leave_half_applied(world: World) -> None:
     with pytest.raises(OSError, match="Input/output"):
         world.apply()
     world.storage.heal()
-    assert world.group._history.unapplied is not None
+    assert world.group.history.unapplied is not None
 
 
 def content_of(world: World, path: Path) -> bytes:
@@ -65,13 +65,13 @@ def test_a_rotten_image_stops_what_depends_on_it_and_nothing_else(world: World) 
     (path,) = segments(world, "history")
     at = content_of(world, path).index(noise(1, 4096))
     world.storage.flip(path, at + 100)
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     with pytest.raises(DamageError, match=rf"{path.name}: before-image at offset {at - 64} fails"):
         view.read("a", 0, 4096)
     assert view.read("a", 4096, 4096) == bytes(4096), "other blocks are served"
     view.close()
-    world.check_point(world.group.points()[1])
-    world.check_point(world.group.points()[2])
+    world.check_point(world.group.points.all[1])
+    world.check_point(world.group.points.all[2])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_last_batch_is_not_taken_for_torn_when_it_was_applied(world: World, 
     """Even if nothing later says that it was durable: its images no longer equal the replica."""
     (path,) = segments(world, "history")
     data = content_of(world, path)
-    batch = world.group._history.batches[-1]
+    batch = world.group.history.batches[-1]
     file = world.storage.open(path, writable=True)
     file.truncate(HEADER_BYTES + batch.end)  # "applied" did not reach the disk
     file.datasync()
@@ -140,13 +140,13 @@ def test_an_incomplete_batch_that_touched_nothing_is_cut() -> None:
 
 def test_the_tail_says_which_images_it_has(world: World) -> None:
     (path,) = segments(world, "history")
-    batch = world.group._history.batches[-1]
+    batch = world.group.history.batches[-1]
     world.storage.kill()
     file = world.storage.open(path, writable=True)
     file.truncate(HEADER_BYTES + batch.end - 20)
     file.close()
     group = world._new_group()
-    _, _, tail = group._history.open()
+    _, _, tail = group.history.open()
     assert tail is not None
     assert tail.label == "torn at the end"
     assert tail.images[0] == TailImage(0, 0, 4096, noise(2, 4096))
@@ -163,7 +163,7 @@ def test_a_sealed_segment_is_whole_or_damaged() -> None:
         world.settle()
     paths = segments(world, "history")
     assert len(paths) > 2
-    begin = world.group._history.batches[1].begin
+    begin = world.group.history.batches[1].begin
     world.storage.flip(paths[0], HEADER_BYTES + begin + 80)
     with pytest.raises(DamageError, match=rf"{paths[0].name}: record at offset"):
         restart(world)
@@ -272,9 +272,9 @@ def test_an_inbox_that_ends_too_early_ends_its_stream() -> None:
     (told,) = [event for event in world.events if event.name == "group.mended"]
     assert "acknowledged" in str(told.fields["why"])
     with pytest.raises(OwnedError, match="being mended"):
-        world.group.open_stream(uuid4(), 2, 1 << 20, 0)
+        world.group.intake.open_stream(uuid4(), 2, 1 << 20, 0)
     world.apply_all()
-    facts = world.group.facts()
+    facts = world.group.known.welcome()
     assert (facts.stream, facts.closed_ordinal) == (None, 1)
     restart(world)
     assert not world.group.opening.is_mending, "it is on record"
@@ -289,7 +289,7 @@ def test_without_its_inbox_a_stream_is_over_and_the_points_stay(world: World) ->
         world.storage.unlink(path)
     restart(world)
     world.apply_all()
-    facts = world.group.facts()
+    facts = world.group.known.welcome()
     assert facts.stream is None
     assert facts.closed_ordinal == 1
     world.dead_ordinal = 1
@@ -320,12 +320,12 @@ def test_images_that_do_not_belong_to_the_inbox_are_damage(world: World) -> None
     world.cut()
     world.ship_all()
     leave_half_applied(world)
-    batch = world.group._history.unapplied
+    batch = world.group.history.unapplied
     assert batch is not None
     restart(world)
-    pending = world.group._applier._pending
+    pending = world.group.applier._pending
     assert pending is not None
-    world.group._history.table(pending.batch).starts[:] += (
+    world.group.history.table(pending.batch).starts[:] += (
         1  # as if it were the image of another block
     )
     with pytest.raises(DamageError, match="no before-image of"):

@@ -76,20 +76,20 @@ def started() -> World:
 
 def test_digests_are_of_the_sync_under_way_and_of_one_lsn() -> None:
     world = started()
-    (notice,) = world.group.sync_inbox().syncs
+    (notice,) = world.group.intake.sync().syncs
     sync = world.source.records[0]
     assert (notice.disk, notice.sync_lsn, notice.begun_lsn) == (0, sync.lsn, sync.end_lsn)
     assert (notice.name, notice.size_bytes) == ("a", 3 * BLOCK + 512)
-    assert world.group.digests(0, sync.lsn, 0, 9, KEY) is None, "not applied that far yet"
+    assert world.group.showing.digests(0, sync.lsn, 0, 9, KEY) is None, "not applied that far yet"
     world.apply_all()
-    assert world.group.is_applied(2, sync.end_lsn)
-    chunk = world.group.digests(0, sync.lsn, 0, 9, KEY)
+    assert world.group.known.is_applied(2, sync.end_lsn)
+    chunk = world.group.showing.digests(0, sync.lsn, 0, 9, KEY)
     assert chunk is not None
     assert chunk.lsn == sync.end_lsn
     raw = world.raw("a")
     assert chunk.runs[0].digests[:16] == digest(raw[:BLOCK])
-    assert world.group.digests(0, sync.lsn - 1, 0, 9, KEY) is None, "another sync"
-    assert world.group.digests(3, sync.lsn, 0, 9, KEY) is None
+    assert world.group.showing.digests(0, sync.lsn - 1, 0, 9, KEY) is None, "another sync"
+    assert world.group.showing.digests(3, sync.lsn, 0, 9, KEY) is None
 
 
 def test_waiting_zeroes_are_not_in_the_digest() -> None:
@@ -97,7 +97,7 @@ def test_waiting_zeroes_are_not_in_the_digest() -> None:
     world.log(world.source.zero("a", 0, 3 * BLOCK))
     world.ship_all()
     world.apply_all()
-    chunk = world.group.digests(0, world.source.records[0].lsn, 0, 1, KEY)
+    chunk = world.group.showing.digests(0, world.source.records[0].lsn, 0, 1, KEY)
     assert isinstance(chunk, DigestChunk)
     assert chunk.runs[0].digests == digest((b"old" * 30_000)[:BLOCK])
 
@@ -107,9 +107,9 @@ def test_a_resume_inside_a_sync_wants_digests_again_behind_all_that_is_durable()
     world.write("a", 0, b"n" * 4096)
     world.ship_all()
     world.crash(power=True)
-    facts = world.group.facts()
+    facts = world.group.known.welcome()
     source = world.source
-    opened = world.group.open_stream(
+    opened = world.group.intake.open_stream(
         source.stream, source.ordinal, facts.durable_lsn, source.chain_at(facts.durable_lsn)
     )
     (notice,) = opened.syncs
@@ -138,9 +138,9 @@ def test_reduced_frames() -> None:
         (RecordType.SAME, 0, BLOCK + 4096, BLOCK - 4096, b""),
         (RecordType.ZERO, 0, 2 * BLOCK, BLOCK + 512, b""),
     ]
-    world.group.accept(source.reduced_frame(covered, pieces))
-    world.group.sync_inbox()
-    assert world.group.facts().durable_lsn == covered[-1].end_lsn
+    world.group.intake.accept(source.reduced_frame(covered, pieces))
+    world.group.intake.sync()
+    assert world.group.known.welcome().durable_lsn == covered[-1].end_lsn
     world.log(source.sync_end("a"))
     world.cut()
     world.settle()

@@ -37,10 +37,10 @@ def test_a_history_without_the_batch_being_applied_serves_nothing_false() -> Non
     assert group.served() == []
     group.scrub()
     group.served()
-    assert group.world.group.damaged_points(), "what the batch has overwritten is lost"
+    assert group.world.group.known.damaged_points(), "what the batch has overwritten is lost"
     group.highest = 12
     group.go_on()
-    newest = group.world.group.newest_point
+    newest = group.world.group.points.newest
     assert newest is not None
     assert newest.sequence in group.served()
 
@@ -58,31 +58,31 @@ def exchanged() -> Group:
 def test_points_of_images_in_doubt_are_refused_with_what_is_awaited() -> None:
     replica = exchanged().world.group
     orders = (
-        lambda: replica.view(12),
-        lambda: replica.fine_view(11, 1),
-        lambda: replica.plan_rollback(12),
-        lambda: replica.rollback(12),
+        lambda: replica.showing.view(12),
+        lambda: replica.showing.fine_view(11, 1),
+        lambda: replica.rolling_back.plan(12),
+        lambda: replica.rolling_back.run(12),
     )
     for order in orders:
         with pytest.raises(UnreachableError, match="not verified yet") as told:
             order()
         assert "disk a, b" in told.value.message
         assert "replicator scrub g --rate" in told.value.hint
-    assert replica.condition == "complete", "a refused rollback closes no stream"
+    assert replica.known.condition == "complete", "a refused rollback closes no stream"
 
 
 def test_who_insists_is_served_and_only_where_that_is_offered() -> None:
     replica = exchanged().world.group
     with pytest.raises(UnreachableError) as told:
-        replica.view(12, unverified=False)
+        replica.showing.view(12, unverified=False)
     assert "--unverified" in told.value.hint
     with pytest.raises(UnreachableError) as told:
-        replica.rollback(12)
+        replica.rolling_back.run(12)
     assert "--unverified" not in told.value.hint
-    view = replica.view(12, unverified=True)
+    view = replica.showing.view(12, unverified=True)
     assert len(view.read("a", 0, 4096)) == 4096
     view.close()
-    fine = replica.fine_view(11, 1, unverified=True)
+    fine = replica.showing.fine_view(11, 1, unverified=True)
     assert len(fine.read("a", 0, 4096)) == 4096
     fine.close()
 
@@ -92,9 +92,9 @@ def test_damage_is_refused_whoever_insists() -> None:
     group.open()
     group.world.apply_all()
     group.scrub()
-    (damaged, *_) = group.world.group.damaged_points()
+    (damaged, *_) = group.world.group.known.damaged_points()
     with pytest.raises(DamageError):
-        group.world.group.view(damaged, unverified=True)
+        group.world.group.showing.view(damaged, unverified=True)
 
 
 def test_a_disk_is_served_as_soon_as_its_image_is_read_back() -> None:
@@ -102,25 +102,25 @@ def test_a_disk_is_served_as_soon_as_its_image_is_read_back() -> None:
     group = exchanged()
     replica, scrub = group.world.group, group.world.group.scrub
     scrub.begin()
-    seen = [set(replica.unverified)]
+    seen = [set(replica.opening.unverified)]
     while scrub.state.is_running:
         segment = scrub.step()
-        if set(replica.unverified) != seen[-1]:
-            seen.append(set(replica.unverified))
-            if not replica.unverified:
+        if set(replica.opening.unverified) != seen[-1]:
+            seen.append(set(replica.opening.unverified))
+            if not replica.opening.unverified:
                 break
         assert segment is None
     assert seen == [{"a", "b"}, {"b"}, set()]
     assert scrub.state.is_running
     assert group.served() == list(range(1, 13))
     group.open()
-    assert group.world.group.unverified == frozenset(), "that is on record"
+    assert group.world.group.opening.unverified == frozenset(), "that is on record"
 
 
 def test_an_open_view_fails_while_its_image_is_in_doubt_and_goes_on_behind_that() -> None:
     group = Group()
     replica = group.world.group
-    view = replica.view(6)
+    view = replica.showing.view(6)
     before = view.read("b", 0, 4096)
     replica.opening._voucher.start({"b"})  # as an opening in the same process would
     with pytest.raises(UnreachableError, match="disk b"):

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from receiver.counted.ages import Ages
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.history.bodies import RollbackIntent
 from receiver.history.state import GroupState
 from receiver.points.policy import HistoryPolicy, Rule
@@ -124,7 +124,7 @@ def world_with(count: int) -> World:
 
 
 def drop(world: World, order: DropOrder, policy: HistoryPolicy = PLENTY) -> list[int]:
-    gone = [each.sequence for each in world.group.drop(policy, order, dry_run=False).points]
+    gone = [each.sequence for each in world.group.keeping.drop(policy, order, dry_run=False).points]
     for sequence in gone:
         world.forget(sequence)
     return gone
@@ -136,8 +136,8 @@ def told(world: World, name: str) -> list[dict[str, object]]:
 
 def test_what_is_given_up_is_gone_for_good_and_its_room_comes_back() -> None:
     world = world_with(8)
-    used = world.group.history_bytes
-    plan = world.group.drop(PLENTY, DropOrder(frozenset([3])), dry_run=True)
+    used = world.group.history.used_bytes
+    plan = world.group.keeping.drop(PLENTY, DropOrder(frozenset([3])), dry_run=True)
     assert [each.sequence for each in plan.points] == [3]
     world.check()
     assert drop(world, DropOrder(frozenset([3, 5]), older_than_ns=6 * S + S // 2)) == [1, 2, 3, 5]
@@ -145,7 +145,7 @@ def test_what_is_given_up_is_gone_for_good_and_its_room_comes_back() -> None:
     world.crash(power=True)
     world.check()
     world.tidy(1000)
-    assert world.group.history_bytes < used
+    assert world.group.history.used_bytes < used
     world.check()
 
 
@@ -159,7 +159,7 @@ def test_an_order_under_a_lock_is_refused_or_loud() -> None:
     assert drop(world, DropOrder(frozenset([3]), reason="court order"), PLENTY) == [3]
     (event,) = told(world, "history.lock_broken")
     assert event == {"what": "drop of 1 points", "reason": "court order"}
-    assert world.group.lock_ns == 60 * S, "the others stay locked"
+    assert world.group.keeping.lock_ns == 60 * S, "the others stay locked"
     world.check()
 
 
@@ -168,18 +168,18 @@ def test_an_unlock_takes_the_lock_down_to_the_policy_durably() -> None:
     world.age(HistoryPolicy(1 << 40, min_lock_ns=60 * S), 0)
     shorter = HistoryPolicy(1 << 40, (Rule(0, 2 * S),), min_lock_ns=5 * S)
     world.age(shorter, 0)
-    assert world.group.point_count == 8
-    assert world.group.unlock(shorter, "not needed any more") == 60 * S
+    assert world.group.points.count == 8
+    assert world.group.keeping.unlock(shorter, "not needed any more") == 60 * S
     assert told(world, "history.lock_broken") == [
         {"what": "unlock", "reason": "not needed any more"}
     ]
     world.lock_ns = 5 * S
     world.crash(power=True)
-    assert world.group.lock_ns == 5 * S
+    assert world.group.keeping.lock_ns == 5 * S
     world.age(shorter, 0)
-    assert [each.sequence for each in world.group.points()] == [5, 6, 7, 8]
+    assert [each.sequence for each in world.group.points.all] == [5, 6, 7, 8]
     world.check()
-    assert world.group.unlock(shorter, "again") == 5 * S
+    assert world.group.keeping.unlock(shorter, "again") == 5 * S
     assert len(told(world, "history.lock_broken")) == 1, "there was nothing to break"
 
 
@@ -192,7 +192,7 @@ def test_an_order_that_meets_a_full_disk_is_done_or_not(calls: str) -> None:
         world.storage.plan(Failure(frozenset([calls]), nth, errno.ENOSPC))
         try:
             drop(world, DropOrder(frozenset([2, 3])))
-            world.group.unlock(PLENTY, "full")
+            world.group.keeping.unlock(PLENTY, "full")
         except NoSpaceError:
             world.storage.heal()
             world.after_mishap()
@@ -206,10 +206,10 @@ def test_an_order_that_meets_a_full_disk_is_done_or_not(calls: str) -> None:
 
 def test_nothing_is_given_up_while_a_rollback_is_under_way() -> None:
     world = world_with(4)
-    state = world.group._applier.applied
-    world.group._applier.applied = state.copy()
-    world.group._applier.applied.rollback = RollbackIntent(1, 5)
+    state = world.group.applier.applied
+    world.group.applier.applied = state.copy()
+    world.group.applier.applied.rollback = RollbackIntent(1, 5)
     with pytest.raises(OwnedError, match="rolled back"):
-        world.group.drop(PLENTY, DropOrder(frozenset([1])), dry_run=True)
+        world.group.keeping.drop(PLENTY, DropOrder(frozenset([1])), dry_run=True)
     with pytest.raises(OwnedError, match="rolled back"):
-        world.group.unlock(PLENTY, "why not")
+        world.group.keeping.unlock(PLENTY, "why not")

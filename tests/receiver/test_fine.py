@@ -39,7 +39,7 @@ def made(world: World) -> World:
         world.zero("a", (value + 1) * SECTOR, SECTOR)
         world.write("b", 4096 - SECTOR, noise(value + 10, 2 * SECTOR))
         world.ship_all()
-    while not world.group.is_point_applied(3):
+    while not world.group.applier.is_point_applied(3):
         world.apply()
     return world
 
@@ -52,11 +52,11 @@ def look(world: World, sequence: int) -> int:
     """Compares each write behind that point. How many there are."""
     behind = world.writes_behind(sequence)
     for number, expected in enumerate(behind, 1):
-        view = world.group.fine_view(sequence, number)
+        view = world.group.showing.fine_view(sequence, number)
         assert content(view) == expected, f"#{sequence}+{number}w"
         view.close()
     with pytest.raises(NoPointError, match=f"{len(behind)} writes are kept"):
-        world.group.fine_view(sequence, len(behind) + 1)
+        world.group.showing.fine_view(sequence, len(behind) + 1)
     return len(behind)
 
 
@@ -87,14 +87,14 @@ def test_any_writes(seed: int) -> None:
             world.crash(power=bool(rng.randrange(2)))
     world.ship_all()
     world.apply(1 + rng.randrange(20))
-    for point in world.group.points():
-        if world.group.is_point_applied(point.sequence):
+    for point in world.group.points.all:
+        if world.group.applier.is_point_applied(point.sequence):
             look(world, point.sequence)
     world.check()
 
 
 def test_what_came_later_does_not_show(world: World) -> None:
-    view = world.group.fine_view(2, 2)
+    view = world.group.showing.fine_view(2, 2)
     expected = world.writes_behind(2)[1]
     for value in range(20, 24):
         world.write("a", 0, noise(value, 9 * 4096))
@@ -122,19 +122,22 @@ def test_kept_frames_go_when_they_are_too_old_and_with_the_budget(world: World) 
     world.age(HistoryPolicy(1 << 30), HOUR_NS)
     assert world.group.fine.log.used_bytes == 0
     with pytest.raises(NoPointError, match="not kept"):
-        world.group.fine_view(1, 1)
+        world.group.showing.fine_view(1, 1)
 
 
 def test_the_budget_takes_frames_before_points_and_says_so(world: World) -> None:
     world.settle()
-    others, kept = world.group.history_bytes + world.group.inbox_bytes, world.group.fine.log
+    others, kept = (
+        world.group.history.used_bytes + world.group.known.inbox_bytes,
+        world.group.fine.log,
+    )
     before = kept.used_bytes
     world.retain(others + before)
     assert kept.used_bytes == before
     world.retain(others + before - 1)
     assert [event.name for event in world.events] == ["fine_history.shrunk"]
     assert 0 < kept.used_bytes < before
-    assert len(world.group.points()) == 3
+    assert len(world.group.points.all) == 3
 
 
 def test_a_full_disk_takes_frames_first(world: World) -> None:
@@ -162,7 +165,7 @@ def test_kept_frames_are_taken_up_again_and_never_applied_again(world: World) ->
     assert world.group.fine.log.used_bytes > 0
     for power in (False, True):
         world.crash(power=power)
-        assert world.group.condition == "rolled-back"
+        assert world.group.known.condition == "rolled-back"
         assert not world.group.apply_next()
         assert world.raw("a") == world.expected[1]["a"]
         assert [look(world, sequence) for sequence in (1, 2, 3)] == [3, 3, 3], "of a closed stream"
@@ -185,11 +188,11 @@ def test_refused_behind(world: World, what: str, why: str) -> None:
         covered = [source.write("a", 0, noise(9, 4096)) for _ in range(2)]
         last = covered[-1]
         piece = (last.kind, last.disk, last.offset, last.length, last.payload)
-        world.group.accept(source.reduced_frame(covered, [piece]))
-        world.group.sync_inbox()
-    assert content(world.group.fine_view(3, 3)) == expected
+        world.group.intake.accept(source.reduced_frame(covered, [piece]))
+        world.group.intake.sync()
+    assert content(world.group.showing.fine_view(3, 3)) == expected
     with pytest.raises(NoPointError, match=why):
-        world.group.fine_view(3, 4)
+        world.group.showing.fine_view(3, 4)
 
 
 def test_a_stream_ends_and_a_rollbacks_points_have_none(world: World) -> None:
@@ -197,9 +200,9 @@ def test_a_stream_ends_and_a_rollbacks_points_have_none(world: World) -> None:
     world.begin_stream(from_zero=False)
     world.ship_all()
     with pytest.raises(NoPointError, match="no more have come in that stream"):
-        world.group.fine_view(3, 4)
+        world.group.showing.fine_view(3, 4)
     with pytest.raises(NoPointError, match="kind rollback is followed by none"):
-        world.group.fine_view(5, 1)
+        world.group.showing.fine_view(5, 1)
 
 
 def test_rot_in_a_kept_frame_is_said(world: World) -> None:
@@ -217,7 +220,7 @@ def test_rot_in_a_kept_frame_is_said(world: World) -> None:
 
 
 def test_the_last_write_up_to_a_moment(world: World) -> None:
-    source, points = world.source, world.group.points()
+    source, points = world.source, world.group.points.all
     source.time_ns += 50
     third = source.write("a", 0, noise(7, SECTOR))
     source.time_ns += 50
@@ -240,7 +243,7 @@ def test_the_last_write_up_to_a_moment(world: World) -> None:
 
 
 def test_writes_around_a_moment(world: World) -> None:
-    points = world.group.points()
+    points = world.group.points.all
     middle = points[1].time_ns
     step = points[1].time_ns - points[0].time_ns
     found = world.group.fine.around(middle, step, 100)
@@ -260,7 +263,7 @@ def test_back_to_a_write_and_back_again(world: World) -> None:
     world.rollback(2, 2)
     world.check()
     assert world.raw("a") == world.writes_behind(2)[1]["a"]
-    undo = world.group.points()[-2]
+    undo = world.group.points.all[-2]
     world.rollback(undo.sequence)
     world.check()
 
@@ -273,7 +276,7 @@ def test_a_plan_for_a_write_counts_exactly(world: World) -> None:
         for name in target
         for at in range(0, len(target[name]), 4096)
     )
-    assert world.group.plan_rollback(1, 2).changed_bytes == differing * 4096
+    assert world.group.rolling_back.plan(1, 2).changed_bytes == differing * 4096
 
 
 def test_blocks_that_have_no_image_are_brought_back_as_well() -> None:
@@ -287,7 +290,7 @@ def test_blocks_that_have_no_image_are_brought_back_as_well() -> None:
     world.zero("b", 0, 8192)
     world.cut()
     world.settle()
-    assert world.group.plan_rollback(1, 2).changed_bytes == 3 * 4096
+    assert world.group.rolling_back.plan(1, 2).changed_bytes == 3 * 4096
     world.rollback(1, 2)
     world.check()
     assert world.raw("b")[: 9 * SECTOR] == noise(2, 9 * SECTOR)
@@ -314,8 +317,8 @@ def test_a_rollback_to_a_write_that_was_cut_short_is_gone_on_with() -> None:
 
 def test_what_cannot_be_had_closes_nothing(world: World) -> None:
     with pytest.raises(NoPointError):
-        world.group.rollback(2, writes=4)
-    assert world.group.facts().stream == world.source.stream
+        world.group.rolling_back.run(2, writes=4)
+    assert world.group.known.welcome().stream == world.source.stream
     world.check()
 
 

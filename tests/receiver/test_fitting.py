@@ -84,7 +84,7 @@ def test_batches_that_wait_do_not_vouch_for_what_an_opening_found() -> None:
         group.put_back("disks", group.then["disks"], in_place=True)
         group.remove("fine")  # nothing to heal it from
         group.open()
-        assert group.world.group.damage
+        assert group.world.group.known.damage
         group.world.storage.stop_at(at)
         try:
             group.world.apply_all()
@@ -113,7 +113,7 @@ def test_what_a_begun_batch_has_put_on_record_stays_there() -> None:
         group.stop()
         group.put_back("disks", group.then["disks"], in_place=True)
         group.open()
-        assert set(world.group.damaged_points()) == {3, 4, 5}
+        assert set(world.group.known.damaged_points()) == {3, 4, 5}
         world.storage.stop_at(at)
         try:
             world.apply_all()
@@ -169,7 +169,7 @@ def test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven() ->
     group.scrub()
     assert group.served() == []
     group.go_on()
-    newest = world.group.newest_point
+    newest = world.group.points.newest
     assert newest is not None
     assert group.served()[-1] == newest.sequence
     group.open()
@@ -241,10 +241,12 @@ def test_history_older_accepted() -> None:
     group.put_back("history", group.then["history"])
     group.refused()
     group.world.group.opening.accept()
-    assert group.world.group.generation == 2
-    assert group.world.group.condition == "rolled-back", "as the agent says it of the generation"
+    assert group.world.group.known.generation == 2
+    assert group.world.group.known.condition == "rolled-back", (
+        "as the agent says it of the generation"
+    )
     group.open()
-    assert group.world.group.condition == "rolled-back"
+    assert group.world.group.known.condition == "rolled-back"
     served = group.check()
     assert max(served) > group.highest
     group.open()

@@ -181,7 +181,7 @@ def test_a_full_disk_refuses_the_frame_and_keeps_the_rest() -> None:
     world.storage.heal()
     world.settle()
     world.check()
-    assert len(world.group.points()) == 1
+    assert len(world.group.points.all) == 1
 
 
 def test_opened_frames_are_kept_within_bounds() -> None:

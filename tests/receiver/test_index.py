@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.history import writer
 from receiver.history.images import EarliestImages
 from receiver.history.index.file import HEADER_BYTES, Span
@@ -48,7 +48,7 @@ def grown(cuts: int, *, seed: int = 0) -> World:
 
 
 def history_of(world: World) -> HistoryLog:
-    return world.group._history
+    return world.group.history
 
 
 def index_all(world: World) -> None:
@@ -248,7 +248,7 @@ def test_files_of_nothing_are_removed() -> None:
 def test_a_view_goes_on_when_its_files_vanish() -> None:
     world = grown(30)
     index_all(world)
-    view = world.group.view(2)
+    view = world.group.showing.view(2)
     for name in files(world):
         world.storage.unlink(Path(FOLDER / name))
     whole = {name: view.read(name, 0, size) for name, size in view.disks}
@@ -262,7 +262,7 @@ def test_a_view_of_a_point_that_nothing_is_left_in_front_of() -> None:
     """Every sealed segment goes, and the one that is written goes on and is sealed in turn."""
     world = grown(6)
     history = history_of(world)
-    view = world.group.view(6)
+    view = world.group.showing.view(6)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(100)
     assert history.segments == []
@@ -293,7 +293,7 @@ def test_a_segment_holds_no_more_batches_than_a_view_should_read_one_by_one(
         world.write("a", 0, bytes([value]) * 512)
         world.cut()
         world.settle()
-    history = world.group._history
+    history = world.group.history
     bounds = [*(segment.first for segment in history.segments), history.newest_first]
     inside = [
         sum(low <= batch.begin < high for batch in history.batches)

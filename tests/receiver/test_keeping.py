@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.points.policy import HistoryPolicy, Rule
 from receiver.retention.forecast import DAY_NS, HOUR_NS, Growth, Sample, forecast_seconds
 from replicator.base.clock import NS_PER_S
@@ -38,7 +38,7 @@ def world_with(count: int, labels: dict[int, str] | None = None) -> World:
 
 
 def left(world: World) -> list[int]:
-    return [each.sequence for each in world.group.points()]
+    return [each.sequence for each in world.group.points.all]
 
 
 def told(world: World, name: str) -> list[dict[str, object]]:
@@ -62,12 +62,12 @@ def test_points_go_as_they_age_though_nothing_comes_in() -> None:
 
 def test_what_was_thinned_stays_gone_and_its_room_comes_back() -> None:
     world = world_with(12)
-    used = world.group.history_bytes
+    used = world.group.history.used_bytes
     world.age(GRADED, 20 * S)
     world.crash(power=True)
     assert left(world) == [1, 6, 11, 12]
     world.tidy(1000)
-    assert world.group.history_bytes < used
+    assert world.group.history.used_bytes < used
     world.check()
 
 
@@ -176,10 +176,10 @@ def test_images_that_no_point_needs_do_not_stop_apply() -> None:
         world.settle()
     world.cut()
     world.settle()
-    assert world.group.history_bytes > 60_000
+    assert world.group.history.used_bytes > 60_000
     retained = world.group.retain(HistoryPolicy(30_000))
     assert not retained.must_wait, retained
-    assert world.group.history_bytes < 30_000
+    assert world.group.history.used_bytes < 30_000
     world.check()
 
 
@@ -190,14 +190,14 @@ def test_a_window_that_the_budget_makes_shorter_is_told_once_and_again_when_it_m
     (first,) = told(world, "history.window_shrunk")
     assert first["wanted_seconds"] == 60
     assert int(str(first["seconds"])) < int(str(first["before_seconds"])) <= 30
-    facts = world.group.history_facts(policy)
+    facts = world.group.keeping.facts(policy)
     assert facts.is_short
     world.age(replace(policy, max_bytes=380_000), 0)
     assert len(told(world, "history.window_shrunk")) == 1, "less than a tenth"
     world.age(replace(policy, max_bytes=100_000), 0)
     assert len(told(world, "history.window_shrunk")) == 2
     world.age(replace(policy, max_bytes=PLENTY), 56 * S)
-    assert not world.group.history_facts(policy).is_short
+    assert not world.group.keeping.facts(policy).is_short
 
 
 def test_ageing_is_no_shrinking_of_the_window() -> None:
@@ -226,7 +226,7 @@ def test_the_longest_lock_stands_whatever_the_configuration_says_later(power: bo
     assert told(world, "history.locked") == [{"seconds": 8, "before_seconds": 0}]
     for lock_ns in (0, 2 * S):
         world.crash(power=power)
-        assert world.group.lock_ns == 8 * S
+        assert world.group.keeping.lock_ns == 8 * S
         world.age(HistoryPolicy(1, (Rule(0, S),), min_lock_ns=lock_ns), 0)
         assert left(world) == [6, 7, 8, 9, 10, 11, 12]
     world.check()
@@ -234,7 +234,7 @@ def test_the_longest_lock_stands_whatever_the_configuration_says_later(power: bo
     world.cut()
     world.settle()
     world.crash(power=power)
-    assert world.group.lock_ns == 8 * S
+    assert world.group.keeping.lock_ns == 8 * S
     world.check()
 
 
@@ -245,15 +245,15 @@ def test_the_lock_survives_rollback_and_compaction() -> None:
     world.age(HistoryPolicy(1), 60 * S)
     world.tidy(1000)
     world.crash(power=True)
-    assert world.group.lock_ns == 3 * S
+    assert world.group.keeping.lock_ns == 3 * S
     world.check()
 
 
 def test_a_group_without_points_locks_nothing_and_writes_nothing() -> None:
     world = World()
     world.group.retain(HistoryPolicy(PLENTY, min_lock_ns=S))
-    assert world.group.lock_ns == 0
-    assert world.group.history_bytes == 0
+    assert world.group.keeping.lock_ns == 0
+    assert world.group.history.used_bytes == 0
 
 
 # -- what is said
@@ -263,9 +263,9 @@ def test_the_facts_are_by_the_receivers_clock() -> None:
     world = world_with(12)
     policy = replace(GRADED, min_lock_ns=5 * S)
     world.age(policy, 0)
-    newest = world.group.points()[-1]
+    newest = world.group.points.all[-1]
     world.clock.now_ns = newest.received_ns + 7 * S
-    facts = world.group.history_facts(policy)
+    facts = world.group.keeping.facts(policy)
     assert facts.window_ns is not None
     assert 18 * S <= facts.window_ns < 19 * S
     assert (facts.wanted_ns, facts.capacity_bytes) == (60 * S, PLENTY)

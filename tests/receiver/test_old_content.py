@@ -54,7 +54,7 @@ def test_rot_that_is_overwritten_before_a_scrub_costs_the_points_that_need_it(wo
     written(world, 2 * BLOCK, noise(61, BLOCK))
     assert refused(world) == [3, 4, 5, 6], "the image that was taken is of rot; #7 is good"
     assert names(world) == ["replica.rotten"]
-    assert not in_replica(world.group.damage)
+    assert not in_replica(world.group.known.damage)
     assert scrub(world) == []
     restart(world)
     assert refused(world) == [3, 4, 5, 6]
@@ -84,7 +84,7 @@ def test_known_damage_is_taken_over_by_a_write_into_a_part_of_it(world: World) -
     assert refused(world) == [3, 4, 5, 6, 7]
     at_the_source_again(world)
     assert refused(world) == [3, 4, 5, 6, 7]
-    assert not in_replica(world.group.damage)
+    assert not in_replica(world.group.known.damage)
 
 
 def test_writes_that_cover_a_rotten_block_together_are_a_whole_one(world: World) -> None:
@@ -101,7 +101,7 @@ def test_what_rotted_in_the_page_cache_alone_is_read_again(world: World) -> None
     written(world, 2 * BLOCK + 512, noise(61, 512))
     assert names(world) == ["replica.read_again"]
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
 
 
@@ -116,7 +116,7 @@ def test_what_has_a_copy_is_healed_before_its_image_is_taken(world: World) -> No
     written(world, 3 * BLOCK + 512, noise(61, 512))
     assert names(world) == ["replica.healed"]
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
 
 
@@ -124,7 +124,7 @@ def test_the_content_that_was_there_heals_it_when_it_is_written_again(world: Wor
     world.storage.flip(DISK_A, 2 * BLOCK + 9)
     written(world, 2 * BLOCK, noise(30, BLOCK))
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
 
 
@@ -162,7 +162,7 @@ def test_early_zeroes_over_rot() -> None:
     world.zero("a", 0, 5 * BLOCK)
     world.cut()
     world.settle()
-    assert any(batch.kind == "zero" for batch in world.group._history.batches)
+    assert any(batch.kind == "zero" for batch in world.group.history.batches)
     assert refused(world) == [3, 4, 5, 6]
 
 
@@ -324,10 +324,10 @@ def test_what_was_there_before_us_is_unverified() -> None:
     world.cut()
     world.settle()
     written(world, BLOCK, noise(6, 512))
-    assert world.group.unverified_bytes == BLOCK
+    assert world.group.known.unverified_bytes == BLOCK
     storage.flip(DISK_A, BLOCK + 9)
     written(world, BLOCK + 1024, noise(7, 512))
-    assert world.group.unverified_bytes == BLOCK
+    assert world.group.known.unverified_bytes == BLOCK
     assert refused(world) == [2, 3], "it has a sum since #2"
 
 
@@ -371,7 +371,7 @@ def born_rotten(world: World, monkeypatch: pytest.MonkeyPatch, block: int) -> No
     with monkeypatch.context() as patch:
         patch.setattr(OldContent, "verify", lambda *args, **_named: args[2].unreadable)
         written(world, block * BLOCK, noise(61, BLOCK))
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
 
 
 def test_an_image_that_was_rotten_at_birth_is_made_anew_where_a_copy_is(
@@ -382,7 +382,7 @@ def test_an_image_that_was_rotten_at_birth_is_made_anew_where_a_copy_is(
     (bad,) = scrub(world)
     assert (bad.where, bad.points, bad.healed) == ("image", [5, 6, 7], True)
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
     restart(world)
     assert not refused(world)
@@ -393,7 +393,7 @@ def test_an_image_that_was_rotten_at_birth_is_made_anew_where_a_copy_is(
 def test_what_a_view_reads_is_not_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     written(world, 0, noise(32, BLOCK))
     born_rotten(world, monkeypatch, 3)
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     (bad,) = scrub(world)
     assert not bad.healed
     assert refused(world) == [5, 6, 7]
@@ -407,11 +407,11 @@ def test_known_rot_of_an_image_is_healed_when_a_copy_comes(world: World) -> None
     world.storage.flip(DISK_A, 2 * BLOCK + 77)
     written(world, 2 * BLOCK, noise(61, BLOCK))
     written(world, 0, noise(30, BLOCK))  # what it was
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
     (bad,) = scrub(world)
     assert (bad.where, bad.healed) == ("image", True)
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
@@ -439,7 +439,7 @@ def test_a_crash_anywhere_while_a_segment_is_made_anew(
 
 
 def test_images_of_removed_and_merged_batches_are_no_false_alarm(world: World) -> None:
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
     world.give_up([1, 3])
     world.tidy(1000)
     assert scrub(world) == []
@@ -483,8 +483,8 @@ def rotting(seed: int, *, steps: int = 60) -> None:
     world.cut()
     world.settle()
     world.check()
-    assert world.group.points()[-1].sequence not in world.group.damaged_points()
-    assert not in_replica(world.group.damage)
+    assert world.group.points.all[-1].sequence not in world.group.known.damaged_points()
+    assert not in_replica(world.group.known.damage)
     scrub(world)
     world.check()
 

@@ -35,7 +35,7 @@ def with_a_batch_begun(*, failing: Path) -> World:
     world.cut()
     world.ship_all()
     fail(world, failing)
-    assert world.group._history.unapplied is not None
+    assert world.group.history.unapplied is not None
     return world
 
 
@@ -54,7 +54,7 @@ def let_go(world: World) -> None:
     """Of all that no point needs."""
     while world.group.tidy():
         pass
-    history = world.group._history
+    history = world.group.history
     assert history.batches == [history.unapplied]
 
 
@@ -63,7 +63,7 @@ def opens_in_silence(world: World) -> None:
     world.crash(power=True)
     told = {event.name for event in world.events}
     assert not told & {"group.mended", "replica.older", "replica.unverified"}, told
-    assert not world.group.damage
+    assert not world.group.known.damage
 
 
 @pytest.mark.parametrize("failing", [IMAGE, STATEMENT], ids=["image", "statement"])

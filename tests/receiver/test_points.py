@@ -25,22 +25,22 @@ def world() -> World:
 
 
 def condition(world: World) -> str:
-    return world.group.condition
+    return world.group.known.condition
 
 
 def newest_applied(world: World) -> Point | None:
-    return world.group.newest_applied_point
+    return world.group.points.newest_up_to(world.group.applier.applied_point)
 
 
 def sequences(world: World) -> list[int]:
-    return [point.sequence for point in world.group.points()]
+    return [point.sequence for point in world.group.points.all]
 
 
 def test_a_point_has_number_time_kind_label_and_members(world: World) -> None:
     world.write("a", 0, b"x" * 512)
     world.cut("before the upgrade")
     world.settle()
-    (point,) = world.group.points()
+    (point,) = world.group.points.all
     assert (point.sequence, point.kind, point.label) == (1, "crash", "before the upgrade")
     assert point.time_ns == point.until_ns == START_NS + STEP_NS
     assert [(disk.name, disk.size_bytes) for disk in point.members] == world.disks
@@ -52,14 +52,14 @@ def test_a_point_counts_when_it_is_durable_and_shows_when_it_is_applied(world: W
     world.write("a", 0, b"x" * 512)
     world.cut()
     world.ship(99)
-    assert world.group.points() == []
+    assert world.group.points.all == []
     world.acknowledge()
     assert sequences(world) == [1]
-    assert world.group.newest_point is not None
+    assert world.group.points.newest is not None
     assert newest_applied(world) is None
-    assert not world.group.is_point_applied(1)
+    assert not world.group.applier.is_point_applied(1)
     world.apply_all()
-    assert newest_applied(world) == world.group.newest_point
+    assert newest_applied(world) == world.group.points.newest
     world.check()
 
 
@@ -98,7 +98,7 @@ def test_times_never_go_back(world: World) -> None:
     world.log(world.source.cut(step_ns=-3600 * 10**9))
     world.whole_cuts.add((1, world.source.end_lsn))
     world.settle()
-    first, second = world.group.points()
+    first, second = world.group.points.all
     assert second.time_ns == first.time_ns + 1000, "and each is printed as another one"
 
 
@@ -108,7 +108,7 @@ def test_cuts_of_an_idle_group_only_carry_its_point_on(world: World) -> None:
     world.cut()
     world.cut()
     world.settle()
-    (point,) = world.group.points()
+    (point,) = world.group.points.all
     assert point.until_ns == point.time_ns + 2 * STEP_NS
     world.cut("a bookmark makes a point all the same")
     world.settle()
@@ -121,20 +121,22 @@ def test_holds(world: World) -> None:
     world.cut()
     world.settle()
     end, later = world.source.end_lsn, START_NS + 90 * STEP_NS
-    assert world.group.hold(end, later)
-    assert world.group.points()[0].until_ns == later
-    assert world.group.hold(end, later - 1)
-    assert world.group.points()[0].until_ns == later, "a hold never takes time back"
-    assert not world.group.hold(end - 64, later + 1)
+    assert world.group.intake.hold(end, later)
+    assert world.group.points.all[0].until_ns == later
+    assert world.group.intake.hold(end, later - 1)
+    assert world.group.points.all[0].until_ns == later, "a hold never takes time back"
+    assert not world.group.intake.hold(end - 64, later + 1)
     world.write("a", 0, b"2" * 512)
     world.ship_all()
-    assert not world.group.hold(world.source.end_lsn, later + 1), "something was written since"
+    assert not world.group.intake.hold(world.source.end_lsn, later + 1), (
+        "something was written since"
+    )
     world.log(world.source.cut(step_ns=100 * STEP_NS))
     world.whole_cuts.add((1, world.source.end_lsn))
     world.settle()
     world.catalog.untils.clear()
     world.crash(power=True)
-    assert world.group.points()[0].until_ns == later, "the next batch says how long it held"
+    assert world.group.points.all[0].until_ns == later, "the next batch says how long it held"
 
 
 def test_a_point_holds_no_longer_than_until_the_next_one(world: World) -> None:
@@ -142,12 +144,12 @@ def test_a_point_holds_no_longer_than_until_the_next_one(world: World) -> None:
     world.write("a", 0, b"1" * 512)
     world.cut()
     world.settle()
-    assert world.group.hold(world.source.end_lsn, START_NS + 90 * STEP_NS)
+    assert world.group.intake.hold(world.source.end_lsn, START_NS + 90 * STEP_NS)
     world.write("a", 0, b"2" * 512)
     world.cut()
     world.settle()
     for _ in range(2):
-        first, second = world.group.points()
+        first, second = world.group.points.all
         assert first.time_ns < first.until_ns == second.time_ns - 1
         world.crash(power=True)
 
@@ -157,9 +159,9 @@ def test_the_newest_hold_is_in_the_catalog_alone(world: World) -> None:
     world.cut()
     world.settle()
     later = START_NS + 90 * STEP_NS
-    assert world.group.hold(world.source.end_lsn, later)
+    assert world.group.intake.hold(world.source.end_lsn, later)
     world.crash(power=True)
-    assert world.group.points()[0].until_ns == later
+    assert world.group.points.all[0].until_ns == later
 
 
 def test_a_label_that_comes_twice_is_kept_apart_and_told(world: World) -> None:
@@ -167,13 +169,13 @@ def test_a_label_that_comes_twice_is_kept_apart_and_told(world: World) -> None:
         world.write("a", 0, value * 512)
         world.cut("twice")
     world.ship_all()
-    assert [point.label for point in world.group.points()] == ["twice", "twice~2", "twice~3"]
+    assert [point.label for point in world.group.points.all] == ["twice", "twice~2", "twice~3"]
     changed = [event for event in world.events if event.name == "label.changed"]
     assert [event.fields["label"] for event in changed] == ["twice~2", "twice~3"]
     world.crash(power=False)
-    assert [point.label for point in world.group.points()] == ["twice", "twice~2", "twice~3"]
-    assert world.group.is_label_taken("twice~2")
-    assert not world.group.is_label_taken("once")
+    assert [point.label for point in world.group.points.all] == ["twice", "twice~2", "twice~3"]
+    assert world.group.known.is_label_taken("twice~2")
+    assert not world.group.known.is_label_taken("once")
 
 
 @pytest.mark.parametrize("text", ["torn\nin two", " x", "é" * 65])
@@ -181,7 +183,7 @@ def test_a_text_that_has_not_the_form_of_a_label_is_left_out(world: World, text:
     world.write("a", 0, b"1" * 512)
     world.cut(text)
     world.settle()
-    (point,) = world.group.points()
+    (point,) = world.group.points.all
     assert point.label is None
 
 
@@ -194,7 +196,7 @@ def test_a_label_that_is_read_as_something_else_is_kept_with_its_cut(
     world.cut(text)
     world.settle()
     for _ in range(2):
-        (point,) = world.group.points()
+        (point,) = world.group.points.all
         assert point.label == text
         assert point_of(point).label == f"label:{text}"
         assert find(f"label:{text}", point.time_ns, None, [point]).point == point
@@ -206,7 +208,7 @@ def test_a_label_that_comes_twice_stays_within_its_bound(world: World) -> None:
         world.write("a", 0, value * 512)
         world.cut("é" * 64)
     world.ship_all()
-    assert [point.label for point in world.group.points()] == ["é" * 64, "é" * 63 + "~2"]
+    assert [point.label for point in world.group.points.all] == ["é" * 64, "é" * 63 + "~2"]
 
 
 def test_a_point_has_the_machine_that_belongs_to_it(world: World) -> None:
@@ -219,7 +221,7 @@ def test_a_point_has_the_machine_that_belongs_to_it(world: World) -> None:
     world.crash(power=True)
     world.check()
     for sequence, text in ((1, "<domain>old</domain>"), (2, "<domain>new</domain>")):
-        view = world.group.view(sequence)
+        view = world.group.showing.view(sequence)
         assert view.domains == {"vm": text}
         view.close()
 
@@ -242,14 +244,14 @@ def test_a_disk_that_comes_later_is_no_part_of_earlier_points() -> None:
     world.cut()
     world.settle()
     world.check()
-    first, second = world.group.points()
+    first, second = world.group.points.all
     assert [disk.name for disk in first.members] == ["a"]
     assert [disk.name for disk in second.members] == ["a", "late"]
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     with pytest.raises(NotFoundError, match="no disk 'late'"):
         view.read("late", 0, 512)
     view.close()
-    done = world.group.rollback(1)
+    done = world.group.rolling_back.run(1)
     assert world.raw("late") == b"L" * 8192, "a rollback leaves alone what the point does not have"
     assert world.raw("a")[:512] == b"1" * 512
     assert [disk.name for disk in done.before.members] == ["a", "late"]
@@ -263,9 +265,9 @@ def test_a_detached_disk_stays_in_the_points_that_had_it(world: World) -> None:
     world.cut()
     world.settle()
     world.check()
-    assert [disk.name for disk in world.group.points()[1].members] == ["a"]
+    assert [disk.name for disk in world.group.points.all[1].members] == ["a"]
     with pytest.raises(UsageError, match="not declared"):
-        world.group.accept(world.source.frame([world.source.write("b", 0, b"x" * 512)]))
+        world.group.intake.accept(world.source.frame([world.source.write("b", 0, b"x" * 512)]))
 
 
 # -- frames that may not come
@@ -275,9 +277,9 @@ def test_frames_continue_or_are_refused(world: World) -> None:
     world.ship(2)
     records = world.source.records
     with pytest.raises(UsageError, match="does not continue"):
-        world.group.accept(world.source.frame(records[:2]))
+        world.group.intake.accept(world.source.frame(records[:2]))
     with pytest.raises(UsageError, match="does not continue"):
-        world.group.accept(world.source.frame(records[3:]))
+        world.group.intake.accept(world.source.frame(records[3:]))
     other = FrameBuilder().build(
         encode(Record(RecordType.ZERO, 0, 0, 512, 1, 1), records[2].chain ^ 1)[0],
         start_lsn=records[2].lsn,
@@ -286,42 +288,42 @@ def test_frames_continue_or_are_refused(world: World) -> None:
         chain_end=encode(Record(RecordType.ZERO, 0, 0, 512, 1, 1), records[2].chain ^ 1)[1],
     )
     with pytest.raises(UsageError, match="does not continue"):
-        world.group.accept(other)  # the right place of another log
-    world.group.accept(world.source.frame(records[2:]))
+        world.group.intake.accept(other)  # the right place of another log
+    world.group.intake.accept(world.source.frame(records[2:]))
     world.acknowledge()
 
 
 def test_a_refused_frame_changes_nothing(world: World) -> None:
     world.settle()
     beyond = world.source.write("a", 37_000, b"x" * 512)
-    state = world.group.facts()
+    state = world.group.known.welcome()
     with pytest.raises(UsageError, match="beyond the end of disk 'a'"):
-        world.group.accept(world.source.frame([beyond]))
-    world.group.sync_inbox()
-    assert world.group.facts() == state
+        world.group.intake.accept(world.source.frame([beyond]))
+    world.group.intake.sync()
+    assert world.group.known.welcome() == state
 
 
 def test_a_stream_begins_with_a_sync(world: World) -> None:
     world.settle()
     other = Source(world.disks, ordinal=2, first_lsn=1 << 30)
     other.cut()
-    world.group.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
+    world.group.intake.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
     with pytest.raises(UsageError, match="begins with a sync-begin"):
-        world.group.accept(other.frame(other.records))
+        world.group.intake.accept(other.frame(other.records))
 
 
 def test_resume_proves_identity(world: World) -> None:
     world.write("a", 0, b"1" * 512)
     world.settle()
-    facts = world.group.facts()
+    facts = world.group.known.welcome()
     stream = world.source.stream
     with pytest.raises(FencedError, match="another content below"):
-        world.group.open_stream(stream, 1, facts.durable_lsn, facts.chain ^ 1)
+        world.group.intake.open_stream(stream, 1, facts.durable_lsn, facts.chain ^ 1)
     with pytest.raises(UsageError, match="cannot be resumed at"):
-        world.group.open_stream(stream, 1, facts.durable_lsn - 64, facts.chain)
+        world.group.intake.open_stream(stream, 1, facts.durable_lsn - 64, facts.chain)
     with pytest.raises(FencedError, match="closed for ever"):
-        world.group.open_stream(Source([], ordinal=7).stream, 1, 0, 0)
-    assert world.group.open_stream(stream, 1, facts.durable_lsn, facts.chain).syncs == []
+        world.group.intake.open_stream(Source([], ordinal=7).stream, 1, 0, 0)
+    assert world.group.intake.open_stream(stream, 1, facts.durable_lsn, facts.chain).syncs == []
 
 
 def test_what_was_not_acknowledged_comes_again(world: World) -> None:
@@ -329,8 +331,8 @@ def test_what_was_not_acknowledged_comes_again(world: World) -> None:
     world.write("a", 0, b"1" * 512)
     world.cut()
     world.ship(1)
-    facts = world.group.facts()
-    world.group.open_stream(world.source.stream, 1, facts.durable_lsn, facts.chain)
+    facts = world.group.known.welcome()
+    world.group.intake.open_stream(world.source.stream, 1, facts.durable_lsn, facts.chain)
     world.settle()
     world.check()
     assert sequences(world) == [1]
@@ -341,9 +343,9 @@ def test_an_older_stream_is_closed_for_ever(world: World) -> None:
     old = world.source
     world.begin_stream(from_zero=False)
     world.connect()
-    assert world.group.facts().closed_ordinal == 1
+    assert world.group.known.welcome().closed_ordinal == 1
     with pytest.raises(FencedError, match="closed for ever"):
-        world.group.open_stream(old.stream, 1, old.end_lsn, old.chain_at(old.end_lsn))
+        world.group.intake.open_stream(old.stream, 1, old.end_lsn, old.chain_at(old.end_lsn))
 
 
 def test_a_bad_frame_is_damage_and_leaves_no_trace(world: World) -> None:
@@ -352,8 +354,8 @@ def test_a_bad_frame_is_damage_and_leaves_no_trace(world: World) -> None:
     frame = world.source.frame([record])
     bad = type(frame)(frame.header, bytes(frame.data)[:-1] + b"\xff")
     with pytest.raises(DamageError, match="checksum"):
-        world.group.accept(bad)
-    world.group.accept(frame)
+        world.group.intake.accept(bad)
+    world.group.intake.accept(frame)
 
 
 def test_a_list_that_was_taken_only_grows_at_its_end() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from journal.seal import seal_segment
 from journal.stream_files import read_seal
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.history import compaction
 from receiver.history.compaction import Compaction, _NewSegment
 from receiver.history.opening import NEW_SUFFIX
@@ -43,11 +43,11 @@ def world_with(count: int, *, limits: Limits = LIMITS) -> World:
 
 
 def image_bytes(world: World) -> int:
-    return sum(batch.images.record_bytes for batch in world.group._history.batches)
+    return sum(batch.images.record_bytes for batch in world.group.history.batches)
 
 
 def new_files(world: World) -> list[str]:
-    folder = world.group._history.folder
+    folder = world.group.history.folder
     return [name for name in world.storage.names(folder) if name.endswith(NEW_SUFFIX)]
 
 
@@ -62,7 +62,7 @@ def thinned(count: int = 24, every: int = 6) -> World:
 def test_of_segments_with_many_batches_one_goes_in_a_step(
     count: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    history = thinned().group._history
+    history = thinned().group.history
     segments, batches = history.segments, history.batches
     assert removed_together(segments, batches, count) == count
     monkeypatch.setattr(reclaim, "BATCHES_REMOVED_TOGETHER", 1)
@@ -71,14 +71,14 @@ def test_of_segments_with_many_batches_one_goes_in_a_step(
 
 def test_what_lies_between_kept_points_becomes_one_step_by_step() -> None:
     world = thinned()
-    before, used = image_bytes(world), world.group.history_bytes
+    before, used = image_bytes(world), world.group.history.used_bytes
     steps = 0
     while world.group.tidy():
         steps += 1
         world.check()
     assert steps > 5, "it is done in steps"
     assert image_bytes(world) < before * 0.6
-    assert world.group.history_bytes < used * 0.6
+    assert world.group.history.used_bytes < used * 0.6
     assert not world.group.tidy()
     world.crash(power=True)
     world.check()
@@ -103,15 +103,15 @@ def test_a_view_that_is_opened_meanwhile_ends_it_and_stays_right() -> None:
     world = thinned()
     while not new_files(world):
         assert world.group.tidy()
-    view = world.group.view(6)
+    view = world.group.showing.view(6)
     world.tidy(100)
     assert not new_files(world)
     for name, size in view.disks:
         assert view.read(name, 0, size) == world.expected[6][name]
     view.close()
-    before = world.group.history_bytes
+    before = world.group.history.used_bytes
     world.tidy(100)
-    assert world.group.history_bytes < before
+    assert world.group.history.used_bytes < before
     world.check()
 
 
@@ -119,10 +119,10 @@ def test_before_the_oldest_point_nothing_is_kept() -> None:
     world = world_with(20)
     world.give_up(list(range(1, 19)))
     world.tidy(100)
-    oldest = world.group._history.batch_of_point(19)
+    oldest = world.group.history.batch_of_point(19)
     assert oldest is not None
-    kept = [batch for batch in world.group._history.batches if batch.begin < oldest.begin]
-    assert all(batch.begin >= world.group._history.segments[0].first for batch in kept)
+    kept = [batch for batch in world.group.history.batches if batch.begin < oldest.begin]
+    assert all(batch.begin >= world.group.history.segments[0].first for batch in kept)
     assert sum(batch.images.block_count for batch in kept) <= 40, "a part of one segment at most"
     world.check()
 
@@ -139,8 +139,8 @@ def test_what_is_not_worth_while_is_looked_at_once() -> None:
 @pytest.mark.parametrize("call", ["create", "pwritev", "datasync", "replace"])
 def test_a_full_disk_leaves_all_as_it_was(call: str) -> None:
     world = thinned()
-    used = world.group.history_bytes
-    folder = world.group._history.folder
+    used = world.group.history.used_bytes
+    folder = world.group.history.folder
     world.storage.plan(Failure(frozenset([call]), 1, errno.ENOSPC, under=folder))
     world.tidy(1)
     while new_files(world) and world.group.tidy():
@@ -151,13 +151,13 @@ def test_a_full_disk_leaves_all_as_it_was(call: str) -> None:
     world.crash(power=True)
     world.check()
     world.tidy(200)
-    assert world.group.history_bytes < used
+    assert world.group.history.used_bytes < used
     world.check()
 
 
 def test_rot_that_it_meets_is_told_and_stops_nothing() -> None:
     world = thinned()
-    history = world.group._history
+    history = world.group.history
     kept = history.batch_of_point(12)
     assert kept is not None
     batch = history.after(kept.number)[0]  # its images are the earliest behind that point
@@ -172,7 +172,7 @@ def test_rot_that_it_meets_is_told_and_stops_nothing() -> None:
     world.write("a", 0, b"x" * 4096)
     world.cut()
     world.settle()
-    world.check_point(world.group.points()[-1])
+    world.check_point(world.group.points.all[-1])
 
 
 def test_memory_is_bounded_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,14 +198,14 @@ def test_a_compacted_segment_goes_on_from_the_one_before_and_is_sealed() -> None
     world = thinned()
     world.tidy(300)
     previous = b""
-    for segment in world.group._history.segments:
+    for segment in world.group.history.segments:
         file = world.storage.open(segment.path)
         seal = read_seal(file, segment.first)
         file.close()
         assert seal is not None
         assert seal.previous_digest == previous or not previous
         previous = segment.digest  # the last of those that it stands for
-    assert GROUP_DIRECTORY in world.group._history.folder.parents
+    assert GROUP_DIRECTORY in world.group.history.folder.parents
 
 
 def crash_anywhere() -> None:
@@ -258,5 +258,5 @@ def test_limits_do_not_change_what_is_kept() -> None:
         world.give_up([each for each in range(1, 20) if each % 5])
         world.tidy(1000)
         world.check()
-        seen.append(sum(batch.images.block_count for batch in world.group._history.batches))
+        seen.append(sum(batch.images.block_count for batch in world.group.history.batches))
     assert len(set(seen)) == 1

@@ -64,10 +64,10 @@ def test_points_have_the_size_of_their_time(size: int, in_stream: bool) -> None:
     world = after(size, in_stream=in_stream)
     for _ in range(2):
         world.check()
-        sizes = [dict(world.group.view(each).disks)["a"] for each in (1, 2, 3)]
+        sizes = [dict(world.group.showing.view(each).disks)["a"] for each in (1, 2, 3)]
         assert sizes == [OLD, OLD, size]
-        assert world.group.disk_sizes() == {"a": size, "b": 6 * BLOCK_BYTES}
-        assert world.group.earlier_sizes == {"a": [OLD]}
+        assert world.group.known.disk_sizes() == {"a": size, "b": 6 * BLOCK_BYTES}
+        assert world.group.known.earlier_sizes == {"a": [OLD]}
         world.write("a", size - 512, b"e" * 512)
         world.cut()
         world.settle()
@@ -85,8 +85,8 @@ def test_there_is_no_point_before_the_new_instance_is_synced() -> None:
     world.write("b", 0, b"b" * 512)
     world.cut()
     world.settle()
-    assert [point.sequence for point in world.group.points()] == [1, 2]
-    assert world.group.condition == "syncing"
+    assert [point.sequence for point in world.group.points.all] == [1, 2]
+    assert world.group.known.condition == "syncing"
     world.check()
 
 
@@ -95,7 +95,7 @@ def test_back_to_the_old_size_is_a_third_instance() -> None:
     world.resize("a", OLD, in_stream=True)
     synced(world)
     world.check()
-    assert world.group.earlier_sizes == {"a": [OLD, GROWN]}
+    assert world.group.known.earlier_sizes == {"a": [OLD, GROWN]}
     assert images(world) == ["a.raw", "a@2.raw", "a@3.raw", "b.raw"]
 
 
@@ -111,7 +111,7 @@ def test_the_same_size_again_is_the_same_image() -> None:
     world.begin_stream(from_zero=False)
     synced(world)
     assert images(world) == ["a.raw", "b.raw"]
-    assert world.group.earlier_sizes == {}
+    assert world.group.known.earlier_sizes == {}
 
 
 def test_another_size_without_a_detach_is_refused() -> None:
@@ -120,9 +120,9 @@ def test_another_size_without_a_detach_is_refused() -> None:
     other.sync_begin("a", from_zero=False)
     other.disks[:] = [("gone", 0), ("a", OLD)]
     other.sync_begin("a", from_zero=False)
-    world.group.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
+    world.group.intake.open_stream(other.stream, 2, other.first_lsn, other.first_chain)
     with pytest.raises(UsageError, match="has 37376 bytes at the source, but 49152 in this stream"):
-        world.group.accept(other.frame(other.records))
+        world.group.intake.accept(other.frame(other.records))
 
 
 def scrub(world: World) -> None:
@@ -143,11 +143,11 @@ def test_there_is_no_rollback_across_it_and_nothing_is_closed_by_the_refusal() -
         with pytest.raises(
             UsageError, match="had 37376 bytes at point #2, and has 49152 now"
         ) as no:
-            world.group.rollback(2)
+            world.group.rolling_back.run(2)
         assert "replicator restore g --at '#2'" in no.value.hint
         with pytest.raises(UsageError, match="had 37376 bytes"):
-            world.group.plan_rollback(2)
-        assert world.group.facts().stream == world.source.stream
+            world.group.rolling_back.plan(2)
+        assert world.group.known.welcome().stream == world.source.stream
     world.write("a", GROWN - 512, b"x" * 512)
     world.cut()
     world.settle()
@@ -158,10 +158,10 @@ def test_there_is_no_rollback_across_it_and_nothing_is_closed_by_the_refusal() -
 def test_the_way_back_of_a_rollback_across_it_is_no_longer_kept() -> None:
     world = before()
     world.rollback(1)
-    assert world.group._current_pins().kept == {3, 4}
+    assert world.group.showing.pins().kept == {3, 4}
     world.resize("a", GROWN, in_stream=False)
     synced(world)
-    assert not world.group._current_pins().kept
+    assert not world.group.showing.pins().kept
 
 
 # -- the end of the old image
@@ -178,7 +178,7 @@ def test_the_old_image_goes_with_the_last_point_that_shows_it() -> None:
     assert "a.raw" in images(world)
     let_go(world, 2)
     assert images(world) == ["a@2.raw", "b.raw"]
-    assert world.group.earlier_sizes == {}
+    assert world.group.known.earlier_sizes == {}
     assert "disk.earlier_image_goes" in {event.name for event in world.events}
     for _ in range(2):
         world.check()
@@ -206,14 +206,14 @@ def test_points_that_were_given_up_without_a_word_stay_away_once_it_is_gone() ->
     """On a full disk that could not be said."""
     world = after()
     world.may_be_gone |= {1, 2}
-    world.group._history.forget_points([1, 2])
-    for point in world.group._points.drop([1, 2]):
+    world.group.history.forget_points([1, 2])
+    for point in world.group.points.drop([1, 2]):
         world.forget(point.sequence)
     world.tidy(50)
     assert "a.raw" not in images(world)
     world.may_be_gone.clear()
     restart(world)
-    assert [point.sequence for point in world.group.points()] == [3]
+    assert [point.sequence for point in world.group.points.all] == [3]
     world.check()
 
 
@@ -222,14 +222,14 @@ def test_damage_of_the_old_image_is_of_the_points_before_and_goes_with_it() -> N
     world.has_rotted = True
     world.storage.flip(DISKS / "a.raw", 6 * BLOCK_BYTES)
     scrub(world)
-    assert sorted(world.group.damaged_points()) == [1, 2]
-    newest = world.group.newest_point
+    assert sorted(world.group.known.damaged_points()) == [1, 2]
+    newest = world.group.points.newest
     assert newest is not None
-    assert not of_newest(world.group.damage, newest), "the group itself is well"
+    assert not of_newest(world.group.known.damage, newest), "the group itself is well"
     with pytest.raises(DamageError, match="disk a: 4096 bytes at 24576"):
-        world.group.view(1)
+        world.group.showing.view(1)
     let_go(world, 1, 2)
-    assert not world.group.damage
+    assert not world.group.known.damage
 
 
 # -- what lies there
@@ -244,7 +244,7 @@ def test_an_old_image_that_is_lost_stops_the_group_until_it_is_accepted() -> Non
         world.group.recover()
     assert "history accept g" in stop.value.hint
     world.group.accept_loss(lambda _done, _total: None)
-    assert sorted(world.group.damaged_points()) == [1, 2]
+    assert sorted(world.group.known.damaged_points()) == [1, 2]
     world.has_rotted = True
     world.check_point(world.announced[3])
 
@@ -263,7 +263,7 @@ def test_an_exchanged_old_image_is_unverified() -> None:
     assert world.group.opening.unverified == {"a"}
     for sequence in (1, 2):
         with pytest.raises(UnreachableError, match="the replica of disk a may hold another moment"):
-            world.group.view(sequence)
+            world.group.showing.view(sequence)
     world.check_point(world.announced[3])
     scrub(world)
     world.check()
@@ -273,7 +273,7 @@ def test_whose_image_is_a_leftover() -> None:
     state = GroupState(next_slot=3)
     assert leftovers(["a", "b"], state) == [], "a person put them there, for what is to come"
     world = after()
-    state = world.group._applier.applied
+    state = world.group.applier.applied
     names = ["a", "a@1", "a@2", "a@7", "b", "c"]
     assert leftovers(names, state) == ["a@1", "a@7"]
     del state.disks["a"]
@@ -282,7 +282,7 @@ def test_whose_image_is_a_leftover() -> None:
 
 def test_an_instance_is_unshown_if_no_point_has_its_slot() -> None:
     world = after()
-    earlier = world.group._applier.applied.earlier
-    points = world.group.points()
+    earlier = world.group.applier.applied.earlier
+    points = world.group.points.all
     assert unshown(earlier, points) == []
     assert unshown(earlier, points[2:]) == earlier

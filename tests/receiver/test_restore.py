@@ -43,7 +43,7 @@ def world() -> World:
 
 @pytest.fixture
 def view(world: World) -> PointView:
-    return world.group.view(1)
+    return world.group.showing.view(1)
 
 
 def test_images_and_domain(world: World, view: PointView) -> None:

@@ -84,7 +84,7 @@ def check(world: World, target: Path) -> None:
 
 def test_a_death_before_every_step_then_resume(world: World, tmp_path: Path) -> None:
     at = 0
-    with_view = world.group.view(1)
+    with_view = world.group.showing.view(1)
     while True:
         at += 1
         target = tmp_path / str(at) / "new"
@@ -104,7 +104,7 @@ def test_a_death_before_every_step_then_resume(world: World, tmp_path: Path) -> 
 def test_there_must_be_room_for_both_images(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     storage = SystemStorage()
     monkeypatch.setattr(storage, "free_bytes", lambda _path: 2 * view.allocated_bytes - 1)
     with pytest.raises(NoSpaceError):
@@ -133,5 +133,5 @@ def test_a_conversion_that_went_wrong_leaves_nothing(
     false.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     with pytest.raises(DamageError, match=r"a.qcow2.partial is not what was converted"):
-        restore_view(world.group.view(1), tmp_path / "new", nobody, ORDER)
+        restore_view(world.group.showing.view(1), tmp_path / "new", nobody, ORDER)
     assert not (tmp_path / "new").exists()

@@ -76,7 +76,7 @@ def restore(
     progress: Callable[[int, int], None] = nobody,
     view: PointView | None = None,
 ) -> Restored:
-    view = view or world.group.view(1)
+    view = view or world.group.showing.view(1)
     try:
         return restore_view(view, TARGET, progress, order, world.storage, piece_bytes=4 * MIB)
     finally:
@@ -99,7 +99,7 @@ def check_done(world: World, done: Restored) -> None:
 
 def run_stopped(world: World, at: int) -> bool:
     """Whether it died before it was done."""
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     world.storage.stop_at(at)
     try:
         restore_view(view, TARGET, nobody, RESUME, world.storage, piece_bytes=4 * MIB)
@@ -180,7 +180,7 @@ def test_only_what_was_not_finished_is_copied(
 ) -> None:
     interrupted(world, 13 * MIB)
     assert world.storage.names(TARGET) == ["a.raw.partial", "restore.json"]
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     reads = reads_of(view, monkeypatch)
     check_done(world, restore(world, view=view))
     assert reads == [("a", 9), ("a", 12), ("b", 0)]
@@ -192,7 +192,7 @@ def test_a_finished_piece_that_rotted_is_written_again(
     interrupted(world, 13 * MIB)
     world.storage.flip(PARTIAL, 2 * MIB)  # in a piece that holds nothing
     world.storage.flip(PARTIAL, 6 * MIB)
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     reads = reads_of(view, monkeypatch)
     check_done(world, restore(world, view=view))
     assert reads == [("a", 4), ("a", 9), ("a", 12), ("b", 0)]
@@ -253,7 +253,7 @@ def test_the_beginnings_of_another_restore_are_left_alone(
 ) -> None:
     interrupted(world, 13 * MIB)
     with pytest.raises(UsageError, match=text):
-        restore(world, order, view=world.group.view(sequence))
+        restore(world, order, view=world.group.showing.view(sequence))
     check_done(world, restore(world))
 
 

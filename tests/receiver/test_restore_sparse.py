@@ -38,9 +38,9 @@ def data_bytes() -> int:
 def test_a_restore_reads_and_writes_what_is_there(
     feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = feed.group.newest_point
+    point = feed.group.points.newest
     assert point is not None
-    view = feed.group.view(point.sequence)
+    view = feed.group.showing.view(point.sequence)
     told: list[int] = []
     reads = count_reads(monkeypatch)
     target = tmp_path / "restored"
@@ -90,9 +90,9 @@ def test_a_verified_image_that_lost_a_piece_or_gained_one_is_refused(
 
 
 def view_of(feed: Feed) -> PointView:
-    point = feed.group.newest_point
+    point = feed.group.points.newest
     assert point is not None
-    return feed.group.view(point.sequence)
+    return feed.group.showing.view(point.sequence)
 
 
 def punched(path: Path) -> None:

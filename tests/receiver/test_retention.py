@@ -12,7 +12,7 @@ import pytest
 from journal.record import RecordType, scan
 from journal.segment import HEADER_BYTES
 from receiver.counted.ages import Ages
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.history.bodies import PointsDropped, decode
 from receiver.history.log import HistoryLog
 from receiver.history.state import GroupState
@@ -57,7 +57,7 @@ def disk_bytes(world: World) -> int:
 
 
 def left(world: World) -> list[int]:
-    return [each.sequence for each in world.group.points()]
+    return [each.sequence for each in world.group.points.all]
 
 
 # -- deciding
@@ -140,9 +140,9 @@ def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
     before = disk_bytes(world)
     assert before > budget
     world.retain(budget)
-    used = world.group.history_bytes + world.group.inbox_bytes
+    used = world.group.history.used_bytes + world.group.known.inbox_bytes
     assert used <= budget
-    assert abs(disk_bytes(world) - world.group.history_bytes) < 16_384
+    assert abs(disk_bytes(world) - world.group.history.used_bytes) < 16_384
     assert left(world) == list(range(13 - len(left(world)), 13)), "the oldest went"
     world.check()
     world.crash(power=True)
@@ -154,14 +154,14 @@ def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
 
 def test_labelled_points_stay_and_what_lies_between_is_merged() -> None:
     world = world_with(14, {2: "two", 9: "nine"})
-    images = sum(batch.images.record_bytes for batch in world.group._history.batches)
+    images = sum(batch.images.record_bytes for batch in world.group.history.batches)
     retained = world.group.retain(HistoryPolicy(1))
     for dropped in retained.dropped:
         world.forget(dropped.sequence)
     assert left(world) == [2, 9, 14]
     assert retained.over_budget == "the points that are left are needed: 2 have labels"
     world.check()
-    after = sum(batch.images.record_bytes for batch in world.group._history.batches)
+    after = sum(batch.images.record_bytes for batch in world.group.history.batches)
     assert after < images / 4
     assert disk_bytes(world) < 120_000
     world.crash(power=True)
@@ -182,8 +182,8 @@ def test_what_is_not_worth_it_is_not_tried_again_at_once() -> None:
 
 def test_an_open_view_keeps_what_lies_behind_its_point() -> None:
     world = world_with(10)
-    view = world.group.view(4)
-    again = world.group.view(4)
+    view = world.group.showing.view(4)
+    again = world.group.showing.view(4)
     retained = world.group.retain(HistoryPolicy(1))
     assert [each.sequence for each in retained.dropped] == [1, 2, 3]
     assert retained.over_budget == "an open view keeps what lies behind its point"
@@ -204,7 +204,7 @@ def test_the_way_back_from_the_newest_rollback_stays() -> None:
     world.rollback(7)
     world.retain(1)
     assert left(world)[-2:] == [9, 10]
-    kinds = [each.kind for each in world.group.points()]
+    kinds = [each.kind for each in world.group.points.all]
     assert kinds[-2:] == ["before-rollback", "rollback"]
     assert set(left(world)) <= {9, 10}
     world.check()
@@ -226,10 +226,10 @@ def test_points_that_are_not_applied_stay() -> None:
 
 def test_on_a_full_disk_room_is_still_made() -> None:
     world = world_with(12)
-    used = world.group.history_bytes
+    used = world.group.history.used_bytes
     world.storage.plan(Failure(frozenset(["pwritev", "create"]), 1, errno.ENOSPC, forever=True))
     world.retain(used // 2)
-    assert world.group.history_bytes < used
+    assert world.group.history.used_bytes < used
     world.storage.heal()
     world.check()
     world.crash(power=True)
@@ -238,8 +238,8 @@ def test_on_a_full_disk_room_is_still_made() -> None:
 
 def test_a_label_is_free_again_when_nothing_has_it() -> None:
     world = world_with(3, {3: "mine"})
-    assert world.group.is_label_taken("mine")
-    assert not world.group.is_label_taken("yours")
+    assert world.group.known.is_label_taken("mine")
+    assert not world.group.known.is_label_taken("yours")
 
 
 def test_compaction_keeps_the_seals_in_a_row() -> None:

@@ -64,7 +64,7 @@ def scrub(world: World) -> list[Bad]:
 def refused(world: World) -> list[int]:
     """The points that are not served. All others are served right."""
     found: list[int] = []
-    for point in world.group.points():
+    for point in world.group.points.all:
         try:
             world.check_point(point)
         except DamageError:
@@ -90,8 +90,8 @@ def at_the_source_again(world: World) -> None:
 
 def images_of(world: World, block: int, disk: str = "a") -> list[tuple[int, Path, int]]:
     """(batch, file, offset of the record) of each before-image of the block."""
-    history = world.group._history
-    slot = world.group._applier.applied.disks[disk].slot
+    history = world.group.history
+    slot = world.group.applier.applied.disks[disk].slot
     found: list[tuple[int, Path, int]] = []
     for batch in history.batches:
         table = history.table(batch)
@@ -121,9 +121,9 @@ def test_rot_in_the_replica_costs_the_points_since_the_block_was_written(world: 
     assert not bad.healed
     assert refused(world) == [3, 4, 5, 6]
     with pytest.raises(DamageError, match=r"is damaged: disk a: 4096 bytes at 8192"):
-        world.group.view(5)
+        world.group.showing.view(5)
     with pytest.raises(DamageError, match="is damaged"):
-        world.group.rollback(4)
+        world.group.rolling_back.run(4)
 
 
 def test_damage_stays_on_record_and_ends_where_the_block_is_written_anew(world: World) -> None:
@@ -148,7 +148,7 @@ def test_damage_stays_on_record_and_ends_where_the_block_is_written_anew(world: 
 def test_it_stays_on_record_through_compaction(world: World) -> None:
     world.storage.flip(DISK_A, 2 * BLOCK)
     scrub(world)
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
     world.give_up([1, 4])
     world.tidy(1000)
     restart(world)
@@ -156,7 +156,7 @@ def test_it_stays_on_record_through_compaction(world: World) -> None:
 
 
 def test_a_view_that_was_open_refuses_the_block_and_no_other(world: World) -> None:
-    view = world.group.view(5)
+    view = world.group.showing.view(5)
     world.storage.flip(DISK_A, 2 * BLOCK)
     scrub(world)
     with pytest.raises(DamageError, match="is damaged here"):
@@ -197,7 +197,7 @@ def test_a_hole_that_is_right_again_is_acquitted(world: World) -> None:
     world.cut()
     world.settle()
     damage = rules.added((), [DamagedBlocks(0, 2, 1, 8, 0), DamagedBlocks(0, 6, 1, 1, 0)])
-    world.group._applier.state_damage(damage)
+    world.group.applier.state_damage(damage)
     assert refused(world)
     assert scrub(world) == []
     assert not refused(world)
@@ -209,7 +209,7 @@ def test_an_image_of_another_time_heals_the_replica(world: World) -> None:
     assert bad.healed
     assert bad.points == [5, 6]
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
 
 
@@ -242,7 +242,7 @@ def test_a_sync_from_the_source_heals_the_replica(world: World) -> None:
     assert not scrub(world)[0].healed
     at_the_source_again(world)
     assert not refused(world), "what the sync shipped fits the sum of what was there"
-    assert not world.group.damage
+    assert not world.group.known.damage
     assert scrub(world) == []
 
 
@@ -303,8 +303,10 @@ def test_an_image_without_a_copy_stays_damaged(world: World) -> None:
 
 
 def test_rot_in_a_header_of_the_history_is_found(world: World) -> None:
-    batch = world.group._history.batches[2]
-    segment = next(each for each in world.group.sealed if each.first <= batch.begin < each.end)
+    batch = world.group.history.batches[2]
+    segment = next(
+        each for each in world.group.history.segments if each.first <= batch.begin < each.end
+    )
     offset = HEADER_BYTES + batch.begin - segment.first
     world.storage.flip(segment.path, offset + 70)
     (bad,) = scrub(world)
@@ -315,7 +317,7 @@ def test_rot_in_a_header_of_the_history_is_found(world: World) -> None:
 
 @pytest.mark.parametrize("back", [8, 40, 100, 150], ids=["digest", "previous", "chain", "index"])
 def test_rot_in_a_seal_is_found(world: World, back: int) -> None:
-    segment = world.group.sealed[0]
+    segment = world.group.history.segments[0]
     file = world.storage.open(segment.path)
     size = file.size()
     file.close()
@@ -338,10 +340,10 @@ def test_rot_in_the_base_of_sums_is_found_and_costs_no_point(world: World) -> No
 
 
 def test_blocks_of_removed_batches_are_still_checked(world: World) -> None:
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(1000)
-    assert world.group.sealed[0].first > 0
+    assert world.group.history.segments[0].first > 0
     assert scrub(world) == []
     world.storage.flip(DISK_A, 2 * BLOCK)
     (bad,) = scrub(world)
@@ -417,14 +419,14 @@ def test_flips_anywhere_never_serve_wrong_bytes(seed: int) -> None:
     world.cut()
     world.settle()
     assert set(refused(world)) <= named
-    assert world.group.points()[-1].sequence not in refused(world)
+    assert world.group.points.all[-1].sequence not in refused(world)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_sums_that_were_gathered_are_the_same(seed: int) -> None:
     """Whatever is applied, given up and tidied meanwhile."""
     world = live(seed)
-    sums, rng = world.group._sums, Random(seed)
+    sums, rng = world.group._parts.sums, Random(seed)
     for number in range(6):
         while rng.getrandbits(1) and sums.gather():
             pass
@@ -436,7 +438,7 @@ def test_sums_that_were_gathered_are_the_same(seed: int) -> None:
             world.write(name, rng.randrange(5) * BLOCK, noise(seed * 10 + number, BLOCK))
         world.cut()
         world.settle()
-        points = [point.sequence for point in world.group.points()[:-1] if not point.label]
+        points = [point.sequence for point in world.group.points.all[:-1] if not point.label]
         world.give_up([each for each in points if rng.getrandbits(1)])
         world.tidy(rng.randrange(8))
         world.check_sums()
@@ -500,7 +502,7 @@ def test_what_can_be_read_again_is_acquitted(world: World) -> None:
     assert refused(world) == [2]
     assert scrub(world) == []
     assert not refused(world)
-    assert not world.group.damage
+    assert not world.group.known.damage
 
 
 def damaged_and_written_over(world: World) -> None:
@@ -541,7 +543,7 @@ def test_a_removed_batch_would_take_its_sums_along(
 ) -> None:
     """Nothing else knows what the block must hold; that it is not known is known."""
     monkeypatch.setattr(SumBase, "absorb", lambda *_args, **_named: None)
-    world.group._history.seal_newest(world.group._applier.applied)
+    world.group.history.seal_newest(world.group.applier.applied)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(1000)
     restart(world)

@@ -210,9 +210,9 @@ def test_headers_are_gathered_a_bounded_number_a_step(monkeypatch: pytest.Monkey
     world.crash(power=False)
     monkeypatch.setattr(latest_sums, "GATHER_BATCHES", 2)
     steps = 0
-    while world.group._sums.gather():
+    while world.group._parts.sums.gather():
         steps += 1
-    assert steps == -(-world.group._history.newest_number // 2)
+    assert steps == -(-world.group.history.newest_number // 2)
     world.check()
 
 
@@ -225,8 +225,8 @@ def test_a_history_says_which_batches_have_lost_their_images() -> None:
         world.write("b", value % 3 * 4096, noise(100 + value, 4096))
         world.cut()
         world.settle()
-    history = world.group._history
-    history.seal_newest(world.group._applier.newest_state)
+    history = world.group.history
+    history.seal_newest(world.group.applier.newest_state)
     assert not history.segments[0].imageless
     oldest = history.batch_of_point(13)
     assert oldest is not None
@@ -234,11 +234,11 @@ def test_a_history_says_which_batches_have_lost_their_images() -> None:
     world.tidy(100)
     said = max(each.imageless for each in history.segments)
     assert said == oldest.number
-    assert not world.group._sum_base.lacks(history.segments[0].first, said)
+    assert not world.group._parts.sum_base.lacks(history.segments[0].first, said)
     (segment,) = [each for each in history.segments if each.imageless]
-    world.group._reclaim.rewrite(segment, {}, Pins(frozenset(), frozenset()))
+    world.group._parts.reclaim.rewrite(segment, {}, Pins(frozenset(), frozenset()))
     actions.crash(world, actions.rng_draw(Random(1)))
-    assert world.group._history.imageless == said
+    assert world.group.history.imageless == said
     world.check()
 
 

@@ -36,7 +36,7 @@ def test_reads_of_any_place_and_length(world: World) -> None:
     world.zero("a", 8192, 4096)
     world.cut()
     world.settle()
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     whole = world.expected[1]["a"]
     for offset in (0, 1, 511, 4095, 4096, 8191, 12_288, 36_864, 37_375):
         for length in (0, 1, 512, 4097, 9000):
@@ -51,7 +51,7 @@ def test_reads_of_any_place_and_length(world: World) -> None:
 
 
 def test_a_view_is_not_moved_by_what_is_applied_later(world: World) -> None:
-    view = world.group.view(1)
+    view = world.group.showing.view(1)
     for number in range(RENEW_BATCHES + 20):
         world.write("a", number % 9 * 4096 + 512, bytes([number]) * 700)
         world.cut()
@@ -65,7 +65,7 @@ def test_a_view_survives_rollbacks(world: World) -> None:
     world.write("a", 0, b"2" * 9000)
     world.cut()
     world.settle()
-    views = [world.group.view(sequence) for sequence in (1, 2)]
+    views = [world.group.showing.view(sequence) for sequence in (1, 2)]
     world.rollback(1)
     world.rollback(3)
     for view in views:
@@ -79,9 +79,9 @@ def test_a_point_is_viewed_when_it_is_applied(world: World) -> None:
     world.cut()
     world.ship_all()
     with pytest.raises(UnreachableError, match="not applied yet"):
-        world.group.view(2)
+        world.group.showing.view(2)
     with pytest.raises(NotFoundError, match="no point #9"):
-        world.group.view(9)
+        world.group.showing.view(9)
 
 
 class _Interleaved(PointView):
@@ -114,8 +114,8 @@ def test_replica_first_then_index(
     world.cut()
     world.ship_all()
     monkeypatch.setattr(kind, "world", world, raising=False)
-    monkeypatch.setattr("receiver.group.group.PointView", kind)
-    view = world.group.view(1)
+    monkeypatch.setattr("receiver.group.showing.PointView", kind)
+    view = world.group.showing.view(1)
     assert (view.read("a", 0, 4096) == b"1" * 4096) is is_right
     assert world.raw("a")[:4096] == b"2" * 4096, "the batch came in between"
     view.close()
@@ -136,12 +136,12 @@ def test_many_readers_while_another_thread_applies(tmp_path: Path) -> None:
     source.start_from_zero()
     source.write("d", 0, b"\1" * size)
     source.cut()
-    group.open_stream(source.stream, 1, 0, source.first_chain)
-    group.accept(source.frame(source.records))
-    group.sync_inbox()
+    group.intake.open_stream(source.stream, 1, 0, source.first_chain)
+    group.intake.accept(source.frame(source.records))
+    group.intake.sync()
     while group.apply_next():
         pass
-    view = group.view(1)
+    view = group.showing.view(1)
     done = threading.Event()
     wrong: list[int] = []
 
@@ -160,8 +160,8 @@ def test_many_readers_while_another_thread_applies(tmp_path: Path) -> None:
             at = len(source.records)
             source.write("d", number * 8192 % size, bytes([2 + number]) * 8192)
             source.cut()
-            group.accept(source.frame(source.records[at:]))
-            group.sync_inbox()
+            group.intake.accept(source.frame(source.records[at:]))
+            group.intake.sync()
             while group.apply_next():
                 pass
     finally:

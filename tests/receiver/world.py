@@ -28,7 +28,8 @@ from receiver.catalog import MemoryCatalog
 from receiver.counted.ages import moved_ns
 from receiver.counted.keeper import CountedClock
 from receiver.counted.rules import SLEW, Reading
-from receiver.group.group import GroupReplica, Limits
+from receiver.group.group import GroupReplica
+from receiver.group.parts import Limits
 from receiver.history.images import block_key
 from receiver.history.state import GroupState
 from receiver.history.sums.sums import SumWindow
@@ -139,7 +140,7 @@ class World:
 
     def _recover(self) -> None:
         self.group.recover()
-        self.counted.begin(self.group.newest_stamp_ns)
+        self.counted.begin(self.group.known.newest_stamp_ns)
 
     def _new_group(self) -> GroupReplica:
         self.counted = CountedClock(self.storage, CLOCK_FILE, self.clock)
@@ -154,7 +155,7 @@ class World:
             limits=self.limits,
             fine_ns=self.fine_ns,
         )
-        history: Any = group._history
+        history: Any = group.history
         history.drop_points = self._drop_watched(history.drop_points)
         history.forget_points = self._forget_unsaid(history.forget_points)
         return group
@@ -226,7 +227,7 @@ class World:
 
     def is_before_resize(self, sequence: int) -> bool:
         """Whether the replica has other images now than the point shows."""
-        present = {disk.slot for disk in self.group._applier.applied.present}
+        present = {disk.slot for disk in self.group.applier.applied.present}
         return any(disk.slot not in present for disk in self.announced[sequence].members)
 
     def write(self, name: str, offset: int, content: bytes) -> None:
@@ -258,12 +259,12 @@ class World:
     def connect(self) -> None:
         """What a hello and the plan of a resume come to: the rest of an older stream, then the
         newer ones."""
-        facts = self.group.facts()
+        facts = self.group.known.welcome()
         for source in self.sources:
             if source.ordinal <= self.dead_ordinal:
                 continue
             if facts.stream == source.stream:
-                self.group.open_stream(
+                self.group.intake.open_stream(
                     source.stream,
                     source.ordinal,
                     facts.durable_lsn,
@@ -271,13 +272,13 @@ class World:
                 )
             elif source.ordinal > max(facts.ordinal, facts.closed_ordinal):
                 self._finish_older(source)
-                opened = self.group.open_stream(
+                opened = self.group.intake.open_stream(
                     source.stream, source.ordinal, source.first_lsn, source.first_chain
                 )
                 self._announce(opened.points)
 
     def _is_open(self, source: Source) -> bool:
-        return self.group.facts().stream == source.stream
+        return self.group.known.welcome().stream == source.stream
 
     def _finish_older(self, newer: Source) -> None:
         """The verified rest of the stream before goes first."""
@@ -293,17 +294,17 @@ class World:
             self._send(self.source, count, frame_records)
 
     def _send(self, source: Source, count: int, frame_records: int = 3) -> None:
-        stream = self.group._inbox.newest
+        stream = self.group._parts.inbox.newest
         assert stream is not None
         records = source.from_lsn(stream.received_lsn)[:count]
         for at in range(0, len(records), frame_records):
-            self.group.accept(source.frame(records[at : at + frame_records]))
+            self.group.intake.accept(source.frame(records[at : at + frame_records]))
 
     def acknowledge(self) -> None:
         """Makes what was sent durable, and remembers what was promised by that."""
-        durable = self.group.sync_inbox()
-        facts = self.group.facts()
-        stream = self.group._inbox.find(facts.ordinal)
+        durable = self.group.intake.sync()
+        facts = self.group.known.welcome()
+        stream = self.group._parts.inbox.find(facts.ordinal)
         if facts.stream is not None and stream is not None and stream.frames:
             self.acknowledged = max(self.acknowledged, (facts.ordinal, durable.durable_lsn))
         self._announce(durable.points)
@@ -330,7 +331,7 @@ class World:
             pass
 
     def _apply_next(self) -> bool:
-        applier = self.group._applier
+        applier = self.group.applier
         before, now_ns, is_redo = applier.applied_point, self.clock.now_ns, applier.has_pending
         moved = self.group.apply_next()
         if not is_redo:  # the stamp of such a batch is as old as it is
@@ -372,7 +373,7 @@ class World:
             behind = self.writes_behind(sequence)[writes - 1]
             self.rolling_to = {name: behind[name] for name in members}
         self.dead_ordinal = self.source.ordinal
-        done = self.group.rollback(sequence, writes=writes)
+        done = self.group.rolling_back.run(sequence, writes=writes)
         self._rolled(done.before, done.point)
 
     def not_rolled_back(self) -> None:
@@ -384,7 +385,7 @@ class World:
         """Each single write behind the point, as far as its frames are there; how many."""
         for number, expected in enumerate(self.writes_behind(sequence), 1):
             try:
-                view = self.group.fine_view(sequence, number)
+                view = self.group.showing.fine_view(sequence, number)
             except NoPointError as error:
                 if not MISSING_WRITES.search(error.message):
                     raise
@@ -395,11 +396,11 @@ class World:
             view.close()
         count = len(self.writes_behind(sequence))
         with pytest.raises(NoPointError):
-            self.group.fine_view(sequence, count + 1)
+            self.group.showing.fine_view(sequence, count + 1)
         return count
 
     def _received_contents(self) -> Contents:
-        state = self.group._intake.front.state
+        state = self.group.intake.front.state
         return self.plain.at[state.ordinal, state.lsn]
 
     def _rolled(self, before: Point, point: Point) -> None:
@@ -412,14 +413,14 @@ class World:
         self.expected[before.sequence] = self.before_rolling
         self.expected[point.sequence] = self.rolling_to
         self._replica_is({**self.before_rolling, **self.rolling_to})
-        self.closed_ordinal = self.group._intake.front.state.ordinal
+        self.closed_ordinal = self.group.intake.front.state.ordinal
         self.rolling_to = None
 
     def _replica_is(self, contents: Contents) -> None:
         """From here on, whatever the source had in mind. Its stream is closed for ever."""
         self.plain.end_stream()
         self.plain.put(contents)
-        state = self.group._intake.front.state
+        state = self.group.intake.front.state
         self.plain.remember(state.ordinal, state.lsn)
 
     def retain(self, max_bytes: int) -> None:
@@ -433,7 +434,7 @@ class World:
             spared_ns = min(spared_ns, policy.rules[0].span_ns)
         spared_ns = max(spared_ns, self.lock_ns, policy.min_lock_ns)
         may_go = {
-            point.sequence for point in self.group.points()[:-1] if self._may_go(point, spared_ns)
+            point.sequence for point in self.group.points.all[:-1] if self._may_go(point, spared_ns)
         }
         self.may_be_gone |= may_go
         policy = replace(policy, fine_ns=self.fine_ns)
@@ -442,13 +443,13 @@ class World:
         for sequence in dropped:
             self.forget(sequence)
         self.may_be_gone.clear()
-        assert self.group.lock_ns >= self.lock_ns
-        self.lock_ns = self.group.lock_ns
+        assert self.group.keeping.lock_ns >= self.lock_ns
+        self.lock_ns = self.group.keeping.lock_ns
 
     def _may_go(self, point: Point, spared_ns: int) -> bool:
         """By its true age, whatever any clock shows: the counted one is drawn to the wall clock by
         a thousandth at most."""
-        if not self.group.is_point_applied(point.sequence):
+        if not self.group.applier.is_point_applied(point.sequence):
             return False
         age_ns = self._true_age_ns(point)
         if age_ns < spared_ns:
@@ -464,7 +465,9 @@ class World:
 
     def open_view(self, sequence: int) -> None:
         """Stays open through whatever comes, until it is closed or the receiver dies."""
-        self.views.append((sequence, self.group.view(sequence), dict(self.expected[sequence])))
+        self.views.append(
+            (sequence, self.group.showing.view(sequence), dict(self.expected[sequence]))
+        )
 
     def close_view(self, at: int) -> None:
         _, view, _ = self.views.pop(at)
@@ -474,8 +477,8 @@ class World:
         """Points go, and what they needed stays until it is tidied up."""
         self.may_be_gone |= set(sequences)
         group = self.group
-        group._history.drop_points(sequences, group._applier.newest_state)
-        for point in group._points.drop(sequences):
+        group.history.drop_points(sequences, group.applier.newest_state)
+        for point in group.points.drop(sequences):
             self.forget(point.sequence)
         self.may_be_gone.clear()
 
@@ -545,12 +548,12 @@ class World:
 
     def _take_stock(self) -> None:
         """What survived must hold what was promised, and may hold more."""
-        assert self.group.lock_ns >= self.lock_ns, "the lock is gone"
-        facts = self.group.facts()
+        assert self.group.keeping.lock_ns >= self.lock_ns, "the lock is gone"
+        facts = self.group.known.welcome()
         if facts.stream is not None:
             held = (facts.ordinal, facts.durable_lsn)
             assert held >= self.acknowledged, "acknowledged frames are lost"
-        known = {point.sequence: point for point in self.group.points()}
+        known = {point.sequence: point for point in self.group.points.all}
         for sequence in [each for each in self.announced if each not in known]:
             assert sequence in self.may_be_gone, f"point #{sequence} is lost"
             self.forget(sequence)
@@ -581,25 +584,25 @@ class World:
             self.announced[point.sequence] = point
             self.expected[point.sequence] = self.rolling_to
             self._replica_is({**self.before_rolling, **self.rolling_to})
-            self.closed_ordinal = self.group._intake.front.state.ordinal
+            self.closed_ordinal = self.group.intake.front.state.ordinal
             self.rolling_to = None
 
     def _finish_rollback(self) -> None:
         """One that was begun durably is gone on with; one that was not, never happened."""
         if self.rolling_to is None:
             return
-        if self.group.condition != "rolling-back":
+        if self.group.known.condition != "rolling-back":
             self.rolling_to = None
             self._replica_is(self.before_rolling)
             return
-        assert self.group.facts().stream is None
+        assert self.group.known.welcome().stream is None
 
     def finish_rollback(self) -> None:
         """Lets a resumed rollback run to its end."""
-        while self.group.condition == "rolling-back":
+        while self.group.known.condition == "rolling-back":
             self.group.apply_next()
         if self.rolling_to is not None:
-            point = self.group.newest_point
+            point = self.group.points.newest
             assert point is not None
             self._found(point)
 
@@ -607,12 +610,12 @@ class World:
         """A call failed, and the process lives: what was not durable is asked for again."""
         self.has_exact_holes = False
         self.group.apply_next()  # whatever was left in doubt is settled with the next step
-        points = [point.sequence for point in self.group.points()]
+        points = [point.sequence for point in self.group.points.all]
         for sequence in [each for each in self.announced if each not in points]:
             assert sequence in self.may_be_gone, f"point #{sequence} is lost"
             self.forget(sequence)
         self.may_be_gone.clear()
-        for point in self.group.points():
+        for point in self.group.points.all:
             if point.sequence not in self.announced:
                 self._found(point)
         self._finish_rollback()
@@ -626,7 +629,7 @@ class World:
         self.has_rotted = True
         name, size = self.disks[rng.randrange(len(self.disks))]
         block = rng.randrange(size // 4096)
-        disk = self.group._applier.applied.disk_called(name)
+        disk = self.group.applier.applied.disk_called(name)
         name = name if disk is None else disk.name
         path = GROUP_DIRECTORY / "disks" / f"{name}.raw"
         if self.storage.exists(path) and disk is not None and block < disk.size_bytes // 4096:
@@ -650,7 +653,7 @@ class World:
             for (name, block), content in self.rotten.items()
             if self.raw(name)[block * 4096 : (block + 1) * 4096] == content
         }
-        points = self.group.points()
+        points = self.group.points.all
         assert [point.sequence for point in points] == sorted(self.announced)
         times = [point.time_ns for point in points]
         assert times == sorted(times)
@@ -664,7 +667,7 @@ class World:
                 known.label,
                 known.lsn,
             )
-            if self.group.is_point_applied(point.sequence):
+            if self.group.applier.is_point_applied(point.sequence):
                 assert point.received_ns > 0
                 self.check_age(point)
                 self.check_point(point)
@@ -679,18 +682,18 @@ class World:
     def check_age(self, point: Point) -> None:
         """By the clock that deletion goes by no point is older than it is."""
         ages = self.counted.ages()
-        counted_ns = ages.now_ns - moved_ns(point.received_ns, self.group._keeping._new_lags(ages))
+        counted_ns = ages.now_ns - moved_ns(point.received_ns, self.group.keeping._new_lags(ages))
         assert counted_ns <= self._true_age_ns(point), point
 
     def check_sums(self) -> None:
         """Of every block of the replica; one that no batch changed is zero."""
-        if self.group._history.unapplied is not None:
+        if self.group.history.unapplied is not None:
             return
-        for disk in self.group._applier.applied.disks.values():
+        for disk in self.group.applier.applied.disks.values():
             content = self.raw(disk.name)
             blocks = [content[at : at + 4096] for at in range(0, len(content), 4096)]
             first = block_key(disk.slot, 0)
-            window = self.group._sums.window(first, first + len(blocks))
+            window = self.group._parts.sums.window(first, first + len(blocks))
             self.check_found(first, window)
             assert window.is_whole or any(event.name == "sums.given_up" for event in self.events)
             for block, at in zip(blocks, range(len(blocks)), strict=True):
@@ -701,9 +704,9 @@ class World:
 
     def check_found(self, first: int, window: SumWindow) -> None:
         """A batch that looks up the sum of what it overwrites is told the same."""
-        while self.group._sums.gather():
+        while self.group._parts.sums.gather():
             pass
-        found = self.group._sums.find(np.arange(first, window.end, dtype=np.uint64))
+        found = self.group._parts.sums.find(np.arange(first, window.end, dtype=np.uint64))
         assert found.is_changed.tolist() == window.changed.tolist()
         assert found.sums.tolist() == window.sums.tolist()
 
@@ -712,9 +715,9 @@ class World:
         for source in self.sources:
             if source.ordinal > self.closed_ordinal:
                 continue
-            assert self.group.facts().stream != source.stream
+            assert self.group.known.welcome().stream != source.stream
             with pytest.raises((FencedError, OwnedError)):
-                self.group.open_stream(
+                self.group.intake.open_stream(
                     source.stream,
                     source.ordinal,
                     source.end_lsn,
@@ -723,9 +726,9 @@ class World:
 
     def check_point(self, point: Point) -> None:
         try:
-            view = self.group.view(point.sequence)
+            view = self.group.showing.view(point.sequence)
         except DamageError:
-            if self.has_rotted and point.sequence in self.group.damaged_points():
+            if self.has_rotted and point.sequence in self.group.known.damaged_points():
                 return
             raise
         try:
@@ -736,8 +739,10 @@ class World:
 
     def check_views_of_points(self) -> None:
         """What is applied can be looked at, whatever else is the matter."""
-        for point in self.group.points():
-            if point.sequence in self.expected and self.group.is_point_applied(point.sequence):
+        for point in self.group.points.all:
+            if point.sequence in self.expected and self.group.applier.is_point_applied(
+                point.sequence
+            ):
                 self.check_point(point)
 
     def check_view(self, sequence: int, view: PointView, contents: Contents) -> None:

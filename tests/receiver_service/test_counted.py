@@ -99,7 +99,7 @@ async def test_where_a_lock_ends_sooner_it_takes_a_reason(site: DrSite) -> None:
         machine.pass_by(60 * NS_PER_S)
         worker = receiver.workers["web"]
         worker.wake()
-        await worker.changed.until(lambda: worker.replica.lock_ns > 0)
+        await worker.changed.until(lambda: worker.replica.keeping.lock_ns > 0)
         machine.step_ns = WEEK_NS
         assert (
             await order(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import receiver.tasks.pump
-from receiver.group.group import Limits
+from receiver.group.parts import Limits
 from receiver.service import Receiver
 from replicator.base.errors import NoSpaceError
 from replicator.base.units import MIB
@@ -195,14 +195,14 @@ async def test_what_is_in_between_is_said_as_bytes_to_come_and_comes(
     async with site.running() as dr:
         agent, _ = await fed(site, dr)
         await agent.close()
-        used = dr.workers["web"].replica.history_bytes
+        used = dr.workers["web"].replica.history.used_bytes
         done = await order(site.control.order, DROP_POINTS, "web", drop_of(*range(2, POINTS_MADE)))
         assert done.freed_bytes < MIB
         assert done.to_come_bytes > 4 * MIB
         worker = dr.workers["web"]
         for _ in range(1500):
-            if worker.replica.history_bytes < used - done.to_come_bytes * 3 // 4:
+            if worker.replica.history.used_bytes < used - done.to_come_bytes * 3 // 4:
                 break
             worker.wake()
             await asyncio.sleep(0.02)
-        assert abs(used - worker.replica.history_bytes - done.to_come_bytes) < 2 * MIB
+        assert abs(used - worker.replica.history.used_bytes - done.to_come_bytes) < 2 * MIB

@@ -142,7 +142,7 @@ class Life:
     async def until_verified(self, receiver: Receiver) -> None:
         worker = receiver.workers["web"]
         async with asyncio.timeout(WAIT_SECONDS):
-            await worker.scrubbing.moved.until(lambda: not worker.replica.unverified)
+            await worker.scrubbing.moved.until(lambda: not worker.replica.opening.unverified)
 
     async def until_settled(self, receiver: Receiver) -> None:
         worker = receiver.workers["web"]
@@ -412,7 +412,7 @@ async def test_points_of_exchanged_images_wait_for_the_scrub(site: DrSite) -> No
         assert group.scrub_rest_seconds is not None
         assert 0 < group.scrub_rest_seconds < 60
         await order(site.control.order, SCRUB, "web", ScrubRequest(rate=1 << 30))
-        assert not receiver.workers["web"].replica.unverified
+        assert not receiver.workers["web"].replica.opening.unverified
         assert await life.served() == list(range(1, 14))
         listed = await order(site.control.order, POINTS, "web")
         assert not any(point.unverified for point in listed)

@@ -23,7 +23,8 @@ from agent.shipping.shipper import Shipper
 from agent.splitter.status import group_status
 from receiver.catalog import MemoryCatalog
 from receiver.counted.keeper import CountedClock
-from receiver.group.group import GroupReplica, Limits
+from receiver.group.group import GroupReplica
+from receiver.group.parts import Limits
 from receiver.points.pointspec import find
 from receiver.points.source_clock import Pair
 from receiver.points.values import Point
@@ -187,7 +188,7 @@ class Chain:
 
     def connect(self) -> bool:
         self.disconnect()
-        self.replica.sync_inbox()
+        self.replica.intake.sync()
         self.shipper.publish(self.status())
         self.connected = isinstance(self.shipper.welcome(self._welcome()), Plan)
         self.tell_clocks()
@@ -202,7 +203,7 @@ class Chain:
             self.dr_clock.utc_ns(),
             None if stream is None else stream.name.stream,
         )
-        self.replica.source_clock.heard(pair)
+        self.replica.intake.source_clock.heard(pair)
 
     @property
     def is_paused(self) -> bool:
@@ -237,26 +238,26 @@ class Chain:
     def _obey(self, message: Message) -> list[Message]:
         replica = self.replica
         if isinstance(message, Open):
-            opened = replica.open_stream(
+            opened = replica.intake.open_stream(
                 UUID(message.stream), message.ordinal, message.start_lsn, message.chain
             )
             return [Opened(opened.durable_lsn, []), self._ack(opened.points)]
         if isinstance(message, Frame):
-            replica.accept(message)
-            return [self._ack(replica.sync_inbox().points)]
+            replica.intake.accept(message)
+            return [self._ack(replica.intake.sync().points)]
         if isinstance(message, Hold):
-            replica.hold(message.lsn, message.until_ns)
+            replica.intake.hold(message.lsn, message.until_ns)
         else:
             assert isinstance(message, DigestsWanted), message
         return []
 
     def _ack(self, points: list[Point]) -> Ack:
         told = [_on_wire(point) for point in points]
-        count = self.replica.point_count
-        return Ack(self.replica.durable_lsn, self.replica.applied_lsn, told, count)
+        count = self.replica.points.count
+        return Ack(self.replica.known.durable_lsn, self.replica.applier.applied.lsn, told, count)
 
     def _welcome(self) -> Welcome:
-        facts, newest = self.replica.facts(), self.replica.newest_point
+        facts, newest = self.replica.known.welcome(), self.replica.points.newest
         return Welcome(
             receiver="dr",
             generation=facts.generation,
@@ -267,7 +268,7 @@ class Chain:
             applied_lsn=facts.applied_lsn,
             closed_ordinal=facts.closed_ordinal,
             next_point=facts.next_point,
-            points=self.replica.point_count,
+            points=self.replica.points.count,
             newest_point=None if newest is None else _on_wire(newest),
         )
 
@@ -279,7 +280,7 @@ class Chain:
 
     def replica_images(self) -> Images:
         found = {}
-        for disk in self.replica._applier.applied.present:
+        for disk in self.replica.applier.applied.present:
             file = self.dr.open(DR / "g" / "disks" / f"{disk.name}.raw")
             found[disk.source_name] = file.pread(disk.size_bytes, 0)
             file.close()
@@ -289,7 +290,7 @@ class Chain:
         self.disconnect()
         self.apply()
         before, target = self.replica_images(), self.expected(point)
-        done = self.replica.rollback(point.sequence)
+        done = self.replica.rolling_back.run(point.sequence)
         assert self.replica_images() == target, f"rolled back to {point}"
         self.at_point[done.before.sequence] = before
         self.at_point[done.point.sequence] = target
@@ -300,7 +301,7 @@ class Chain:
         return self.at_cut[point.ordinal, point.lsn]
 
     def view_images(self, point: Point) -> Images:
-        view = self.replica.view(point.sequence)
+        view = self.replica.showing.view(point.sequence)
         try:
             return {name: view.read(name, 0, size) for name, size in view.disks}
         finally:
@@ -309,7 +310,7 @@ class Chain:
     def check(self) -> None:
         """Every applied point, byte for byte; numbers and times rise, and name their points; when
         they were made is known or not said, whatever the source's clock did."""
-        points = self.replica.points()
+        points = self.replica.points.all
         numbers = [point.sequence for point in points]
         assert numbers == sorted(set(numbers))
         times = [point.time_ns for point in points]
@@ -324,7 +325,7 @@ class Chain:
         if points and points[-1].made_ns:
             assert find("now", now_ns, None, points).point == points[-1]
         for point in points:
-            if self.replica.is_point_applied(point.sequence):
+            if self.replica.applier.is_point_applied(point.sequence):
                 assert self.view_images(point) == self.expected(point), f"point {point}"
 
 

@@ -83,14 +83,14 @@ class MirroredChain(Chain):
     def rollback(self, point: Point) -> None:
         """Refused behind a resize, and nothing is closed by that."""
         self.apply()
-        present = {disk.slot for disk in self.replica._applier.applied.present}
+        present = {disk.slot for disk in self.replica.applier.applied.present}
         if all(member.slot in present for member in point.members):
             super().rollback(point)
             return
-        before = self.replica.facts()
+        before = self.replica.known.welcome()
         with pytest.raises(UsageError, match="no rollback across that"):
-            self.replica.rollback(point.sequence)
-        assert self.replica.facts() == before
+            self.replica.rolling_back.run(point.sequence)
+        assert self.replica.known.welcome() == before
 
     def agent_sees_to_what_cannot_be_shipped(self) -> None:
         """The live stream is given up if the receiver cannot go on with it."""

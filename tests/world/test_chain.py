@@ -87,10 +87,10 @@ class ChainMachine(RuleBasedStateMachine):
 
     @rule()
     def kill_the_splitter(self) -> None:
-        points = self.chain.replica.point_count
+        points = self.chain.replica.points.count
         self.chain.kill_splitter()
         assert self.chain.rig.state() == "lost"
-        assert self.chain.replica.point_count == points
+        assert self.chain.replica.points.count == points
 
     @precondition(lambda self: self.chain.rig.state() == "lost" or self.chain.is_paused)
     @rule()
@@ -101,7 +101,7 @@ class ChainMachine(RuleBasedStateMachine):
     def roll_back(self, seed: int) -> None:
         self.chain.disconnect()
         self.chain.apply()
-        points = self.chain.replica.points()
+        points = self.chain.replica.points.all
         if points:
             self.chain.rollback(Random(seed).choice(points))
 

@@ -68,7 +68,7 @@ class MirroredMachine(RuleBasedStateMachine):
     def roll_back(self, seed: int) -> None:
         self.chain.disconnect()
         self.chain.apply()
-        points = self.chain.replica.points()
+        points = self.chain.replica.points.all
         if points:
             self.chain.rollback(Random(seed).choice(points))
 

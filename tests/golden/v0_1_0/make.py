@@ -36,7 +36,7 @@ from replicator.nbd.client import NbdClient
 HERE = Path(__file__).parent
 RECEIVER = """
 from functools import partial
-import receiver.group.group as group
+import receiver.group as group
 
 group.Limits = partial(
     group.Limits, history_segment_bytes=16 << 10, inbox_segment_bytes=16 << 10, step_blocks=8
