@@ -207,6 +207,7 @@ def _free_name(path: Path) -> Path:
 
 
 _ADD_POINT = "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DROP_POINT = "DELETE FROM points WHERE group_name = ? AND sequence = ?"
 _ADD_SEGMENT = "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)"
 
 
@@ -220,13 +221,17 @@ class _SqliteGroup:
     def rebuild(
         self, points: Sequence[Point], segments: Sequence[SegmentFact], generation: int
     ) -> None:
+        """Writes only what differs: mostly that is nothing."""
         name = self._name
+        rows = self._catalog.query("SELECT * FROM points WHERE group_name = ?", (name,))
+        there = {row[1]: row for row in rows}
+        wanted = {point.sequence: self._row(point) for point in points}
         self._catalog.run_all(
             [
-                ("DELETE FROM points WHERE group_name = ?", [(name,)]),
+                (_DROP_POINT, [(name, each) for each in there.keys() - wanted.keys()]),
                 ("DELETE FROM segments WHERE group_name = ?", [(name,)]),
                 ("INSERT OR REPLACE INTO groups VALUES (?, ?)", [(name, generation)]),
-                (_ADD_POINT, [self._row(point) for point in points]),
+                (_ADD_POINT, [row for each, row in wanted.items() if there.get(each) != row]),
                 (_ADD_SEGMENT, [self._segment_row(each) for each in segments]),
             ]
         )
@@ -270,10 +275,7 @@ class _SqliteGroup:
         return [each for (each,) in rows if isinstance(each, int)]
 
     def drop_points(self, sequences: Iterable[int]) -> None:
-        self._catalog.run(
-            "DELETE FROM points WHERE group_name = ? AND sequence = ?",
-            [(self._name, sequence) for sequence in sequences],
-        )
+        self._catalog.run(_DROP_POINT, [(self._name, sequence) for sequence in sequences])
 
     def set_segments(self, segments: Sequence[SegmentFact]) -> None:
         self._catalog.run_all(

@@ -162,7 +162,7 @@ class GroupReplica:
         parts = self._parts
         if self.applier.is_rolling_back:
             return False  # it needs what is there until it is done
-        indexed = self.history.index.step()
+        indexed = self.history.index.step() or self.history.summaries.step()
         sorted_out = parts.sums.tidy()
         reclaimed = parts.reclaim.step(self.showing.pins())
         return parts.earlier_images.step() or reclaimed or indexed or sorted_out

@@ -9,9 +9,10 @@ docs/history.md tells the format. What decides on the left, what reads or writes
     extents    sets of ranges                         |  compaction  rewriting segments, in steps
     images     where before-images lie                |  log         HistoryLog: all of it as one
     batches    a batch as it is known in memory       |
-    packing    how an image is stored                 |
-    tables     segments' tables of images             |
-    merging    which batches become one               |
+    packing    how an image is stored                 |  units       walking a segment's records
+    tables     segments' tables of images             |  summaries   what opening takes from a
+    merging    which batches become one               |              sealed one, in a file beside
+    summary    such a file: whose, and what it says   |
 
     index/     finding an image among millions, on the disk
     sums/      what the replica must hold

@@ -40,7 +40,7 @@ class Segment:
     """One file of the history, holding positions [first, end). A compacted one holds less than
     that, and `data_end` says how far its records go. `chain` and `digest` are those that the next
     segment continues; an unsealed one (the newest) has no digest yet. `imageless`: bodies.StateBody
-    says it."""
+    says it. `seal_digest`: of its own seal, which of a compacted one is another."""
 
     first: int
     end: int
@@ -51,6 +51,7 @@ class Segment:
     size_bytes: int
     sealed: bool
     imageless: int = 0
+    seal_digest: bytes = b""
 
 
 def batch_of(body: BatchBegin, end: int, images: ImageFigures) -> Batch:

@@ -35,8 +35,9 @@ from journal.stream_files import read_seal
 from receiver.history import bodies
 from receiver.history.batches import Batch, Segment
 from receiver.history.merging import PART_BLOCKS, Group, Sources, drafts, without_zeroes
-from receiver.history.opening import NEW_SUFFIX, read_body
+from receiver.history.opening import NEW_SUFFIX
 from receiver.history.packing import Packer
+from receiver.history.units import read_body
 from receiver.history.writer import Draft, encode_batch
 from replicator.base.errors import DamageError
 from replicator.base.storage import Buffer, File, Storage, write_all
@@ -109,7 +110,7 @@ class Compaction:
                 self.discard()
                 return None
             self._new.finish()
-            seal_segment(
+            seal = seal_segment(
                 self._storage,
                 self._new.path,
                 end_lsn=self._new.end,
@@ -127,6 +128,7 @@ class Compaction:
             size,
             sealed=True,
             imageless=self._imageless,
+            seal_digest=seal.digest,
         )
         return Compacted(segment, self._batches)
 

@@ -38,6 +38,7 @@ from receiver.history.opening import (
 )
 from receiver.history.reader import HistoryReader
 from receiver.history.state import GroupState
+from receiver.history.summaries import Summaries
 from receiver.history.writer import Draft, HistoryWriter, history_name, initial_chain
 from receiver.points.values import Point
 from replicator.base.errors import NoSpaceError
@@ -99,6 +100,9 @@ class HistoryLog:
         self._reading = Reading(
             self.index, lambda: self._segments, self._batches_in, self.reader.table
         )
+        self.summaries = Summaries(
+            storage, directory.with_name("summaries"), lambda: self._segments
+        )
         self._segment_texts: set[str] = set()
         self.batches: list[Batch] = []
         self.dropped: frozenset[int] = frozenset()
@@ -124,7 +128,7 @@ class HistoryLog:
         name = history_name(self._group)
         files = list_segments(self._storage, [self._directory], name)
         files = clear_leftovers(self._storage, self.folder, files)
-        opened = open_history(self._storage, self.folder, files)
+        opened = open_history(self._storage, self.folder, files, self.summaries)
         self.dropped = frozenset(opened.dropped)
         self._set_batches(opened.batches)
         self.texts = opened.texts
@@ -403,9 +407,6 @@ class HistoryLog:
     def read_images(self, images: Sequence[Image]) -> list[bytes]:
         return self.reader.read_images(images)
 
-    def read_stored(self, image: Image) -> bytes:
-        return self.reader.read_stored(image)
-
     def place_of(self, image: Image) -> Place:
         """Where the image's record lies. Raises DamageError."""
         path, first, _ = self.reader.locate(image.position)
@@ -512,6 +513,7 @@ class HistoryLog:
 
     def close(self) -> None:
         self._writer.log.close()
+        self.summaries.close()
         self.index.close()
         self.reader.close()
 

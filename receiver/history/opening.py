@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening a history after whatever happened: what is there, and what its newest end means.
 
-Every segment but the newest is sealed, and read by its headers alone: STATE, each BATCH_BEGIN
-(which says where its images lie), and the small records between batches. Images are verified when
-they are read. The newest segment is read whole, by its chain. Opening 100 GiB takes seconds.
+Every segment but the newest is sealed. Of those the header, the first record and the seal are
+read, by which they are linked to each other, and the summary (receiver.history.summary); where
+there is none that can be believed, the segment itself by its headers (receiver.history.units).
+The newest segment is read whole, by its chain. So opening costs what there is in segments, not in
+batches.
 
 What can be left at the newest end, and what is concluded (journal.recovery has the table):
 * everything up to a whole unit (a batch with its commit, an applied, a dropped): clean.
@@ -26,13 +28,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 from xxhash import xxh3_64_intdigest
 
 from journal.format import RECORDS
-from journal.record import HEADER, HEADER_BYTES, NO_DISK, Record, RecordType, Scan, scan
+from journal.record import HEADER, HEADER_BYTES, Record, RecordType, Scan, scan
 from journal.recovery import Action, Fault, TailFacts, classify_tail
 from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from journal.segment import Seal, SegmentHeader, SegmentKind, parse_header
@@ -43,11 +43,21 @@ from receiver.history import bodies
 from receiver.history.batches import Batch, Segment, batch_of
 from receiver.history.images import BLOCK_BYTES, ImageTable
 from receiver.history.packing import unpack
+from receiver.history.summaries import KnownSummaries, NoSummaries
+from receiver.history.summary import SegmentIdentity, Summary
+from receiver.history.units import (
+    Contents,
+    begin_of,
+    check_commit,
+    read_body,
+    read_units,
+    summary_of,
+    table_of,
+    take_small,
+)
 from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage
 
-_T = TypeVar("_T", bound=msgspec.Struct)
-_SMALL_READ_BYTES = 4096
 NEW_SUFFIX = ".new"
 IMAGE_TYPES = (RecordType.WRITE, RecordType.PACKED_WRITE, RecordType.ZERO)
 
@@ -72,18 +82,6 @@ class Tail:
 
 
 @dataclass(slots=True)
-class Contents:
-    """What the units of one segment say."""
-
-    state: bodies.StateBody | None = None
-    begins: list[tuple[bodies.BatchBegin, Batch]] = field(default_factory=list)
-    dropped: set[int] = field(default_factory=set)
-    applied: int = 0
-    end: int = 0
-    chain: int = 0
-
-
-@dataclass(slots=True)
 class Opened:
     """The history as it lies on the disk. `newest` is the segment to go on in, None if the next
     append opens one. `contents` are those of the last segment that there is."""
@@ -96,19 +94,68 @@ class Opened:
     newest: Segment | None = None
     tail: Tail | None = None
 
+    def take(self, storage: Storage, found: _Found, contents: Contents | None = None) -> None:
+        """The next segment, which must go on where the one before ends. Raises DamageError."""
+        summary, seal, path = found.summary, found.seal, found.file.path
+        if self.segments:
+            _check_link(self.segments[-1], found)
+        stands = summary.stands_for
+        digest = seal.digest if seal is not None else b""
+        taken = Segment(
+            found.file.first_lsn,
+            found.end if stands is None else stands.end,
+            found.end,
+            path,
+            found.chain if stands is None else stands.chain,
+            digest if stands is None else stands.digest,
+            storage.allocated_bytes(path),
+            sealed=seal is not None,
+            imageless=summary.imageless,
+            seal_digest=digest,
+        )
+        self.segments.append(taken)
+        self.contents = contents
+        self.newest = None if taken.sealed else taken
+        self.batches += summary.batches
+        self.dropped |= summary.dropped
+        self.texts.update(summary.texts)
 
-def open_history(storage: Storage, folder: Path, files: list[SegmentFile]) -> Opened:
+
+def _check_link(before: Segment, found: _Found) -> None:
+    first, path, seal = found.file.first_lsn, found.file.path, found.seal
+    if (before.end, before.chain) != (first, found.header.chain):
+        raise DamageError(
+            f"{path}: does not continue {before.path.name};"
+            f" the history between LSN {before.end} and {first} is missing"
+        )
+    if seal is not None and seal.previous_digest != before.digest:
+        raise DamageError(f"{path}: does not follow the digest of {before.path.name}")
+
+
+def open_history(
+    storage: Storage,
+    folder: Path,
+    files: list[SegmentFile],
+    summaries: KnownSummaries | None = None,
+) -> Opened:
     """Reads all segments (`files`, in order, of `folder`). Raises DamageError, VersionError."""
     opened = Opened()
-    for at, segment in enumerate(files):
-        with closing(storage.open(segment.path, writable=at == len(files) - 1)) as file:
-            if at < len(files) - 1:
-                _take_sealed(opened, storage, file, segment)
-            else:
-                file.datasync()
-                storage.sync_directory(folder)
-                _take_newest(opened, storage, file, segment)
+    for segment in files[:-1]:
+        with closing(storage.open(segment.path)) as file:
+            opened.take(storage, _sealed(file, segment, summaries or NoSummaries()))
+    for segment in files[-1:]:
+        with closing(storage.open(segment.path, writable=True)) as file:
+            file.datasync()
+            storage.sync_directory(folder)
+            _take_newest(opened, storage, file, segment)
+    if opened.contents is None and opened.segments:  # the newest one was being made
+        _read_last(opened, storage, opened.segments[-1])
     return opened
+
+
+def _read_last(opened: Opened, storage: Storage, last: Segment) -> None:
+    with closing(storage.open(last.path)) as file:
+        opened.contents = read_units(file, SegmentFile(last.first, last.path), last.data_end)
 
 
 def clear_leftovers(storage: Storage, folder: Path, files: list[SegmentFile]) -> list[SegmentFile]:
@@ -130,94 +177,41 @@ def clear_leftovers(storage: Storage, folder: Path, files: list[SegmentFile]) ->
 
 def _stands_until(storage: Storage, segment: SegmentFile) -> int:
     with closing(storage.open(segment.path)) as file:
+        first, where = segment.first_lsn, str(segment.path)
         try:
-            record = _read_record(file, segment.first_lsn, segment.first_lsn, str(segment.path))
-            if record.type != RecordType.STATE:
-                return 0
-            state = bodies.decode(bodies.StateBody, record, str(segment.path))
+            state = read_body(file, first, first, bodies.StateBody, where)
         except DamageError:
-            return 0  # whatever is wrong with it is found, and said, when it is read in earnest
+            return 0  # then what it stands for, if that is left, does not follow it
     return state.stands_for.end if state.stands_for is not None else 0
 
 
 # -- sealed segments
 
 
-def _take_sealed(opened: Opened, storage: Storage, file: File, segment: SegmentFile) -> None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A segment as it was read. Its records end at `end`, with that chain; `seal` is None where it
+    has none yet."""
+
+    file: SegmentFile
+    header: SegmentHeader
+    summary: Summary
+    end: int
+    chain: int
+    seal: Seal | None
+
+
+def _sealed(file: File, segment: SegmentFile, summaries: KnownSummaries) -> _Found:
     header = _header(file, segment)
     seal = read_seal(file, segment.first_lsn)
     if seal is None:
         raise DamageError(f"{segment.path}: not sealed, although newer segments follow")
-    contents = read_units(file, segment, seal.end_lsn)
-    contents.chain = seal.chain
-    _take(opened, storage, segment, header, contents, seal)
-
-
-def read_units(file: File, segment: SegmentFile, end: int) -> Contents:
-    """The units of a segment by their headers, images skipped. Raises DamageError."""
-    where, first = str(segment.path), segment.first_lsn
-    contents = Contents(end=end)
-    position = first
-    while position < end:
-        record = _read_record(file, first, position, where)
-        behind = position + record.size
-        if record.type == RecordType.BATCH_BEGIN:
-            begin = _begin(record, position, where)
-            table = _table(begin, behind, where)
-            commit_at = behind + table.record_bytes
-            commit = _read_record(file, first, commit_at, where)
-            _check_commit(commit, begin, commit_at, where)
-            behind = commit_at + commit.size
-            contents.begins.append((begin, batch_of(begin, behind, table.figures)))
-        else:
-            _take_small(contents, record, position, where)
-        position = behind
-    if position != end:
-        raise DamageError(f"{where}: its units do not end where its seal says")
-    return contents
-
-
-def _read_record(file: File, first: int, position: int, where: str) -> Record:
-    """A record read by itself: its payload is verified, its chain is not."""
-    offset = SEGMENT_HEADER_BYTES + position - first
-    data = file.pread(_SMALL_READ_BYTES, offset)
-    size = RECORDS.stated_bytes(data)
-    if size > len(data):
-        data = file.pread(size, offset)
-    if not size or len(data) < size:
-        raise DamageError(f"{where}: no record at offset {offset}")
-    kind, flags, disk, _, place, length, sequence, time_ns, total, known, _ = HEADER.unpack_from(
-        data
-    )
-    payload = data[HEADER_BYTES:size]
-    if xxh3_64_intdigest(payload) != total:
-        raise DamageError(f"{where}: record at offset {offset} fails its checksum")
-    if kind not in tuple(RecordType) or disk != NO_DISK:
-        raise DamageError(f"{where}: no record of a history at offset {offset}")
-    return Record(kind, disk, place, length, sequence, time_ns, payload, flags, known, total)
-
-
-def read_body(file: File, first: int, position: int, kind: type[_T], where: str) -> _T:
-    """The body of the one record at `position`, in the segment that begins at `first`."""
-    return bodies.decode(kind, _read_record(file, first, position, where), where)
-
-
-def read_table(file: File, first: int, position: int, where: str) -> ImageTable:
-    """Where the images of the batch at `position` lie, likewise. Raises DamageError."""
-    record = _read_record(file, first, position, where)
-    if record.type != RecordType.BATCH_BEGIN:
-        raise DamageError(f"{where}: no batch begins at LSN {position}")
-    return _table(_begin(record, position, where), position + record.size, where)
-
-
-def read_chain_behind(file: File, first: int, batch: Batch, where: str) -> int:
-    """The log's chain at the end of the batch, in the segment that begins at `first`. Raises
-    DamageError."""
-    record = _read_record(file, first, batch.begin, where)
-    table = _table(_begin(record, batch.begin, where), batch.begin + record.size, where)
-    commit_at = batch.begin + record.size + table.record_bytes
-    offset = SEGMENT_HEADER_BYTES + commit_at - first
-    return RECORDS.stored_chain(file.pread(HEADER_BYTES, offset), 0)
+    identity = SegmentIdentity(segment.first_lsn, seal.end_lsn, seal.digest)
+    summary = summaries.read(identity)
+    if summary is None:
+        summary = summary_of(read_units(file, segment, seal.end_lsn), segment)
+        summaries.put(identity, summary)
+    return _Found(segment, header, summary, seal.end_lsn, seal.chain, seal)
 
 
 # -- the newest segment
@@ -240,7 +234,7 @@ def _take_newest(opened: Opened, storage: Storage, file: File, segment: SegmentF
     if seal is not None and (seal.end_lsn, seal.chain) != (contents.end, contents.chain):
         seal = None  # bytes that look like one
     if header is not None and seal is not None and contents.end == found.end_lsn:
-        _take(opened, storage, segment, header, contents, seal)
+        opened.take(storage, _found(segment, header, contents, seal), contents)
         return
     if found.problem or contents.end < found.end_lsn or contents.state is None:
         opened.tail = _judge(data, segment, header, found, contents)
@@ -248,7 +242,14 @@ def _take_newest(opened: Opened, storage: Storage, file: File, segment: SegmentF
         storage.unlink(segment.path)
         storage.sync_directory(segment.path.parent)
         return
-    _take(opened, storage, segment, header, contents, None)
+    opened.take(storage, _found(segment, header, contents, None), contents)
+
+
+def _found(
+    segment: SegmentFile, header: SegmentHeader, contents: Contents, seal: Seal | None
+) -> _Found:
+    summary = summary_of(contents, segment)
+    return _Found(segment, header, summary, contents.end, contents.chain, seal)
 
 
 def _units_of(found: Scan, data: bytes, where: str, first: int) -> Contents:
@@ -258,7 +259,7 @@ def _units_of(found: Scan, data: bytes, where: str, first: int) -> Contents:
     for position, record in found.records:
         behind = position + record.size
         if record.type == RecordType.BATCH_BEGIN:
-            begin = _begin(record, position, where), behind
+            begin = begin_of(record, position, where), behind
             continue
         if record.type in IMAGE_TYPES:
             continue
@@ -266,14 +267,14 @@ def _units_of(found: Scan, data: bytes, where: str, first: int) -> Contents:
             if begin is None:
                 raise DamageError(f"{where}: a batch ends at LSN {position} that has not begun")
             body, images_at = begin
-            table = _table(body, images_at, where)
+            table = table_of(body, images_at, where)
             if images_at + table.record_bytes != position:
                 raise DamageError(f"{where}: the batch at LSN {body.position} has other images")
-            _check_commit(record, body, position, where)
+            check_commit(record, body, position, where)
             contents.begins.append((body, batch_of(body, behind, table.figures)))
             begin = None
         else:
-            _take_small(contents, record, position, where)
+            take_small(contents, record, position, where)
         contents.end = behind
         contents.chain = RECORDS.stored_chain(data, SEGMENT_HEADER_BYTES + position - first)
     return contents
@@ -328,8 +329,8 @@ def _whole_images(data: bytes, first: int, start: int, found: Scan) -> Iterator[
         if position < start:
             continue
         if record.type == RecordType.BATCH_BEGIN:
-            begin = _begin(record, position, "tail")
-            table = _table(begin, position + record.size, "tail")
+            begin = begin_of(record, position, "tail")
+            table = table_of(begin, position + record.size, "tail")
         elif record.type in IMAGE_TYPES:
             yield _tail_image(record)
     if table is not None:
@@ -386,88 +387,6 @@ def _tail_image(record: Record) -> TailImage:
         content = unpack(record.payload, record.length // BLOCK_BYTES, "tail")
     length = record.length if content is None else len(content)
     return TailImage(record.disk, record.offset, length, content)
-
-
-# -- both
-
-
-def _take(
-    opened: Opened,
-    storage: Storage,
-    segment: SegmentFile,
-    header: SegmentHeader,
-    contents: Contents,
-    seal: Seal | None,
-) -> None:
-    """Adds a segment, which must go on where the one before ends."""
-    state = contents.state
-    if state is None or state.position != segment.first_lsn:
-        raise DamageError(f"{segment.path}: does not begin with the group's state")
-    if opened.segments:
-        before = opened.segments[-1]
-        if (before.end, before.chain) != (segment.first_lsn, header.chain):
-            raise DamageError(
-                f"{segment.path}: does not continue {before.path.name};"
-                f" the history between LSN {before.end} and {segment.first_lsn} is missing"
-            )
-        if seal is not None and seal.previous_digest != before.digest:
-            raise DamageError(f"{segment.path}: does not follow the digest of {before.path.name}")
-    stands = state.stands_for
-    digest = seal.digest if seal is not None else b""
-    taken = Segment(
-        segment.first_lsn,
-        contents.end if stands is None else stands.end,
-        contents.end,
-        segment.path,
-        contents.chain if stands is None else stands.chain,
-        digest if stands is None else stands.digest,
-        storage.allocated_bytes(segment.path),
-        sealed=seal is not None,
-        imageless=state.imageless,
-    )
-    opened.segments.append(taken)
-    opened.contents = contents
-    opened.newest = None if taken.sealed else taken
-    opened.batches += [batch for _, batch in contents.begins]
-    opened.dropped |= contents.dropped
-    opened.texts.update(state.texts)
-    for begin, _ in contents.begins:
-        opened.texts.update(begin.texts)
-
-
-def _begin(record: Record, position: int, where: str) -> bodies.BatchBegin:
-    begin = bodies.decode(bodies.BatchBegin, record, where)
-    if begin.position != position:
-        raise DamageError(f"{where}: the batch at LSN {position} belongs at {begin.position}")
-    return begin
-
-
-def _table(begin: bodies.BatchBegin, images_at: int, where: str) -> ImageTable:
-    table = ImageTable.parse(begin.extents, images_at, where)
-    if len(begin.sums) not in (0, 8 * table.block_count):
-        raise DamageError(f"{where}: the batch at LSN {begin.position} has sums of other blocks")
-    return table
-
-
-def _check_commit(record: Record, begin: bodies.BatchBegin, position: int, where: str) -> None:
-    if record.type != RecordType.BATCH_COMMIT:
-        raise DamageError(f"{where}: the batch at LSN {begin.position} does not end in a commit")
-    commit = bodies.decode(bodies.BatchCommit, record, where)
-    if (commit.position, commit.begin, commit.number) != (position, begin.position, begin.number):
-        raise DamageError(f"{where}: the commit at LSN {position} is another batch's")
-
-
-def _take_small(contents: Contents, record: Record, position: int, where: str) -> None:
-    match record.type:
-        case RecordType.STATE:
-            contents.state = bodies.decode(bodies.StateBody, record, where)
-        case RecordType.BATCH_APPLIED:
-            contents.applied = bodies.decode(bodies.BatchApplied, record, where).number
-        case RecordType.POINTS_DROPPED:
-            body = bodies.decode(bodies.PointsDropped, record, where)
-            contents.dropped.update(body.sequences)
-        case _:
-            raise DamageError(f"{where}: {record} has no place in a history (LSN {position})")
 
 
 def _header(file: File, segment: SegmentFile) -> SegmentHeader:

@@ -25,9 +25,9 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from receiver.history import bodies
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, ImageTable
-from receiver.history.opening import read_body, read_chain_behind, read_table
 from receiver.history.packing import unpack
 from receiver.history.tables import Tables
+from receiver.history.units import read_body, read_chain_behind, read_table
 from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage
 from replicator.base.units import KIB, MIB

@@ -204,6 +204,7 @@ class HistoryWriter:
             seal.digest,
             self._storage.allocated_bytes(segment.path),
             sealed=True,
+            seal_digest=seal.digest,
         )
 
     # -- inside

@@ -26,8 +26,8 @@ from receiver.check.read_only import ReadOnlyStorage
 from receiver.damage.damage import refuse
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
-from receiver.history.opening import read_table
 from receiver.history.packing import unpack
+from receiver.history.units import read_table
 from receiver.offline.reading import BareIndex, BareSegment, batches_of, segments_behind
 from receiver.points.values import Point, PointDisk
 from replicator.base.errors import (

@@ -24,7 +24,8 @@ from receiver.check.places import HistoryPlace
 from receiver.check.read_only import ReadOnlyStorage
 from receiver.history import bodies
 from receiver.history.batches import Batch
-from receiver.history.opening import Tail, open_history, read_units
+from receiver.history.opening import Tail, open_history
+from receiver.history.units import read_units
 from receiver.points import pointspec
 from receiver.points.points import apart
 from receiver.points.values import Point

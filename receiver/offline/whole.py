@@ -16,7 +16,7 @@ from receiver.check.places import HistoryPlace, find_histories
 from receiver.check.verify import HistoryVerification, SegmentReport, total_bytes
 from receiver.check.walk import Fault
 from receiver.history import bodies
-from receiver.history.opening import read_body
+from receiver.history.units import read_body
 from receiver.offline.audit_check import AuditReport, check_audit, check_heads
 from replicator.base.errors import DamageError, VersionError
 from replicator.base.storage import Storage

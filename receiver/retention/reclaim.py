@@ -371,7 +371,7 @@ class Reclaim:
     ) -> Compaction:
         history = self._history
         sources = Sources(
-            history.read_stored, history.read_begin, history.table, history.texts, healed
+            history.reader.read_stored, history.read_begin, history.table, history.texts, healed
         )
         earlier = [
             batch.point.sequence

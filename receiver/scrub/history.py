@@ -72,8 +72,7 @@ class HistoryCheck:
     def is_there(self, segment: Segment) -> bool:
         """Whether it is still part of the history."""
         return not segment.sealed or any(
-            (each.first, each.digest, each.data_end)
-            == (segment.first, segment.digest, segment.data_end)
+            (each.first, each.seal_digest) == (segment.first, segment.seal_digest)
             for each in self._history.segments
         )
 

@@ -9,6 +9,10 @@ from tests.mutants.mutant import Mutant
 _SESSION = ("tests/receiver_service/test_session.py", "tests/receiver/test_apply.py")
 _INBOX = ("tests/receiver/test_inbox.py", "tests/receiver/test_apply.py")
 _THINNING = ("tests/receiver/test_thinning.py",)
+_SUMMARIES = (
+    "tests/receiver/test_summaries.py",
+    "tests/receiver/test_summaries_in_doubt.py",
+)
 _COUNTED = ("tests/receiver/test_counted.py",)
 _AGEING = ("tests/receiver/test_ageing.py",)
 _RESERVE = ("tests/receiver/test_reserve.py",)
@@ -165,6 +169,62 @@ MUTANTS = (
         "if self._recent.count >= self._rows_max or upto - known >= BATCHES_MAX:",
         "if self._recent.count >= self._rows_max:",
         ("tests/receiver/test_sums.py",),
+    ),
+    Mutant(
+        "a summary is that of the segment that lies there",
+        "receiver/history/summary.py",
+        "        or SegmentIdentity(first, end, digest) != identity\n",
+        "",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a summary is whole, or none",
+        "receiver/history/summary.py",
+        "        or xxh3_64_intdigest(body) != body_sum\n",
+        "",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a summary goes by the digest of the segment's own seal",
+        "receiver/history/opening.py",
+        "            seal_digest=digest,\n",
+        "            seal_digest=digest if stands is None else stands.digest,\n",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a segment whose summary was believed is gone through behind the opening",
+        "receiver/history/summaries.py",
+        "            if digest in self._believed or self._path(digest).name not in there\n",
+        "            if self._path(digest).name not in there\n",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a summary that says otherwise than its segment stops the group",
+        "receiver/history/summaries.py",
+        "        elif found == work.wanted:\n",
+        "        elif found is not None:\n",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a summary that cannot be told whole is not put down",
+        "receiver/history/summaries.py",
+        "        if parse(data, identity) != summary:\n",
+        "        if False:\n",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "a summary knows what the segment gives up",
+        "receiver/history/units.py",
+        "        frozenset(contents.dropped),\n",
+        "        frozenset(),\n",
+        _SUMMARIES,
+    ),
+    Mutant(
+        "the state of the last segment is read, though its summary is believed",
+        "receiver/history/opening.py",
+        "    if opened.contents is None and opened.segments:",
+        "    if False:",
+        _SUMMARIES,
     ),
     Mutant(
         "another agent is refused while one feeds the group",

@@ -21,7 +21,7 @@ from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 
 FINE_NS = 3600 * 1_000_000_000
-FOLDERS = ("disks", "history", "inbox", "sums", "index", "fine")
+FOLDERS = ("disks", "history", "inbox", "sums", "index", "fine", "summaries")
 Files = dict[Path, bytes]
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,36 @@ def test_a_rebuild_replaces_what_is_known_of_the_group_alone(
     assert rows(tmp_path / "catalog.db", "SELECT first, end, bytes FROM segments") == [
         (0, 100, 292)
     ]
+
+
+def test_a_rebuild_writes_what_differs_alone(catalog: Catalog, tmp_path: Path) -> None:
+    group = catalog.group("g")
+    points = [POINT, *(Point(n, n * 100, n * 100, "crash", f"l{n}") for n in range(4, 9))]
+    group.rebuild(points, [], 1)
+    path = tmp_path / "catalog.db"
+
+    def told() -> list[tuple[object, ...]]:
+        return rows(path, "SELECT sequence, until_ns, label FROM points ORDER BY sequence")
+
+    expected = [(each.sequence, each.until_ns, each.label) for each in points]
+    assert told() == expected
+    with closing(sqlite3.connect(path)) as other:
+        marks = "INSERT INTO marks SELECT NEW.sequence"
+        other.execute("CREATE TABLE marks (sequence INTEGER)")
+        other.execute(f"CREATE TRIGGER t AFTER INSERT ON points BEGIN {marks}; END")
+        other.commit()
+    group.rebuild(points, [], 1)
+    assert rows(path, "SELECT * FROM marks") == []
+    moved = [  # a label goes to another point, one point goes, one comes
+        replace(points[0], label=None),
+        *points[2:],
+        Point(20, 2000, 2000, "crash", "label"),
+    ]
+    group.rebuild(moved, [], 1)
+    assert rows(path, "SELECT * FROM marks ORDER BY sequence") == [(3,), (20,)]
+    assert told() == [(each.sequence, each.until_ns, each.label) for each in moved]
+    group.rebuild([], [], 1)
+    assert told() == []
 
 
 def test_the_end_of_the_audit_is_kept(catalog: Catalog) -> None:

@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from journal.seal import seal_segment
+from journal.segment import Seal
 from journal.stream_files import read_seal
 from receiver.group.parts import Limits
 from receiver.history import compaction
@@ -238,10 +239,10 @@ def test_a_segment_that_is_not_durable_before_it_replaces_others_is_noticed(
 
 def _seal_unsynced(
     storage: SimStorage, path: Path, *, end_lsn: int, previous_digest: bytes
-) -> None:
+) -> Seal:
     with pytest.MonkeyPatch.context() as inner:
         inner.setattr(SimFile, "datasync", lambda _file: None)
-        seal_segment(storage, path, end_lsn=end_lsn, previous_digest=previous_digest)
+        return seal_segment(storage, path, end_lsn=end_lsn, previous_digest=previous_digest)
 
 
 def _calls_of_a_tidy() -> int:

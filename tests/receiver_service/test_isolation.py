@@ -19,10 +19,15 @@ from typing import NoReturn
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from journal.record import HEADER_BYTES as RECORD_HEADER_BYTES
+from journal.seal import read_index
 from journal.segment import FORMAT_VERSION, HEADER_BYTES
+from journal.stream_files import read_seal
+from receiver.history import writer
 from receiver.service import Receiver
 from replicator.base.errors import ReplicatorError
 from replicator.base.notify import Notifier
+from replicator.base.storage import SystemStorage
 from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, POINTS, SCRUB, STATUS, VERIFY_AUDIT
 from replicator.control.requests import ViewRequest
 from replicator.control.types import GroupStatus
@@ -392,6 +397,39 @@ async def test_a_history_that_the_audit_cannot_read_stops_its_group_alone(
         assert not running.done()
         stop.set()
         await running
+
+
+async def test_a_rotten_header_behind_a_summary_stops_its_group_behind_the_start(
+    site: DrSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SEGMENT_BATCHES_MAX", 2)
+    async with site.running(), feeding(site, *GROUPS) as fed:
+        for _ in range(8):
+            for each in fed.values():
+                await each.ship()
+    async with site.running():  # where a summary is missing, it is made
+        pass
+    group = site.data_dir / "groups" / "web"
+    assert len(list(group.glob("summaries/*.summary"))) > 2
+    segment = min(group.glob("history/**/*.seg"))
+    _spoil_first_batch(segment)
+    async with site.running() as receiver, feeding(site, *SOUND, since=fed) as sound:
+        web = await until_stopped(site, receiver, "web")
+        assert web.state == "damaged"
+        assert f"{segment}: record at offset" in web.reason
+        for each in sound.values():
+            await each.ship()
+            await each.check()
+
+
+def _spoil_first_batch(path: Path) -> None:
+    file = SystemStorage().open(path, writable=True)
+    with closing(file):
+        seal = read_seal(file, 0)
+        assert seal is not None
+        begin, _ = next(read_index(file, 0, seal))
+        offset = HEADER_BYTES + begin + RECORD_HEADER_BYTES
+        file.pwritev([bytes([file.pread(1, offset)[0] ^ 1])], offset)
 
 
 # -- what they share ------------------------------------------------------------------------------
