@@ -46,7 +46,6 @@ class Run(Generic[E_co]):
 
 
 Chunk = Run[Record]
-EntryChunk = Run[Entry]
 
 
 class _Reader(Generic[E]):

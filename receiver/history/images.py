@@ -36,7 +36,6 @@ Bools = npt.NDArray[np.bool_]
 # disk slot, blocks in the extent, payload bytes (0: all zeroes) with the packed bit, first block
 EXTENT = np.dtype([("slot", "<u2"), ("blocks", "<u2"), ("stored", "<u4"), ("block", "<u8")])
 assert EXTENT.itemsize == 16
-_SLOTS_MAX = 1 << 16
 _PACKED_BIT = 1 << 31
 assert EXTENT_BLOCKS * BLOCK_BYTES < _PACKED_BIT
 

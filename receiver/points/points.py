@@ -58,11 +58,6 @@ class PointList:
         at = bisect_left(points, sequence, key=lambda point: point.sequence)
         return points[at] if at < len(points) and points[at].sequence == sequence else None
 
-    def newest_up_to(self, sequence: int) -> Point | None:
-        points = self._points
-        at = bisect_left(points, sequence + 1, key=lambda point: point.sequence)
-        return points[at - 1] if at else None
-
     def up_to(self, sequence: int) -> list[Point]:
         """Those with that sequence or a lower one, oldest first."""
         points = self._points

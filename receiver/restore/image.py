@@ -32,9 +32,6 @@ assert READ_BYTES % HOLE_BYTES == 0
 TOLD_PIECES = 1024
 """How many without content are passed over before that is told."""
 
-Read = Callable[[int, int], bytes]
-"""(offset, length) of the disk."""
-
 
 class Content(Protocol):
     """A disk as it is to be."""

@@ -14,7 +14,6 @@ import re
 
 from replicator.base.errors import UsageError
 
-NAME_CHARS_MAX = 63
 LABEL_BYTES_MAX = 128
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)

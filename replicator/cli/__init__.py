@@ -7,6 +7,7 @@
                   status  view  scrub  audit  reload  history  forget  clock
     local         what needs no daemon: config check, pki, demo
     config_check  whether a file is right, and a daemon could start with it here
+    setup         what comes with the programs for a machine: units, samples
     journal       the tools for a bare spool, inbox or history
     output        how results look
     setup         what came with the programs, and where it goes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network block device protocol, written by hand: fixed newstyle, server and client.
+"""The network block device protocol, written by hand: fixed newstyle, the server.
 
 What is in which file, in the direction of the data. Left of the bar nothing does I/O:
 
@@ -14,8 +14,9 @@ What is in which file, in the direction of the data. Left of the bar nothing doe
     block_status     which of it are holes: base:allocation     |
     transmission     requests out of the buffer, replies        |
     protocol         the three above as one connection          |
-    client_protocol  the other end of the wire                  |  client
     uri              nbd+unix:///EXPORT?socket=PATH             |
+
+The client's end is in tests/peers: nothing that is installed reads over NBD.
 
 Bytes: kernel → `receive_buffer` → `protocol.requests()` → `Export.submit()`; answers go back by
 `Connection.reply*()` → `protocol.data_to_send()` → one write for all of a step.

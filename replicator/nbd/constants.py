@@ -7,7 +7,6 @@ is big-endian. Each layout is followed by its size, so that a slip in a format s
 
 from __future__ import annotations
 
-import errno
 from enum import IntEnum, IntFlag
 from struct import Struct
 
@@ -55,9 +54,6 @@ class OptionReply(IntEnum):
     ERR_SHUTDOWN = (1 << 31) + 7
     ERR_BLOCK_SIZE_REQD = (1 << 31) + 8
     ERR_TOO_BIG = (1 << 31) + 9
-
-
-OPTION_REPLY_ERROR_BIT = 1 << 31
 
 
 class Info(IntEnum):
@@ -113,7 +109,6 @@ class Chunk(IntEnum):
     ERROR_OFFSET = (1 << 15) + 2
 
 
-CHUNK_ERROR_BIT = 1 << 15
 CHUNK_DONE = 1 << 0  # the only chunk flag: no more chunks follow for this cookie
 
 
@@ -129,26 +124,6 @@ class WireError(IntEnum):
     EOVERFLOW = 75
     ENOTSUP = 95
     ESHUTDOWN = 108
-
-
-_FROM_ERRNO = {
-    errno.EPERM: WireError.EPERM,
-    errno.EACCES: WireError.EPERM,
-    errno.EROFS: WireError.EPERM,
-    errno.ENOMEM: WireError.ENOMEM,
-    errno.EINVAL: WireError.EINVAL,
-    errno.ENOSPC: WireError.ENOSPC,
-    errno.EDQUOT: WireError.ENOSPC,
-    errno.EFBIG: WireError.ENOSPC,
-    errno.EOVERFLOW: WireError.EOVERFLOW,
-    errno.EOPNOTSUPP: WireError.ENOTSUP,
-    errno.ESHUTDOWN: WireError.ESHUTDOWN,
-}
-
-
-def wire_error(number: int | None) -> WireError:
-    """The reply for an errno of this machine; EIO for all that the protocol has no word for."""
-    return _FROM_ERRNO.get(number or 0, WireError.EIO)
 
 
 GREETING = Struct(">QQH")  # INIT_MAGIC, OPTION_MAGIC, handshake flags
@@ -197,5 +172,4 @@ assert CHUNK_HOLE.size == 12
 CHUNK_ERROR = Struct(">IH")  # first fields of ERROR: error, length of the message that follows
 assert CHUNK_ERROR.size == 6
 
-COOKIE_BYTES = 8
 DEFAULT_PORT = 10809

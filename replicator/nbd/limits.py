@@ -87,12 +87,6 @@ HANDSHAKE_SECONDS = 10.0
 CLOSE_GRACE_SECONDS = 2.0
 """How long a closing connection may take to collect its last replies."""
 
-CLIENT_MAX_OPTION_REPLY_BYTES = 64 * KIB
-CLIENT_MAX_OPTION_REPLIES = 64
-CLIENT_MAX_ERROR_TEXT_BYTES = 4096
-CLIENT_IN_FLIGHT = 16
-"""Requests of one client on the wire at a time, as QEMU's."""
-
 _LONGEST_GO = NAME_LENGTH.size + MAX_NAME_BYTES + INFO_TYPE.size + len(Info) * INFO_TYPE.size
 assert _LONGEST_GO <= MAX_OPTION_BYTES, "an honest GO must fit the handshake buffer"
 assert MIN_BLOCK_BYTES <= PREFERRED_BLOCK_BYTES <= MAX_BLOCK_BYTES

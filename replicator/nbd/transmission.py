@@ -101,10 +101,6 @@ class Request:
     def fua(self) -> bool:
         return bool(self.flags & _FUA)
 
-    @property
-    def no_hole(self) -> bool:
-        return bool(self.flags & _NO_HOLE)
-
     def __repr__(self) -> str:
         known = self.command in Command.__members__.values()
         name = Command(self.command).name if known else f"command {self.command}"

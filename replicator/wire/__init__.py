@@ -9,7 +9,6 @@ In the direction of the data; left of the bar nothing opens a socket:
     frames    a run of the log, compressed              |  doorway      who is let through TLS, how
     protocol  both ends, as a state machine             |               many at a time
     link      what a session sees of its connection     |  transport    links over TLS
-    memory    links between two ends in one process     |
 
 docs/wire.md tells the same in prose.
 """

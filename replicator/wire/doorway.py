@@ -51,10 +51,6 @@ class Doorway:
         self._log_again_at = 0.0
         self._unlogged = 0
 
-    @property
-    def handshakes(self) -> int:
-        return len(self._handshakes)
-
     async def open(self, address: Address) -> None:
         """Listens when it returns, on every address of that name, on one port. Raises OSError."""
         loop = asyncio.get_running_loop()

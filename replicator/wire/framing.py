@@ -90,11 +90,6 @@ class Deframer:
         """What this holds alive."""
         return len(self._usual) + (len(self._body) if self._body is not None else 0)
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the stream could end here without losing a message."""
-        return self._start == self._end and self._pending is None
-
     def writable(self) -> memoryview:
         """At least one byte of room. Valid until the next call of anything here."""
         if self._body is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a session sees of its connection: messages in, messages out. No socket.
 
-Two implementations: over TLS (transport), and between two ends in one process (memory), so that
-agent and receiver run in a test or a simulation without a socket, on the same bytes.
+Two implementations: over TLS (transport), and between two ends in one process, so that agent and
+receiver run in a test or a simulation without a socket, on the same bytes (tests/doubles).
 
 `Mailbox` is the half they share: a WireProtocol, the messages that came and were not taken yet,
 and who waits for them. Backpressure towards the peer: while more than INBOX_HIGH_BYTES lie here,

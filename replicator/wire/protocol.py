@@ -22,7 +22,6 @@ Concurrency: none; one owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -221,11 +220,6 @@ class WireProtocol:
         out, self._out = self._out, []
         return out
 
-    @property
-    def has_to_send(self) -> bool:
-        """Whether `data_to_send` would give anything."""
-        return bool(self._out)
-
     def tick(self, now_ns: int, *, wall_ns: int = 0) -> None:
         """To be called about once a second: says PING when we were silent, and gives up a peer
         that was. Before the greeting is done the peer is only given up, not pinged. An agent that
@@ -343,15 +337,3 @@ def _said_of_framing(peer_name: str, error: FramingError) -> ReplicatorError:
     if error.version != PROTOCOL:
         return _other_version(peer_name, error.version)
     return UsageError(f"{peer_name} cannot be understood: {error}")
-
-
-def exchange(one: WireProtocol, other: WireProtocol, *, now_ns: int = 0) -> None:
-    """Carries bytes both ways until neither end has more to say: a link without a socket."""
-    ends: Iterable[tuple[WireProtocol, WireProtocol]] = ((one, other), (other, one))
-    moved = True
-    while moved:
-        moved = False
-        for source, target in ends:
-            if pieces := source.data_to_send():
-                moved = True
-                target.receive_data(b"".join(pieces), now_ns=now_ns)

@@ -25,12 +25,12 @@ from replicator.base.pki import init_ca, issue
 from replicator.control.client import ControlClient
 from replicator.control.orders import STATUS
 from replicator.control.types import GroupStatus
-from replicator.nbd.client import NbdClient
 from replicator.wire.identity import server_context
 from replicator.wire.link import Link
 from replicator.wire.messages import Hello
 from replicator.wire.transport import WireServer, serve_wire
 from tests.agent.fake_receiver import FakeReceiver
+from tests.peers.nbd_client import NbdClient
 from tests.peers.process import running, wait_for_unix
 
 HOST = "127.0.0.1"

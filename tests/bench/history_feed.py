@@ -18,12 +18,12 @@ from uuid import UUID
 
 from journal.bodies import Cut, Member, SyncBegin, SyncEnd, encode_body
 from journal.record import NO_DISK, RecordType, encode_header, first_chain
-from receiver.catalog import MemoryCatalog
 from receiver.group.group import GroupReplica
 from replicator.base.clock import SystemClock
 from replicator.base.storage import Buffer, File, SystemStorage
 from replicator.base.units import KIB, MIB
 from replicator.wire.frames import FrameBuilder
+from tests.doubles.memory_catalog import MemoryCatalog
 from tests.receiver.machine import real_clock
 
 STREAM = UUID(int=7)

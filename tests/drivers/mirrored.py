@@ -41,7 +41,6 @@ from agent.drivers.libvirt.plan import (
     Step,
     Told,
     Wait,
-    next_step,
 )
 from agent.naming.export_name import parse_export_name
 from agent.splitter.group import StateError
@@ -50,7 +49,7 @@ from journal.bodies import Cut, SyncBegin
 from journal.record import RecordType
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.nbd.exports import EndKind
-from tests.drivers.test_libvirt_plan import fact
+from tests.drivers.test_libvirt_plan import fact, next_step
 from tests.splitter.rig import Client, Rig, body_of, flush, instance, write
 
 SECTOR: Final = 512

@@ -23,7 +23,6 @@ from agent.drivers.libvirt.plan import (
     Step,
     Told,
     Wait,
-    next_step,
     next_steps,
 )
 from replicator.control.splitter import (
@@ -35,6 +34,11 @@ from replicator.control.splitter import (
 )
 
 INSTANCE = UUID(int=7)
+
+
+def next_step(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: Told) -> Step:
+    """The most urgent one."""
+    return next(next_steps(group, disks, told))
 
 
 def fact(name: str) -> DiskFacts:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import pack, unpack_from
 
-from replicator.nbd.client_protocol import Answer, ClientProtocol
 from replicator.nbd.constants import Command, Option, OptionReply
 from replicator.nbd.exports import Exports
 from replicator.nbd.protocol import ServerProtocol
 from replicator.nbd.transmission import Request
+from tests.peers.nbd_client_protocol import Answer, ClientProtocol
 
 FLAGS = pack(">I", 3)
 GREETING_BYTES = 18

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
-from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command, CommandFlag, WireError
 from replicator.nbd.exports import EndKind, ExportInfo
@@ -22,6 +21,7 @@ from replicator.nbd.transmission import Request
 from replicator.nbd.uri import TcpAddress, UnixAddress
 from tests.nbd.exports_of_memory import ALL_ABLE, MemoryExport, Shelf
 from tests.nbd.test_server import PatientExport, serving
+from tests.peers.nbd_client import NbdClient, NbdError
 from tests.peers.nbd_servers import nbdkit, qemu_nbd
 
 

@@ -9,11 +9,11 @@ from struct import pack
 import pytest
 
 from replicator.base.errors import NotFoundError, UnreachableError, VersionError
-from replicator.nbd.client_protocol import ClientProtocol, ClientState
 from replicator.nbd.constants import Command, Option, TransmissionFlag, WireError
 from replicator.nbd.exports import ExportInfo
 from tests.nbd.dialogue import ConnectionPair
 from tests.nbd.exports_of_memory import MemoryExport, Shelf
+from tests.peers.nbd_client_protocol import ClientProtocol, ClientState
 
 SIZE = 1 << 20
 INFO = ExportInfo(

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Any
 
 import pytest
 
-from replicator.nbd.constants import TransmissionFlag, WireError, wire_error
+from replicator.nbd.constants import TransmissionFlag
 from replicator.nbd.exports import ConnectionEnd, EndKind, ExportInfo
 
 
@@ -80,11 +79,3 @@ def test_an_end_is_clean_if_nothing_was_under_way(
         kind=kind, mid_request=mid_request, unanswered=unanswered, unsent_bytes=unsent_bytes
     )
     assert end.clean is clean
-
-
-def test_errors_of_this_machine_become_words_of_the_protocol() -> None:
-    assert wire_error(errno.EROFS) is WireError.EPERM
-    assert wire_error(errno.EDQUOT) is WireError.ENOSPC
-    assert wire_error(errno.EOPNOTSUPP) is WireError.ENOTSUP
-    assert wire_error(errno.EBADF) is WireError.EIO
-    assert wire_error(None) is WireError.EIO

@@ -12,7 +12,6 @@ from struct import pack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.nbd.client_protocol import ClientProtocol, ClientState
 from replicator.nbd.constants import Command, Info, Option
 from replicator.nbd.exports import ExportInfo
 from replicator.nbd.limits import (
@@ -25,6 +24,7 @@ from replicator.nbd.protocol import ServerProtocol
 from replicator.nbd.state import State
 from tests.nbd.dialogue import FLAGS, converse, go, in_transmission, option, request, sent
 from tests.nbd.exports_of_memory import MemoryExport, Shelf
+from tests.peers.nbd_client_protocol import ClientProtocol, ClientState
 
 INFO = ExportInfo(
     size_bytes=1 << 20, can_fua=True, can_trim=True, can_write_zeroes=True, max_block_bytes=1 << 19

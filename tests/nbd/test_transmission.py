@@ -88,8 +88,8 @@ def test_flags_are_told_per_request() -> None:
         Command.WRITE_ZEROES, 0, 512, flags=CommandFlag.NO_HOLE
     )
     first, second = converse(protocol, data)
-    assert (first.fua, first.no_hole) == (True, False)
-    assert (second.fua, second.no_hole) == (False, True)
+    assert (first.fua, first.flags & CommandFlag.NO_HOLE) == (True, 0)
+    assert (second.fua, second.flags) == (False, CommandFlag.NO_HOLE)
     assert repr(second) == "<WRITE_ZEROES 0+512 flags 0x2>"
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.base.errors import UsageError
-from replicator.nbd.uri import Address, TcpAddress, UnixAddress, parse_uri
+from replicator.nbd.uri import TcpAddress, UnixAddress
+from tests.peers.nbd_uri import Address, parse_uri
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 
 SECTOR = 512
 

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.control.orders import POINTS, RESYNC
 from replicator.demo.site import Program
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.test_main_path import (
     group_at_agent,

@@ -25,7 +25,7 @@ from replicator.control.orders import (
 from replicator.control.requests import MarkRequest, RestoreRequest, RollbackRequest, ViewRequest
 from replicator.control.types import GroupStatus, Point
 from replicator.demo.site import Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.source import Source
 from tests.process.waiting import wait_until

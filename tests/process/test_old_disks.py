@@ -21,7 +21,7 @@ import pytest
 from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, POINTS, RESYNC, SCRUB
 from replicator.control.requests import ViewRequest
 from replicator.demo.site import Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import MakeSite
 from tests.process.test_main_path import group_at_agent, mark, protected
 from tests.process.waiting import wait_until

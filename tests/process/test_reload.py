@@ -21,7 +21,7 @@ from replicator.control.orders import MARK, OPEN_VIEW, POINTS, RELOAD, RESYNC, S
 from replicator.control.requests import MarkRequest, ReloadRequest, ViewRequest
 from replicator.control.types import GroupStatus
 from replicator.demo.site import Group, Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.source import Source
 from tests.process.test_main_path import mark, protected, source_of, view_images

@@ -18,7 +18,7 @@ from replicator.base.errors import ReplicatorError
 from replicator.control.orders import POINTS, RELOAD, RESYNC, ROLLBACK, STATUS
 from replicator.control.requests import ReloadRequest, RollbackRequest
 from replicator.demo.site import Group, Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.test_main_path import (
     group_at_agent,

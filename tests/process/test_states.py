@@ -19,7 +19,7 @@ from replicator.control.orders import MARK, RELOAD, RESYNC, SCRUB
 from replicator.control.requests import MarkRequest, ReloadRequest
 from replicator.control.types import GroupStatus
 from replicator.demo.site import Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.process.conftest import DISK_BYTES, MakeSite
 from tests.process.test_main_path import (
     group_at_agent,

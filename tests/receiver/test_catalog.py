@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from receiver.audit.chain import Fact, Link
-from receiver.catalog import Catalog, MemoryCatalog, SegmentFact
+from receiver.catalog import Catalog, SegmentFact
 from receiver.group.group import GroupReplica
 from receiver.points.values import GroupEvent, Point, PointDisk
 from replicator.base.clock import SystemClock
 from replicator.base.storage import SystemStorage
+from tests.doubles.memory_catalog import MemoryCatalog
 from tests.receiver.machine import real_clock
 from tests.receiver.source import Source
 

@@ -29,7 +29,8 @@ def condition(world: World) -> str:
 
 
 def newest_applied(world: World) -> Point | None:
-    return world.group.points.newest_up_to(world.group.applier.applied_point)
+    applied = world.group.points.up_to(world.group.applier.applied_point)
+    return applied[-1] if applied else None
 
 
 def sequences(world: World) -> list[int]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from receiver.catalog import MemoryCatalog
 from receiver.group.group import GroupReplica
 from receiver.history.images import BLOCK_BYTES, block_key
 from receiver.points.values import PointDisk
@@ -16,6 +15,7 @@ from receiver.views.point_view import RENEW_BATCHES, PointView
 from replicator.base.clock import SystemClock
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
 from replicator.base.storage import SystemStorage
+from tests.doubles.memory_catalog import MemoryCatalog
 from tests.receiver.machine import real_clock
 from tests.receiver.source import Source
 from tests.receiver.world import World
@@ -114,7 +114,7 @@ def test_replica_first_then_index(
     world.cut()
     world.ship_all()
     monkeypatch.setattr(kind, "world", world, raising=False)
-    monkeypatch.setattr("receiver.group.showing.PointView", kind)
+    monkeypatch.setattr("receiver.group.group.showing.PointView", kind)
     view = world.group.showing.view(1)
     assert (view.read("a", 0, 4096) == b"1" * 4096) is is_right
     assert world.raw("a")[:4096] == b"2" * 4096, "the batch came in between"

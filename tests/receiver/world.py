@@ -24,7 +24,6 @@ from xxhash import xxh3_64_intdigest
 
 from journal.bodies import SyncBegin, SyncEnd
 from journal.record import RecordType
-from receiver.catalog import MemoryCatalog
 from receiver.counted.ages import moved_ns
 from receiver.counted.keeper import CountedClock
 from receiver.counted.rules import SLEW, Reading
@@ -38,6 +37,7 @@ from receiver.points.values import GroupEvent, Point
 from receiver.views.point_view import PointView
 from replicator.base.errors import DamageError, FencedError, NoPointError, OwnedError
 from replicator.base.mishaps import is_full
+from tests.doubles.memory_catalog import MemoryCatalog
 from tests.receiver.content_extents import check_extents
 from tests.receiver.machine import FakeMachine
 from tests.receiver.plain import Contents, PlainReplica

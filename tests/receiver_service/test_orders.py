@@ -48,9 +48,9 @@ from replicator.control.requests import (
     RollbackRequest,
     ViewRequest,
 )
-from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
 from replicator.wire.messages import Ack
+from tests.peers.nbd_client import NbdClient, NbdError
 from tests.receiver.source import noise
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.fake_agent import FakeAgent

@@ -20,9 +20,9 @@ from replicator.base.errors import NotFoundError, UsageError
 from replicator.base.pki import init_ca, issue
 from replicator.base.units import MIB
 from replicator.control.types import View
-from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
 from replicator.wire.identity import server_context
+from tests.peers.nbd_client import NbdClient, NbdError
 from tests.receiver_service.test_views import POINT, Memory, Release, run
 
 ADMIN = frozenset(["admin"])

@@ -18,8 +18,8 @@ from receiver.views.open_views import ViewOptions, Views
 from replicator.base.errors import DamageError, NotFoundError, UsageError
 from replicator.base.storage import File, SystemStorage
 from replicator.control.types import Point, View
-from replicator.nbd.client import NbdClient, NbdError
 from replicator.nbd.constants import WireError
+from tests.peers.nbd_client import NbdClient, NbdError
 from tests.receiver.content_extents import extents_of
 
 POINT = Point(sequence=7, time="2026-01-01T00:00:00.000000Z", until="", kind="crash")

@@ -30,7 +30,7 @@ from replicator.control.splitter import (
     SplitterStatus,
     Subscribe,
 )
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.peers.process import end, running, wait_for_unix
 from tests.splitter.rig import kept
 

@@ -41,7 +41,7 @@ from replicator.control.splitter import (
     StreamOpened,
     SyncBegin,
 )
-from replicator.nbd.client import NbdClient, NbdError
+from tests.peers.nbd_client import NbdClient, NbdError
 from tests.peers.process import running as process
 from tests.splitter.daemon import (
     COMMAND,

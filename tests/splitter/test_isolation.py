@@ -20,7 +20,7 @@ from replicator.control.splitter import (
     SplitterGroupStatus,
     StreamOpened,
 )
-from replicator.nbd.client import NbdError
+from tests.peers.nbd_client import NbdError
 from tests.splitter.daemon import SIZE, Home, agent, connect, home, splitter, stop
 from tests.splitter.rig import image
 from tests.splitter.test_service import serving

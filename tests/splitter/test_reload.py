@@ -28,7 +28,7 @@ from replicator.control.splitter import (
     SplitterStatus,
 )
 from replicator.control.splitter import Hello as HelloOrder
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.splitter.daemon import Agent, Home, agent, connect, home, splitter, uuid_text
 
 NEW_GROUP = """

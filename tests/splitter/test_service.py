@@ -25,7 +25,7 @@ from replicator.base.errors import NoSpaceError
 from replicator.base.storage import Buffer, File, SystemStorage
 from replicator.config.agent import load_agent
 from replicator.control.splitter import Mark, Marked
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 from tests.splitter.daemon import Home, agent, connect, home
 
 BLOCK = bytes(4096)

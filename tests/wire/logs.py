@@ -8,7 +8,8 @@ from uuid import UUID
 
 from journal.record import NO_DISK, RecordType, encode_header, first_chain
 from replicator.wire.messages import Hello, OfferedDisk, Open, Opened, Welcome
-from replicator.wire.protocol import Role, State, WireProtocol, exchange
+from replicator.wire.protocol import Role, State, WireProtocol
+from tests.wire.exchange import exchange
 
 STREAM = UUID("11111111-2222-3333-4444-555555555555")
 INSTANCE = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"

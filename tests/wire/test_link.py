@@ -27,9 +27,9 @@ from replicator.wire.frames import Frame, FrameBuilder
 from replicator.wire.identity import client_context, server_context
 from replicator.wire.limits import INBOX_HIGH_BYTES, SEND_HIGH_BYTES
 from replicator.wire.link import Connector, Link, Peer
-from replicator.wire.memory import MemoryConnector, MemoryLink
 from replicator.wire.messages import Hello, Hold, Open, Opened
 from replicator.wire.transport import TcpConnector, serve_wire
+from tests.doubles.memory_link import MemoryConnector, MemoryLink
 from tests.wire.logs import HELLO, OPEN, WELCOME, Log
 
 CLOCK = SystemClock()

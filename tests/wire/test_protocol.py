@@ -47,7 +47,8 @@ from replicator.wire.messages import (
     encode_body,
     type_of,
 )
-from replicator.wire.protocol import MOVES, PeerClocks, Role, State, Whose, WireProtocol, exchange
+from replicator.wire.protocol import MOVES, PeerClocks, Role, State, Whose, WireProtocol
+from tests.wire.exchange import exchange
 from tests.wire.logs import HELLO, INSTANCE, OPEN, WELCOME, Log, ends, streaming
 
 SECOND = 1_000_000_000

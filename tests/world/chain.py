@@ -21,7 +21,6 @@ from agent.memory import AgentMemory
 from agent.shipping.resume import Paused, Plan
 from agent.shipping.shipper import Shipper
 from agent.splitter.status import group_status
-from receiver.catalog import MemoryCatalog
 from receiver.counted.keeper import CountedClock
 from receiver.group.group import GroupReplica
 from receiver.group.parts import Limits
@@ -34,6 +33,7 @@ from replicator.control.splitter import SplitterGroupStatus
 from replicator.wire.frames import Frame
 from replicator.wire.messages import Ack, DigestsWanted, Hold, Message, Open, Opened, Welcome
 from replicator.wire.messages import Point as WirePoint
+from tests.doubles.memory_catalog import MemoryCatalog
 from tests.receiver.machine import MachineOf
 from tests.splitter.rig import DISK, MEMORY, STATE, Client, ManualClock, Rig, trim, write, zero
 from tests.world.storage import SimStorage, Volume

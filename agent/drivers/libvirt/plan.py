@@ -2,7 +2,7 @@
 """What the libvirt driver does next for a group. No I/O.
 
 The driver does not keep a state of its own that could disagree with the world. It reads what is
-(the splitter's status, libvirt's live XML), asks `next_step` for one safe step, does it, and reads
+(the splitter's status, libvirt's live XML), asks `next_steps` for a safe one, does it, and reads
 again. So a restart of the agent or of libvirtd, a lost event, or a kill between two steps needs no
 case of its own: the next look finds the same world.
 
@@ -149,17 +149,12 @@ class Told:
     ready: frozenset[tuple[str, int]] = frozenset()
 
 
-def next_step(group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: Told) -> Step:
-    """One safe step towards protection. `disks` are all disks of the group, in its order, as they
-    were read after `group` was said."""
-    return next(next_steps(group, disks, told))
-
-
 def next_steps(
     group: SplitterGroupStatus, disks: tuple[DiskFacts, ...], told: Told
 ) -> Iterator[Step]:
-    """Steps that are safe now, each by itself, the most urgent first; at least one. Who puts one
-    off may take the next."""
+    """Steps towards protection that are safe now, each by itself, the most urgent first; at least
+    one. Who puts one off may take the next. `disks` are all disks of the group, in its order, as
+    they were read after `group` was said."""
     if group.state in _LIVE:
         yield from _in_stream(group, disks, told)
     else:

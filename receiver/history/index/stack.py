@@ -183,10 +183,6 @@ class ImageStack:
         )
 
     @property
-    def part_count(self) -> int:
-        return 2 + len(self._files)
-
-    @property
     def memory_bytes(self) -> int:
         return self._front.size_bytes + self._recent.runs.size_bytes
 

@@ -31,7 +31,7 @@ from replicator.control.types import DropRequest
 from replicator.demo.account import Account
 from replicator.demo.site import _MODULES as PROGRAMS
 from replicator.demo.site import Group, Limits, Site
-from replicator.nbd.client import NbdClient
+from tests.peers.nbd_client import NbdClient
 
 HERE = Path(__file__).parent
 RECEIVER = """

@@ -79,7 +79,10 @@ class MemoryLink:
         self._end()
 
     def _flush(self) -> None:
-        for piece in self._box.protocol.data_to_send():
+        self._take(self._box.protocol.data_to_send())
+
+    def _take(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
             self._under_way.append(piece)
             self._under_way_bytes += len(piece)
         if self._under_way_bytes > SEND_HIGH_BYTES:
@@ -99,8 +102,8 @@ class MemoryLink:
             self._drop()
         if self._under_way_bytes <= SEND_LOW_BYTES:
             self._room.set()
-        if other._box.protocol.has_to_send:
-            other._flush()
+        if pieces := other._box.protocol.data_to_send():
+            other._take(pieces)
         if not self._under_way and self.fault is not None:
             self._end()
 

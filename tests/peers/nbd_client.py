@@ -20,19 +20,22 @@ from types import TracebackType
 from typing import Self, cast
 
 from replicator.base.errors import ReplicatorError, UnreachableError
-from replicator.nbd.client_protocol import (
+from replicator.nbd.constants import Command, CommandFlag
+from replicator.nbd.limits import CLOSE_GRACE_SECONDS
+from replicator.nbd.transmission import Sendable
+from replicator.nbd.uri import UnixAddress
+from tests.peers.nbd_client_protocol import (
     Answer,
     ClientProtocol,
     ClientState,
     RemoteExport,
     describe,
 )
-from replicator.nbd.constants import Command, CommandFlag
-from replicator.nbd.limits import CLIENT_IN_FLIGHT, CLOSE_GRACE_SECONDS
-from replicator.nbd.transmission import Sendable
-from replicator.nbd.uri import Address, UnixAddress, parse_uri
+from tests.peers.nbd_uri import Address, parse_uri
 
 CONNECT_SECONDS = 10.0
+IN_FLIGHT = 16
+"""Requests of one client on the wire at a time, as QEMU's."""
 MAX_ZERO_BYTES = 1 << 30  # pieces of WRITE_ZEROES and TRIM; some servers count in signed 32 bits
 
 
@@ -57,7 +60,7 @@ class NbdClient(asyncio.Protocol):
         self._opened: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[None] = loop.create_future()
         self._waiting: dict[bytes, asyncio.Future[Answer]] = {}
-        self._slots = asyncio.Semaphore(CLIENT_IN_FLIGHT)
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._collected = asyncio.Event()
         self._collected.set()
 

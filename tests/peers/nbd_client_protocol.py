@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from replicator.base.errors import NotFoundError, ReplicatorError, UnreachableError, VersionError
+from replicator.base.units import KIB
 from replicator.nbd.constants import (
     CHUNK,
     CHUNK_DONE,
     CHUNK_ERROR,
-    CHUNK_ERROR_BIT,
     CHUNK_HOLE,
     CHUNK_OFFSET,
     CLIENT_FLAGS,
-    COOKIE_BYTES,
     EXPORT_NAME_REPLY,
     GREETING,
     INFO_BLOCK_SIZE,
@@ -37,7 +36,6 @@ from replicator.nbd.constants import (
     NAME_LENGTH,
     OPTION_HEADER,
     OPTION_MAGIC,
-    OPTION_REPLY_ERROR_BIT,
     OPTION_REPLY_HEADER,
     OPTION_REPLY_MAGIC,
     REQUEST,
@@ -55,9 +53,6 @@ from replicator.nbd.constants import (
     WireError,
 )
 from replicator.nbd.limits import (
-    CLIENT_MAX_ERROR_TEXT_BYTES,
-    CLIENT_MAX_OPTION_REPLIES,
-    CLIENT_MAX_OPTION_REPLY_BYTES,
     MAX_BLOCK_BYTES,
     MAX_NAME_BYTES,
     PREFERRED_BLOCK_BYTES,
@@ -65,6 +60,13 @@ from replicator.nbd.limits import (
 from replicator.nbd.state import RemoteError
 from replicator.nbd.transmission import Sendable
 
+MAX_OPTION_REPLY_BYTES = 64 * KIB
+MAX_OPTION_REPLIES = 64
+MAX_ERROR_TEXT_BYTES = 4096
+
+_COOKIE_BYTES = 8
+_OPTION_REPLY_ERROR_BIT = 1 << 31
+_CHUNK_ERROR_BIT = 1 << 15
 _MAGIC = NAME_LENGTH  # the first 32 bits of a reply tell its layout
 _SIMPLE_REST = SIMPLE_REPLY.size - _MAGIC.size
 _CHUNK_REST = CHUNK.size - _MAGIC.size
@@ -175,7 +177,7 @@ class ClientProtocol:
         """Its cookie. `payload` must not change until it has been sent. DISC gets no answer."""
         assert self.state is ClientState.TRANSMISSION, "no export is open"
         assert len(payload) == (length if command is Command.WRITE else 0)
-        cookie = self._next_cookie.to_bytes(COOKIE_BYTES, "big")
+        cookie = self._next_cookie.to_bytes(_COOKIE_BYTES, "big")
         self._next_cookie += 1
         self._out.append(REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length))
         if payload:
@@ -233,7 +235,7 @@ class ClientProtocol:
         wanted = INFO_TYPE.pack(1) + INFO_TYPE.pack(Info.BLOCK_SIZE)
         self._send_option(Option.GO, NAME_LENGTH.pack(len(self._name)) + self._name + wanted)
         told: dict[int, bytes] = {}
-        for _ in range(CLIENT_MAX_OPTION_REPLIES):
+        for _ in range(MAX_OPTION_REPLIES):
             reply, payload = yield from self._option_reply(Option.GO)
             match reply:
                 case OptionReply.INFO:
@@ -249,7 +251,7 @@ class ClientProtocol:
         raise RemoteError("too many replies to GO")
 
     def _refusal(self, reply: int, payload: bytes) -> ReplicatorError:
-        text = payload[:CLIENT_MAX_ERROR_TEXT_BYTES].decode(errors="replace")
+        text = payload[:MAX_ERROR_TEXT_BYTES].decode(errors="replace")
         name = self._name.decode()
         if reply == OptionReply.ERR_UNKNOWN:
             return NotFoundError(f"the NBD server has no export {name!r}")
@@ -273,10 +275,10 @@ class ClientProtocol:
         magic, option, reply, length = OPTION_REPLY_HEADER.unpack(header)
         if magic != OPTION_REPLY_MAGIC or option != asked:
             raise RemoteError("a reply to no option of ours")
-        if length > CLIENT_MAX_OPTION_REPLY_BYTES:
+        if length > MAX_OPTION_REPLY_BYTES:
             raise RemoteError(f"an option reply of {length} bytes")
         payload = yield from _read(length)
-        if not reply & OPTION_REPLY_ERROR_BIT and reply not in (OptionReply.ACK, OptionReply.INFO):
+        if not reply & _OPTION_REPLY_ERROR_BIT and reply not in (OptionReply.ACK, OptionReply.INFO):
             raise RemoteError(f"unknown option reply {reply}")
         return reply, bytes(payload)
 
@@ -308,7 +310,7 @@ class ClientProtocol:
         rest = yield from _read(_CHUNK_REST)
         _, flags, kind, cookie, length = CHUNK.unpack(_MAGIC.pack(STRUCTURED_REPLY_MAGIC) + rest)
         pending = self._find(cookie)
-        if kind & CHUNK_ERROR_BIT:
+        if kind & _CHUNK_ERROR_BIT:
             yield from self._error_chunk(kind, pending, length)
         elif kind == Chunk.OFFSET_DATA:
             yield from self._data_chunk(pending, length)
@@ -328,7 +330,7 @@ class ClientProtocol:
         yield self._part(pending, offset, length - CHUNK_OFFSET.size)
 
     def _error_chunk(self, kind: int, pending: _Pending, length: int) -> Steps:
-        if not CHUNK_ERROR.size <= length <= CLIENT_MAX_ERROR_TEXT_BYTES:
+        if not CHUNK_ERROR.size <= length <= MAX_ERROR_TEXT_BYTES:
             raise RemoteError(f"an error chunk of {length} bytes")
         body = yield from _read(length)
         error, text_bytes = CHUNK_ERROR.unpack_from(body)
