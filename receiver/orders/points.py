@@ -1,21 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points and single writes: which there are, and giving some up."""
+"""Points and single writes: which there are, and giving some up.
+
+A page costs what it shows: without a range its points are the end of a list, and how many lie in
+front of them is a difference. Its cursor is a number, which stays right whatever comes or goes
+meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from receiver.damage import doubt
 from receiver.damage.damage import describe
+from receiver.group.worker import GroupWorker
 from receiver.orders.choosing import Chooser
 from receiver.orders.describe import point_of, write_of
 from receiver.orders.groups import Groups
 from receiver.points.pointspec import begun, reaches, stamp_of
+from receiver.points.values import Point as CorePoint
 from receiver.retention.dropping import DropOrder, check_reason
 from replicator.base.errors import UsageError
 from replicator.base.units import parse_duration_ns
-from replicator.control.orders import DROP_POINTS, POINTS, WRITES
-from replicator.control.requests import DropRequest, PointsRequest, WritesRequest
+from replicator.control.orders import DROP_POINTS, POINT_PAGE, POINTS, WRITES
+from replicator.control.requests import (
+    DropRequest,
+    PointPageRequest,
+    PointsRequest,
+    WritesRequest,
+)
 from replicator.control.service import Answer, Call, answer
-from replicator.control.types import DropResult, Point, Write
+from replicator.control.types import DropResult, Point, PointPage, Write
+
+TOLD_TOGETHER = 1000
 
 
 class PointOrders:
@@ -26,23 +44,34 @@ class PointOrders:
     def answers(self) -> list[Answer]:
         return [
             answer(POINTS, self.points),
+            answer(POINT_PAGE, self.page),
             answer(WRITES, self.writes),
             answer(DROP_POINTS, self.drop),
         ]
 
     async def points(self, call: Call[PointsRequest]) -> list[Point]:
+        worker = self._groups.worker(call.name)
+        return await _told(worker, await self._within(worker, call.request))
+
+    async def page(self, call: Call[PointPageRequest]) -> PointPage:
         worker, asked = self._groups.worker(call.name), call.request
+        found = await self._within(worker, asked)
+        end = len(found)
+        if asked.before is not None:
+            end = bisect_left(found, asked.before, key=lambda point: point.sequence)
+        start = max(end - asked.limit, 0)
+        return PointPage(points=await _told(worker, found[start:end]), earlier=start)
+
+    async def _within(self, worker: GroupWorker, asked: PointsRequest) -> Sequence[CorePoint]:
+        """Those of the range. Without one it is the list itself, which may grow at its end."""
         found, ages = worker.points(), worker.replica.known.ages()
         moment = self._chooser.moment
         first = None if asked.since is None else await moment(worker, asked.since, asked.zone)
         last = None if asked.until is None else await moment(worker, asked.until, asked.zone)
-        damage = worker.replica.known.damaged_points()
+        if first is None and last is None:
+            return found
         return [
-            point_of(
-                point,
-                describe(damage.get(point.sequence, ()), point),
-                unverified=bool(doubt.of_point(worker.replica.opening.unverified, point)),
-            )
+            point
             for point in found
             if (first is None or reaches(point, first, ages))
             and (last is None or begun(point, last, ages))
@@ -73,6 +102,24 @@ class PointOrders:
             freed_bytes=done.freed_bytes,
             to_come_bytes=done.to_come_bytes,
         )
+
+
+async def _told(worker: GroupWorker, points: Sequence[CorePoint]) -> list[Point]:
+    """In the API's words: a part at a time, so that nobody waits for a long list."""
+    damage = worker.replica.known.damaged_points()
+    unverified = worker.replica.opening.unverified
+    told: list[Point] = []
+    for start in range(0, len(points), TOLD_TOGETHER):
+        told += [
+            point_of(
+                point,
+                describe(damage.get(point.sequence, ()), point),
+                unverified=bool(doubt.of_point(unverified, point)),
+            )
+            for point in points[start : start + TOLD_TOGETHER]
+        ]
+        await asyncio.sleep(0)
+    return told
 
 
 def _duration_ns(text: str) -> int:

@@ -8,6 +8,7 @@ and says what it chose.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from replicator.control.types import Chosen, Point, RollbackPlan
 
 WAIT_SECONDS = 600  # for a mark to be a point
+POINTS_SHOWN = 50  # to a person who says nothing of how many
 
 unverified_option = click.option(
     "--unverified",
@@ -141,6 +143,8 @@ points.add_command(drop)
 @click.argument("group")
 @click.option("--since", metavar="TIME", help='A time, or "10m ago"; inclusive.')
 @click.option("--until", metavar="TIME", help="As --since.")
+@click.option("--last", type=click.IntRange(1, 10_000), help="The newest so many of them.")
+@click.option("--all", "is_all", is_flag=True, help="All of them, on a terminal as well.")
 @click.option("--writes", "around", metavar="AROUND", help="Single writes around a time or POINT.")
 @click.option("--window", metavar="DURATION", help="How far around, on either side (2s).")
 @click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many writes (200).")
@@ -154,19 +158,27 @@ def points_list(
     around: str | None,
     window: str | None,
     limit: int | None,
+    last: int | None,
+    is_all: bool,
 ) -> None:
-    """List the recovery points of GROUP, oldest first, or single writes (receiver)."""
-    from replicator.control.orders import POINTS
-    from replicator.control.requests import PointsRequest
+    """List the recovery points of GROUP, oldest first, or single writes (receiver).
 
+    On a terminal the newest 50, unless a range, --last, --all or --json says otherwise.
+    """
+    if last and is_all:
+        raise UsageError("--last and --all do not go together")
     if around is not None:
+        if last or is_all:
+            raise UsageError("--last and --all are for points, --limit is for --writes")
         if since or until:
             raise UsageError("--writes looks around a moment, not between --since and --until")
         _list_writes(invocation, group, around, window, limit)
         return
     if window or limit:
         raise UsageError("--window and --limit are for --writes")
-    found = invocation.order(POINTS, group, PointsRequest(since=since, until=until))
+    if last is None and not (is_all or invocation.is_json or since or until):
+        last = POINTS_SHOWN if sys.stdout.isatty() else None
+    found, earlier = _points(invocation, group, since, until, last)
     if invocation.is_json:
         print_json(found)
     elif found:
@@ -174,8 +186,25 @@ def points_list(
             ("POINT", "TIME", "UNTIL", "KIND", "LABEL"),
             [(number_of(p), p.time, p.until, _kind(p), p.label or NONE) for p in found],
         )
+        if earlier:
+            noun = "point is" if earlier == 1 else "points are"
+            note(f"{earlier} earlier {noun} not shown; --last N shows more, --all shows all")
     else:
         note(f"group {group} has no points" + (" in that range" if since or until else " yet"))
+
+
+def _points(
+    invocation: Invocation, group: str, since: str | None, until: str | None, last: int | None
+) -> tuple[list[Point], int]:
+    """Those that are to be shown, and how many of the range are not."""
+    from replicator.control.orders import POINT_PAGE, POINTS
+    from replicator.control.requests import PointPageRequest, PointsRequest
+
+    if last is None:
+        return invocation.order(POINTS, group, PointsRequest(since=since, until=until)), 0
+    request = PointPageRequest(since=since, until=until, limit=last)
+    page = invocation.order(POINT_PAGE, group, request)
+    return page.points, page.earlier
 
 
 def _list_writes(

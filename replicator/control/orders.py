@@ -31,6 +31,7 @@ from replicator.control.requests import (
     ForgetRequest,
     MarkRequest,
     NoRequest,
+    PointPageRequest,
     PointsRequest,
     ReloadRequest,
     Request,
@@ -54,6 +55,7 @@ from replicator.control.types import (
     MarkedPoint,
     Nothing,
     Point,
+    PointPage,
     ReloadResult,
     RestoreResult,
     Role,
@@ -178,6 +180,15 @@ POINTS = Order(
     about="The recovery points of a range, oldest first.",
     request=PointsRequest,
     answer=list[Point],
+)
+
+POINT_PAGE = Order(
+    name="point_page",
+    method="GET",
+    path="/v1/groups/{group}/points/page",
+    about="Some of the newest recovery points of a range, oldest first, and how many lie in front.",
+    request=PointPageRequest,
+    answer=PointPage,
 )
 
 WRITES = Order(

@@ -16,6 +16,7 @@ from replicator.base.names import is_name
 from replicator.base.units import parse_duration_ns
 
 EXPIRE_SECONDS_MAX = 100 * 366 * 86_400
+POINTS_LIMIT = 50
 WRITES_WINDOW = "2s"
 WRITES_LIMIT = 200
 
@@ -43,6 +44,13 @@ class PointsRequest(Request, frozen=True, kw_only=True):
     since: str | None = None
     until: str | None = None
     zone: str | None = None
+
+
+class PointPageRequest(PointsRequest, frozen=True, kw_only=True):
+    """Of those the newest `limit`, of those with a lower number than `before`."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = POINTS_LIMIT
+    before: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class WritesRequest(Request, frozen=True, kw_only=True):

@@ -56,6 +56,14 @@ class Point(Message, frozen=True, kw_only=True):
     """How far the source's clock was set since the point before; null: it was not."""
 
 
+class PointPage(Message, frozen=True, kw_only=True):
+    """Some of the points of a range, oldest first; `earlier` is how many of it lie in front of
+    them: the page `before` the first of these has the newest of those."""
+
+    points: list[Point]
+    earlier: int
+
+
 class MarkedPoint(Point, frozen=True, kw_only=True):
     """The answer to a mark."""
 

@@ -17,19 +17,30 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+import msgspec
 import structlog
 import uvloop
 from rich.table import Table
 
 from receiver.apply.batch import BATCH_BYTES
 from receiver.blocks.holes import Extents
+from receiver.group.group import GroupReplica
+from receiver.group.worker import GroupWorker
+from receiver.orders.choosing import Chooser
+from receiver.orders.groups import Groups
+from receiver.orders.points import PointOrders
+from receiver.points.values import Point as CorePoint
 from receiver.restore.restore import RestoreOrder, restore_view
 from receiver.views.files import ViewDisk
 from receiver.views.open_views import Views
+from replicator.base.clock import SystemClock
 from replicator.base.units import GIB, KIB, MIB, format_size
+from replicator.control.requests import PointPageRequest, PointsRequest
+from replicator.control.service import Call
 from replicator.control.types import Point
 from tests.bench import sums
 from tests.bench.history_feed import Feed, fed, scattered
@@ -94,7 +105,18 @@ def history_table(rounds: int) -> Table:
 
 def growth_table(points: Sequence[int] = POINTS) -> Table:
     table = Table(title="Growth")
-    for heading in ("disk", "points", "images", "open at oldest", "read", "rollback", "start"):
+    for heading in (
+        "disk",
+        "points",
+        "images",
+        "open at oldest",
+        "read",
+        "rollback",
+        "start",
+        "without summaries",
+        "list 50",
+        "list all",
+    ):
         table.add_column(heading, justify="right")
     for disk_bytes in DISKS:
         table.add_row(*_grown(disk_bytes, 100, 20_000))
@@ -395,7 +417,9 @@ def _grown(disk_bytes: int, points: int, images: int) -> list[str]:
         offsets = scattered(images, 4096, disk_bytes, seed=1)
         feed.writes(offsets, 4096, per_cut=max(images // points, 1))
         feed.apply_all()
+        without = seconds_of(feed.restart)
         start = seconds_of(feed.restart)
+        listed = [1000 * seconds_of(partial(_listed, feed, limit)) for limit in (50, None)]
         opened = _open_milliseconds(feed, target)
         read = 64 * MIB / MIB / _read_view(feed, target, 64 * MIB)
         taken = seconds_of(lambda: feed.group.rolling_back.run(target))
@@ -407,4 +431,31 @@ def _grown(disk_bytes: int, points: int, images: int) -> list[str]:
             f"{read:,.0f} MiB/s",
             f"{images * 4096 / MIB / taken:,.0f} MiB/s",
             f"{start:,.2f} s",
+            f"{without:,.2f} s",
+            *(f"{each:,.1f} ms" for each in listed),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """As much of a group's worker as a list of points asks, and of whoever finds it."""
+
+    replica: GroupReplica
+
+    def points(self) -> list[CorePoint]:
+        return self.replica.points.all
+
+    def worker(self, _name: str) -> GroupWorker:
+        return cast(GroupWorker, self)
+
+
+def _listed(feed: Feed, limit: int | None) -> bytes:
+    """The answer to who asks for the newest points, or for all."""
+    groups = cast(Groups, _Worker(feed.group))
+    orders = PointOrders(groups, Chooser(SystemClock()))
+    if limit is None:
+        found: object = asyncio.run(orders.points(Call("g", PointsRequest(), print)))
+    else:
+        request = PointPageRequest(limit=limit)
+        found = asyncio.run(orders.page(Call("g", request, print)))
+    return msgspec.json.encode(found)

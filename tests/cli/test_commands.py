@@ -537,6 +537,41 @@ def shown_on_terminal(stream: str, *arguments: str) -> tuple[int, str]:
     return process.returncode, text.decode()
 
 
+def test_a_person_sees_the_newest_points_and_how_many_more_there_are(
+    sockets: dict[str, Any],
+) -> None:
+    at = ("--socket", sockets["receiver"], "points", "web")
+    code, text = shown_on_terminal("stdout", *at)
+    assert code == 0
+    assert sockets["receiver_orders"][-1] == ("point page", "web", "None", "None", "50", "None")
+    assert "#1 " in text
+    for more in (("--all",), ("--since", "10m ago"), ("--json",)):
+        shown_on_terminal("stdout", *at, *more)
+        assert sockets["receiver_orders"][-1][0] == "points", more
+
+
+def test_the_last_points(at_receiver: Run, sockets: dict[str, Any]) -> None:
+    done = at_receiver("points", "web", "--last", "1")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["POINT", "#2"]
+    assert done.stderr == "1 earlier point is not shown; --last N shows more, --all shows all\n"
+    assert document(at_receiver("points", "web", "--last", "1", "--json")) == [POINT_2]
+    assert document(at_receiver("points", "web", "--last", "9", "--json")) == [POINT_1, POINT_2]
+    ranged = ("points", "web", "--last", "3", "--since", "10m ago", "--until", "5m ago", "--json")
+    assert document(at_receiver(*ranged)) == [POINT_1, POINT_2]
+    order = ("point page", "web", "10m ago", "5m ago", "3", "None")
+    assert sockets["receiver_orders"][-1] == order
+    assert (
+        document(at_receiver("points", "web", "--last", "2", "--since", "1s ago", "--json")) == []
+    )
+    for wrong in (
+        ("--last", "0"),
+        ("--last", "2", "--all"),
+        ("--last", "2", "--writes", "#1"),
+        ("--all", "--writes", "#1"),
+    ):
+        assert at_receiver("points", "web", *wrong).returncode == 2
+
+
 def test_tables_on_a_terminal_heed_no_color(sockets: dict[str, Any]) -> None:
     code, text = shown_on_terminal("stdout", "--socket", sockets["receiver"], "points", "web")
     assert code == 0

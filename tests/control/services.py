@@ -37,6 +37,7 @@ from replicator.control.orders import (
     MARK,
     OPEN_VIEW,
     PLAN_ROLLBACK,
+    POINT_PAGE,
     POINTS,
     RELOAD,
     RESTORE,
@@ -59,6 +60,7 @@ from replicator.control.requests import (
     ForgetRequest,
     MarkRequest,
     NoRequest,
+    PointPageRequest,
     PointsRequest,
     ReloadRequest,
     RestoreRequest,
@@ -93,6 +95,7 @@ from replicator.control.types import (
     MarkedPoint,
     Nothing,
     Point,
+    PointPage,
     Progress,
     ReloadResult,
     RestoredImage,
@@ -310,6 +313,7 @@ class CannedReceiver:
                 answer(FORGET, self.forget),
                 answer(RELOAD, self.reload),
                 answer(POINTS, self.points),
+                answer(POINT_PAGE, self.point_page),
                 answer(WRITES, self.writes),
                 answer(VIEWS, self.views),
                 answer(AUDITED, self.audited),
@@ -357,6 +361,14 @@ class CannedReceiver:
         known(call.name)
         self.orders.append(("points", call.name, str(asked.since), str(asked.until)))
         return [] if asked.since == "1s ago" else [FIRST, SECOND]
+
+    async def point_page(self, call: Call[PointPageRequest]) -> PointPage:
+        asked = call.request
+        words = (str(each) for each in (asked.since, asked.until, asked.limit, asked.before))
+        self.orders.append(("point page", call.name, *words))
+        found = [] if asked.since == "1s ago" else [FIRST, SECOND][: (asked.before or 3) - 1]
+        shown = found[-asked.limit :]
+        return PointPage(points=shown, earlier=len(found) - len(shown))
 
     async def writes(self, call: Call[WritesRequest]) -> list[Write]:
         asked, window = call.request, str(call.request.window_ns())

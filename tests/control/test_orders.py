@@ -38,6 +38,7 @@ RECEIVER = {
     ("POST", "/v1/reload", "reload", "document", True),
     ("POST", "/v1/groups/{group}/forget", "forget", "document", True),
     ("GET", "/v1/groups/{group}/points", "", "document", False),
+    ("GET", "/v1/groups/{group}/points/page", "", "document", False),
     ("GET", "/v1/groups/{group}/writes", "", "document", False),
     ("GET", "/v1/views", "", "document", False),
     ("GET", "/v1/audit", "", "document", False),

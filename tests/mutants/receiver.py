@@ -227,6 +227,13 @@ MUTANTS = (
         _SUMMARIES,
     ),
     Mutant(
+        "a page of points costs what it shows",
+        "receiver/orders/points.py",
+        "await _told(worker, found[start:end])",
+        "(await _told(worker, found))[start:end]",
+        ("tests/receiver_service/test_point_pages.py",),
+    ),
+    Mutant(
         "another agent is refused while one feeds the group",
         "receiver/group/seat.py",
         "        if old.instance != sitter.instance:",
