@@ -183,7 +183,7 @@ class Receiver:
         return sum(
             worker.replica.keeping.ageing_out(worker.policy, before, after)
             for worker in self.workers.values()
-            if worker.is_recovered
+            if worker.health.is_recovered
         )
 
     def status_line(self) -> str:
@@ -380,7 +380,7 @@ def _newest_stamp_ns(workers: dict[str, GroupWorker], below_ns: int) -> int | No
     stamps = [
         worker.replica.known.newest_stamp_ns(below_ns)
         for worker in workers.values()
-        if worker.is_recovered
+        if worker.health.is_recovered
     ]
     return max((stamp for stamp in stamps if stamp is not None), default=None)
 
@@ -390,7 +390,7 @@ def _open_ends(workers: dict[str, GroupWorker]) -> dict[str, OpenEnd]:
     ends = {
         name: each.replica.known.open_end
         for name, each in workers.items()
-        if each.is_recovered and each.stopped is None
+        if each.health.is_recovered and each.health.stopped is None
     }
     return {name: end for name, end in ends.items() if end is not None}
 

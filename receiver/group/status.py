@@ -33,7 +33,7 @@ def lag_seconds(worker: GroupWorker) -> float | None:
     """The age of the newest durable point: of the last moment for which it stands. None without
     one. Before an agent has said what its clock shows, it is told by when the newest applied point
     came in here, which is our own clock's."""
-    newest = worker.replica.points.newest if worker.is_recovered else None
+    newest = worker.replica.points.newest if worker.health.is_recovered else None
     if newest is None:
         return None
     age = worker.witness.age_seconds(max(newest.until_ns, newest.time_ns))
@@ -52,14 +52,16 @@ _LOOK_BACK = 64
 
 def facts_of(worker: GroupWorker) -> ReplicaFacts:
     witness = worker.witness
-    if not worker.is_recovered:
-        return ReplicaFacts(stopped=_trouble(worker.stopped), recovering=_trouble(worker.trouble))
-    replica, stream = worker.replica, worker.facts()
+    if not worker.health.is_recovered:
+        return ReplicaFacts(
+            stopped=_trouble(worker.health.stopped), recovering=_trouble(worker.health.trouble)
+        )
+    replica, stream = worker.replica, worker.replica.known.welcome()
     newest, has_stream = replica.points.newest, stream.stream is not None
     unapplied = replica.known.unapplied_bytes
     return ReplicaFacts(
-        stopped=_trouble(worker.stopped),
-        paused=_trouble(worker.paused) or witness.refusing,
+        stopped=_trouble(worker.health.stopped),
+        paused=_trouble(worker.health.paused) or witness.refusing,
         rolled_back=_rolled_back(worker),
         spoiled=_spoiled(worker),
         told=witness.told,

@@ -48,7 +48,7 @@ class Chooser:
             elif not distance_ns:
                 notice = ""  # the point stands for exactly that time
         elif writes:
-            write_ns = (await worker.write_at(chosen.point, writes)).time_ns
+            write_ns = (await worker.ordered.write_at(chosen.point, writes)).time_ns
         disks = doubt.of_point(worker.replica.opening.unverified, chosen.point)
         notices = (notice, chosen.notice, doubt.warning(disks))
         choice = Choice(
@@ -81,14 +81,14 @@ class Chooser:
         spec = pointspec.read(text, self._clock.utc_ns(), zone, worker.replica.known.ages())
         if spec.moment is not None:
             return spec.moment
-        chosen = pointspec.resolve(spec, worker.points())
+        chosen = pointspec.resolve(spec, worker.ordered.points())
         time_ns = chosen.point.time_ns
         if chosen.writes:
-            time_ns = (await worker.write_at(chosen.point, chosen.writes)).time_ns
+            time_ns = (await worker.ordered.write_at(chosen.point, chosen.writes)).time_ns
         return Moment(time_ns, time_ns)
 
     def _find(self, text: str, zone: str | None, worker: GroupWorker) -> pointspec.Chosen:
-        points, ages = worker.points(), worker.replica.known.ages()
+        points, ages = worker.ordered.points(), worker.replica.known.ages()
         return pointspec.find(text, self._clock.utc_ns(), zone, points, ages)
 
 
@@ -97,7 +97,7 @@ async def _last_write(
 ) -> tuple[int, int | None, str]:
     """(writes behind the point, when the last one was, what should be known of it)."""
     try:
-        last, why = await worker.last_write(point, until_ns)
+        last, why = await worker.ordered.last_write(point, until_ns)
     except NoPointError as error:
         return 0, None, f"the checkpoint before is meant: {error.message}"
     if last is None:

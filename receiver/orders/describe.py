@@ -98,9 +98,9 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         remedy=verdict.remedy,
         peer=None if sitter is None else sitter.peer,
     )
-    if not worker.is_recovered:
+    if not worker.health.is_recovered:
         return told
-    replica, facts = worker.replica, worker.facts()
+    replica, facts = worker.replica, worker.replica.known.welcome()
     newest, earlier = replica.points.newest, replica.known.earlier_sizes
     points, kept = replica.points.all, replica.keeping.facts(worker.policy)
     fine = replica.fine.log
@@ -110,7 +110,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
         rpo_seconds=lag_seconds(worker),
         end_watched=verdict.is_watched if verdict.state is State.SHUT_OFF else None,
         unprotected_seconds=worker.witness.awake_seconds if newest is None else None,
-        clock_offset_seconds=worker.source_clock.offset_seconds,
+        clock_offset_seconds=worker.replica.intake.source_clock.offset_seconds,
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
         points=replica.points.count,
@@ -151,7 +151,7 @@ def group_snapshot(
     blank = GroupSnapshot(
         name=worker.name,
         state=group_state(worker),
-        is_paused=worker.paused is not None,
+        is_paused=worker.health.paused is not None,
         figures=worker.figures,
         views=views,
         oldest_view_seconds=(
@@ -159,16 +159,16 @@ def group_snapshot(
         ),
         reconnects=worker.seat.fenced,
     )
-    if not worker.is_recovered:
+    if not worker.health.is_recovered:
         return blank
-    replica, facts, points = worker.replica, worker.facts(), worker.points()
+    replica, facts, points = worker.replica, worker.replica.known.welcome(), worker.ordered.points()
     kept = replica.keeping.facts(worker.policy)
     has_stream = facts.stream is not None
     return replace(
         blank,
         points=len(points),
         rpo_seconds=lag_seconds(worker),
-        clock_offset_seconds=worker.source_clock.offset_seconds,
+        clock_offset_seconds=worker.replica.intake.source_clock.offset_seconds,
         durable_lsn=facts.durable_lsn if has_stream else None,
         applied_lsn=facts.applied_lsn if has_stream else None,
         lag_bytes=replica.known.unapplied_bytes,

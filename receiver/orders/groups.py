@@ -19,7 +19,9 @@ class Groups:
         return list(self._workers.values())
 
     def recovered(self) -> dict[str, GroupWorker]:
-        return {name: worker for name, worker in self._workers.items() if worker.is_recovered}
+        return {
+            name: worker for name, worker in self._workers.items() if worker.health.is_recovered
+        }
 
     def worker(self, group: str) -> GroupWorker:
         """Raises NotFoundError."""

@@ -28,7 +28,7 @@ class HistoryOrders:
 
     async def scrub(self, call: Call[ScrubRequest]) -> ScrubReport:
         worker, asked = self._groups.worker(call.name), call.request
-        worker.check_alive()
+        worker.health.check_alive()
         return await worker.scrubbing.order(call.report, waits=asked.wait, rate=asked.rate)
 
     async def cancel_scrub(self, call: Call[NoRequest]) -> ScrubReport:
@@ -36,14 +36,14 @@ class HistoryOrders:
 
     async def scrubbed(self, call: Call[NoRequest]) -> ScrubReport:
         worker = self._groups.worker(call.name)
-        worker.check_recovered()
+        worker.health.check_recovered()
         return worker.scrubbing.report()
 
     async def unlock(self, call: Call[UnlockRequest]) -> UnlockResult:
         worker, asked = self._groups.worker(call.name), call.request
         if not asked.break_lock:
             raise UsageError("an unlock breaks the lock, and the order has to say so")
-        before_ns = await worker.unlock(check_reason(asked.reason, breaks_lock=True))
+        before_ns = await worker.ordered.unlock(check_reason(asked.reason, breaks_lock=True))
         return UnlockResult(
             group=call.name,
             lock_seconds_before=before_ns / NS_PER_S,
@@ -54,12 +54,12 @@ class HistoryOrders:
         worker = self._groups.worker(call.name)
         check_reason(call.request.reason, breaks_lock=True)
         gone = await worker.accept(call.report)
-        points, damaged = worker.points(), worker.replica.known.damaged_points()
+        points, damaged = worker.ordered.points(), worker.replica.known.damaged_points()
         return AcceptResult(
             group=call.name,
             gone=gone,
             points=len(points) - len(damaged),
             damaged_points=len(damaged),
-            next_point=worker.facts().next_point,
-            generation=worker.facts().generation,
+            next_point=worker.replica.known.welcome().next_point,
+            generation=worker.replica.known.welcome().generation,
         )

@@ -36,7 +36,11 @@ class Lookout:
     def begin(self) -> None:
         """A look at every history that has changed, where none is under way."""
         for name, worker in self._workers.items():
-            if name in self._looks or not worker.is_recovered or worker.stopped is not None:
+            if (
+                name in self._looks
+                or not worker.health.is_recovered
+                or worker.health.stopped is not None
+            ):
                 continue
             if not self._watch.is_current(name, worker.replica.history.segments):
                 self._looks[name] = asyncio.create_task(self._look(worker))
@@ -52,7 +56,7 @@ class Lookout:
         for look in self._looks.values():
             look.cancel()
         for name, worker in self._workers.items():
-            if worker.is_recovered and worker.stopped is None:
+            if worker.health.is_recovered and worker.health.stopped is None:
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await asyncio.to_thread(
@@ -66,6 +70,6 @@ class Lookout:
         try:
             await worker.aside.run(self._watch.read, worker.name, worker.replica.history.segments)
         except Exception as error:  # noqa: BLE001
-            worker.stop.because(error, "audit look-up")
+            worker.health.stop.because(error, "audit look-up")
         finally:
             del self._looks[worker.name]

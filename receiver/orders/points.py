@@ -64,7 +64,7 @@ class PointOrders:
 
     async def _within(self, worker: GroupWorker, asked: PointsRequest) -> Sequence[CorePoint]:
         """Those of the range. Without one it is the list itself, which may grow at its end."""
-        found, ages = worker.points(), worker.replica.known.ages()
+        found, ages = worker.ordered.points(), worker.replica.known.ages()
         moment = self._chooser.moment
         first = None if asked.since is None else await moment(worker, asked.since, asked.zone)
         last = None if asked.until is None else await moment(worker, asked.until, asked.zone)
@@ -80,8 +80,8 @@ class PointOrders:
     async def writes(self, call: Call[WritesRequest]) -> list[Write]:
         worker, asked = self._groups.worker(call.name), call.request
         moment = await self._chooser.moment(worker, asked.around, asked.zone)
-        stamp_ns = stamp_of(moment, worker.points(), worker.replica.known.ages())
-        found = await worker.writes_around(stamp_ns, asked.window_ns(), asked.limit)
+        stamp_ns = stamp_of(moment, worker.ordered.points(), worker.replica.known.ages())
+        found = await worker.ordered.writes_around(stamp_ns, asked.window_ns(), asked.limit)
         return [write_of(each) for each in found]
 
     async def drop(self, call: Call[DropRequest]) -> DropResult:
@@ -95,7 +95,7 @@ class PointOrders:
             None if asked.older_than is None else _duration_ns(asked.older_than),
             reason,
         )
-        done = await worker.drop(order, dry_run=asked.dry_run)
+        done = await worker.ordered.drop(order, dry_run=asked.dry_run)
         return DropResult(
             points=[point_of(point) for point in done.points],
             dry_run=asked.dry_run,

@@ -39,7 +39,7 @@ class ReturnOrders:
     async def plan_rollback(self, call: Call[RollbackRequest]) -> Chosen[RollbackPlan]:
         worker, asked = self._groups.worker(call.name), call.request
         chosen = await self._chooser.choose(worker, asked.to, asked.zone)
-        plan = await worker.plan_rollback(chosen.point, chosen.writes)
+        plan = await worker.ordered.plan_rollback(chosen.point, chosen.writes)
         sitter = worker.seat.sitter
         result = RollbackPlan(
             **_fields(chosen.choice.point),
@@ -47,7 +47,7 @@ class ReturnOrders:
             disks=plan.disks,
             points_after=plan.points_after,
             changed_blocks=plan.changed_bytes // BLOCK_BYTES,
-            expected_seconds=plan.changed_bytes / worker.rewrite_rate,
+            expected_seconds=plan.changed_bytes / worker.applying.rewrite_rate,
             fed_by=None if sitter is None else sitter.peer,
         )
         return Chosen(choice=chosen.choice, result=result)
@@ -58,7 +58,7 @@ class ReturnOrders:
         await self._chooser.choose(worker, asked.to, asked.zone)
         async with worker.seat.kept_empty_for("rollback", detach=asked.force_detach):
             chosen = await self._chooser.choose(worker, asked.to, asked.zone)
-            done = await worker.rollback(chosen.point, call.report, chosen.writes)
+            done = await worker.ordered.rollback(chosen.point, call.report, chosen.writes)
         result = RollbackResult(**_fields(point_of(done.point)), before=point_of(done.before))
         return Chosen(choice=chosen.choice, result=result)
 
@@ -75,7 +75,7 @@ class ReturnOrders:
             verify=asked.verify,
             unverified=asked.unverified and chosen.choice.point.unverified,
         )
-        done = await worker.restore(chosen.point, target, call.report, order)
+        done = await worker.ordered.restore(chosen.point, target, call.report, order)
         result = restore_result(chosen.choice.point, done)
         return Chosen(choice=chosen.choice, result=result)
 

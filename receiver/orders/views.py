@@ -58,7 +58,7 @@ class ViewOrders:
         await worker.aside.run(self._reserve.ready, "a view")
         chosen = await self._chooser.choose(worker, asked.at, asked.zone)
         options = replace(options, writes=chosen.writes)
-        shown = await worker.open_view(
+        shown = await worker.ordered.open_view(
             chosen.point,
             call.report,
             chosen.writes,

@@ -76,8 +76,10 @@ class Listener:
             raise
         worker = self._workers[hello.group]
         try:
-            worker.check_feedable()
-            check_disks(hello, worker.disk_sizes(), worker.earlier_sizes())
+            worker.health.check_feedable()
+            check_disks(
+                hello, worker.replica.known.disk_sizes(), worker.replica.known.earlier_sizes
+            )
             session = Session(link, hello, worker)
             held.callback(worker.changed.told)  # that the seat is free again
             await held.enter_async_context(worker.seat.taken_by(session))
@@ -99,4 +101,4 @@ class Listener:
             raise
         finally:
             worker.witness.session_ended(session.end)
-            log.info("session.ended", durable_lsn=worker.facts().durable_lsn)
+            log.info("session.ended", durable_lsn=worker.replica.known.welcome().durable_lsn)

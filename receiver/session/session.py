@@ -33,8 +33,9 @@ from contextlib import suppress
 
 import structlog
 
+from receiver.group.feeding import on_wire
 from receiver.group.status import word_for_agent
-from receiver.group.worker import GroupWorker, on_wire
+from receiver.group.worker import GroupWorker
 from receiver.intake.arrivals import Arrivals
 from receiver.session.digest_stream import DigestStream
 from replicator.base.errors import OwnedError, ReplicatorError, UsageError
@@ -67,7 +68,7 @@ class Session:
         self._link = link
         self._worker = worker
         self._arrivals = Arrivals()
-        self._digests = DigestStream(link, worker)
+        self._digests = DigestStream(link, worker.feeding)
         self._acked = (0, 0)
         self._clocks: PeerClocks | None = None
         self._fenced = asyncio.Event()
@@ -105,8 +106,8 @@ class Session:
 
     async def run(self) -> None:
         """Until the session is over. Raises what the agent is to be told."""
-        self._worker.source_clock.begin_session()
-        welcome = self._worker.welcome()
+        self._worker.replica.intake.source_clock.begin_session()
+        welcome = self._worker.feeding.welcome()
         self._acked = (welcome.durable_lsn, welcome.applied_lsn)
         self._link.send(welcome)
         reading = asyncio.create_task(self._read())
@@ -125,7 +126,7 @@ class Session:
             for task in (reading, *deciding):
                 task.cancel()
             await asyncio.gather(reading, *deciding, return_exceptions=True)
-            await self._worker.quiet()
+            await self._worker.feeding.quiet()
             self._ended.set()
         if reading.done() and not reading.cancelled():
             reading.result()  # a bug in it must not pass for a link that ended
@@ -158,7 +159,7 @@ class Session:
         clocks = self._link.peer_clocks
         if clocks is not None and clocks != self._clocks:
             self._clocks = clocks
-            self._worker.heard(clocks)
+            self._worker.feeding.heard(clocks)
 
     async def _obey_all(self) -> None:
         while (arrived := await self._arrivals.take()) is not None:
@@ -168,7 +169,7 @@ class Session:
                 await self._obey(arrived)
 
     async def _take_in(self, frames: Sequence[Frame]) -> None:
-        taken = await self._worker.take_in(frames)
+        taken = await self._worker.feeding.take_in(frames)
         for sync in taken.syncs:
             self._digests.begin(sync)
         self._acknowledge(taken.points)
@@ -177,13 +178,13 @@ class Session:
         match message:
             case Open():
                 self._digests.forget_all()
-                opened = await self._worker.open_stream(message)
+                opened = await self._worker.feeding.open_stream(message)
                 self._link.send(opened.message)
                 for sync in opened.syncs:
                     self._digests.begin(sync)
                 self._acknowledge(opened.points)
             case Hold():
-                if await self._worker.hold(message.lsn, message.until_ns):
+                if await self._worker.feeding.hold(message.lsn, message.until_ns):
                     self._acknowledge([], until_ns=message.until_ns)
             case DigestsWanted():
                 self._digests.wanted(message)
@@ -214,7 +215,7 @@ class Session:
     def _acknowledge(self, points: Sequence[Point], *, until_ns: int = 0) -> None:
         """What has just been obeyed, with every point of it: one ACK, or several where there are
         very many points, or none if nothing is new."""
-        facts = self._worker.facts()
+        facts = self._worker.replica.known.welcome()
         durable_lsn, applied_lsn = facts.durable_lsn, facts.applied_lsn
         if points or until_ns or self._acked != (durable_lsn, applied_lsn):
             self._send_ack(durable_lsn, applied_lsn, points, until_ns)
@@ -222,7 +223,7 @@ class Session:
     def _acknowledge_applied(self) -> None:
         """The group has moved on. What is durable by now is not said before its points are."""
         durable_lsn, before = self._acked
-        applied_lsn = min(self._worker.facts().applied_lsn, durable_lsn)
+        applied_lsn = min(self._worker.replica.known.welcome().applied_lsn, durable_lsn)
         if applied_lsn > before:
             self._send_ack(durable_lsn, applied_lsn, [])
 
@@ -238,6 +239,6 @@ class Session:
 
 def label_state(worker: GroupWorker, label: str) -> LabelState:
     """Whose it is: that of a point, or of one that is durable and on its way to be one."""
-    found = next((each for each in reversed(worker.points()) if each.label == label), None)
+    found = next((each for each in reversed(worker.ordered.points()) if each.label == label), None)
     point = None if found is None else on_wire(found)
-    return LabelState(label, point is not None or worker.is_label_taken(label), point)
+    return LabelState(label, point is not None or worker.replica.known.is_label_taken(label), point)

@@ -340,8 +340,8 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is taken in while the reserve is given back",
-        "receiver/group/worker.py",
-        "        self._room.check()\n        accepted: list[Frame] = []",
+        "receiver/group/feeding.py",
+        "        self._lanes.room.check()\n        accepted: list[Frame] = []",
         "        accepted: list[Frame] = []",
         ("tests/receiver_service/test_reserve.py",),
     ),

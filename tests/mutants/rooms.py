@@ -56,8 +56,8 @@ MUTANTS = (
     ),
     Mutant(
         "a failing disk under the inbox stops the group",
-        "receiver/group/worker.py",
-        '            raise self.stop.because(error, "intake") from error\n',
+        "receiver/group/feeding.py",
+        '            raise self._health.stop.because(error, "intake") from error\n',
         "            raise trouble from error\n",
         (f"{_ROOMS}::test_a_disk_that_fails_at_run_time_stops_its_group_alone",),
     ),
@@ -72,7 +72,7 @@ MUTANTS = (
     Mutant(
         "a history that the audit cannot read stops its group",
         "receiver/orders/lookout.py",
-        '            worker.stop.because(error, "audit look-up")\n',
+        '            worker.health.stop.because(error, "audit look-up")\n',
         "            del error\n",
         (f"{_ROOMS}::test_a_history_that_the_audit_cannot_read_stops_its_group_alone",),
     ),

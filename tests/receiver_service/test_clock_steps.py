@@ -52,7 +52,7 @@ async def fed(site: DrSite, receiver: Receiver, source: Source) -> FakeAgent:
     agent = await site.agent()
     agent.link.tell_captured(str(source.stream))
     await agent.welcomed("web")
-    clock = receiver.workers["web"].source_clock
+    clock = receiver.workers["web"].replica.intake.source_clock
     while clock.when(source.stream, 1) is None:
         agent.link.send(AskLabel("x"))
         await agent.expect(LabelState)
@@ -136,8 +136,8 @@ async def test_points_of_a_backlog_that_outlived_the_receiver_go_by_the_one_befo
         )
         await worker._pump.close()  # nothing is applied any more
         await agent.ship(source, source.cuts[-2].end_lsn)
-        told = worker.points()[-1]
-        assert told.made_ns == worker.source_clock.when(stream, told.monotonic_ns)
+        told = worker.ordered.points()[-1]
+        assert told.made_ns == worker.replica.intake.source_clock.when(stream, told.monotonic_ns)
         await leave(agent, receiver)
     async with site.running():
         (point,) = (await order(site.control.order, POINTS, "web"))[-1:]

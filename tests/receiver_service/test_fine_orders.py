@@ -99,7 +99,7 @@ async def test_writes_are_listed_seen_restored_and_gone_back_to(site: DrSite) ->
             site.control.order, PLAN_ROLLBACK, "web", RollbackRequest(to="#1+4w", dry_run=True)
         )
         assert (plan.result.changed_blocks, plan.result.changed_bytes) == (2, 8192)
-        assert plan.result.expected_seconds == 8192 / receiver.workers["web"].rewrite_rate
+        assert plan.result.expected_seconds == 8192 / receiver.workers["web"].applying.rewrite_rate
         assert plan.result.fed_by is None
         told: list[Progress] = []
         await order(

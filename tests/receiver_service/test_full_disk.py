@@ -80,7 +80,7 @@ async def test_applying_pauses_and_the_inbox_goes_on_while_it_can(
         cut_after_write(source, 1)
         await agent.ship(source, before)  # acknowledged all the same
         worker = dr.workers["web"]
-        await worker.changed.until(lambda: worker.paused is not None)
+        await worker.changed.until(lambda: worker.health.paused is not None)
         (group,) = (await order(site.control.order, STATUS)).groups
         assert group.state == "paused"
         assert "full" in group.reason

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -130,7 +131,7 @@ async def status_of(site: DrSite, group: str) -> GroupStatus:
 async def until_stopped(site: DrSite, receiver: Receiver, group: str) -> GroupStatus:
     worker = receiver.workers[group]
     async with asyncio.timeout(WAIT_SECONDS):
-        await worker.changed.until(lambda: worker.stopped is not None)
+        await worker.changed.until(lambda: worker.health.stopped is not None)
     return await status_of(site, group)
 
 
@@ -251,7 +252,7 @@ async def test_a_disk_that_answers_late_does_not_keep_the_others_from_starting(
             silent.freed.set()
         worker = receiver.workers["web"]
         async with asyncio.timeout(WAIT_SECONDS):
-            await worker.changed.until(lambda: worker.is_recovered)
+            await worker.changed.until(lambda: worker.health.is_recovered)
         async with feeding(site, "web", since=before) as fed:
             await fed["web"].check()
 
@@ -289,7 +290,7 @@ async def test_two_are_fed_beside_a_full_one(site: DrSite, monkeypatch: pytest.M
         web = receiver.workers["web"]
         waiting = asyncio.create_task(fed["web"].ship())
         async with asyncio.timeout(WAIT_SECONDS):
-            await web.changed.until(lambda: web.paused is not None)
+            await web.changed.until(lambda: web.health.paused is not None)
         for _ in range(3):
             for name in SOUND:
                 await fed[name].ship()
@@ -343,7 +344,7 @@ def bug(*_args: object, **_kwargs: object) -> NoReturn:
     raise KeyError("a fault of the program")
 
 
-@pytest.mark.parametrize("step", ["apply_next", "accept", "tidy"])
+@pytest.mark.parametrize("step", ["apply_next", "intake.accept", "tidy"])
 async def test_a_task_that_dies_by_a_fault_of_the_program_is_seen_and_named(
     site: DrSite,
     monkeypatch: pytest.MonkeyPatch,
@@ -351,7 +352,8 @@ async def test_a_task_that_dies_by_a_fault_of_the_program_is_seen_and_named(
     step: str,
 ) -> None:
     async with site.running() as receiver, feeding(site, *GROUPS) as fed:
-        monkeypatch.setattr(receiver.workers["web"].replica, step, bug)
+        part, _, name = f"replica.{step}".rpartition(".")
+        monkeypatch.setattr(attrgetter(part)(receiver.workers["web"]), name, bug)
         with pytest.raises(ReplicatorError, match="unexpected KeyError"):
             await fed["web"].ship()
         web = await until_stopped(site, receiver, "web")

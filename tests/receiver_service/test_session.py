@@ -287,10 +287,12 @@ async def test_what_an_agent_says_of_its_clocks_is_known_in_the_receivers_time(
     agent = await site.agent()
     agent.link.tell_captured(str(source.stream))
     await agent.welcomed("web")
-    while worker.source_clock.when(source.stream, time.monotonic_ns()) is None:
+    while worker.replica.intake.source_clock.when(source.stream, time.monotonic_ns()) is None:
         agent.link.send(AskLabel("x"))
         await agent.expect(LabelState)
-    told = worker.source_clock.when(source.stream, time.monotonic_ns())
+    told = worker.replica.intake.source_clock.when(source.stream, time.monotonic_ns())
     assert told is not None
     assert abs(told - time.time_ns()) < 2_000_000_000
-    assert worker.source_clock.when(Source(DISKS).stream, 5) is None, "not captured there"
+    assert worker.replica.intake.source_clock.when(Source(DISKS).stream, 5) is None, (
+        "not captured there"
+    )
