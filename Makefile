@@ -3,6 +3,7 @@
 #   make demo      install what is missing, then tell the whole story on a real guest (about 90 s)
 #   make test      install what is missing, then lint and the whole test suite, in three processes
 #   make lint      format, style, types, order of imports
+#   make openapi   docs/openapi.json, from the declared orders
 #   make bench     the figures of docs/benchmarks.md
 #   make mutants   each rule taken away by itself: its tests must notice (some minutes)
 #   make matrix    the demo and the tests of QEMU and libvirt in a root of Debian 13
@@ -16,7 +17,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := VENV='$(abspath $(VENV))' deploy/install-dependencies.sh
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint check mutants matrix simulate bench clean install-demo install-test
+.PHONY: demo test lint check openapi mutants matrix simulate bench clean install-demo install-test
 
 demo: install-demo
 	$(VENV)/bin/replicator demo
@@ -34,6 +35,9 @@ check:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+openapi: install-test
+	$(PYTHON) -c 'from replicator.control.openapi import text; print(text(), end="")' > docs/openapi.json
 
 simulate: install-test
 	REPLICATOR_LIVES=20000 $(PYTHON) -m pytest -n 2 --timeout=0 \

@@ -44,19 +44,13 @@ from receiver.data_dir.reserve import Reserve, Room
 from receiver.group.group import GroupReplica
 from receiver.group.worker import GroupWorker
 from receiver.metrics import ReceiverSnapshot, registry_of
-from receiver.orders.audit import AuditOrders, fact_of
-from receiver.orders.choosing import Chooser
+from receiver.orders.audit import fact_of
+from receiver.orders.control import receiver_answers
 from receiver.orders.describe import group_snapshot, group_state, group_status
-from receiver.orders.groups import Groups
-from receiver.orders.histories import HistoryOrders
-from receiver.orders.house import ClockOrders, ConfigOrders, StatusOrder
 from receiver.orders.leftovers import Leftovers
 from receiver.orders.lookout import Lookout
-from receiver.orders.points import PointOrders
 from receiver.orders.recorder import Recorder
 from receiver.orders.reloading import Reloading
-from receiver.orders.returning import ReturnOrders
-from receiver.orders.views import ViewOrders
 from receiver.points.policy import policy_of
 from receiver.points.values import GroupEvent
 from receiver.session.listener import Listener
@@ -76,7 +70,6 @@ from replicator.config.environment import receiver_warnings, require_credentials
 from replicator.config.receiver import ReceiverConfig, ReceiverGroupConfig, load_receiver
 from replicator.control.describe import group_in_words
 from replicator.control.server import serve_control, serve_metrics
-from replicator.control.service import Answers
 from replicator.wire.credentials import Credentials
 from replicator.wire.identity import server_context
 from replicator.wire.transport import serve_wire
@@ -294,28 +287,21 @@ async def started(
             reserve,
             leftovers,
         )
-        groups, chooser = Groups(workers), Chooser(clock)
-        status = StatusOrder(
-            *(config.receiver.name, groups),
+        answers = receiver_answers(
+            *(config.receiver.name, workers, views, agents),
             clock=clock,
             counted=counted,
             recorder=recorder,
+            lookout=lookout,
             credentials=credentials,
             leftovers=leftovers,
-        )
-        parts = (
-            status,
-            ConfigOrders(reloading, leftovers),
-            ClockOrders(groups, counted),
-            PointOrders(groups, chooser),
-            ViewOrders(groups, chooser, views, agents, reserve),
-            ReturnOrders(groups, chooser, data_dir),
-            HistoryOrders(groups),
-            AuditOrders(chooser, recorder, lookout),
+            reloading=reloading,
+            data_dir=data_dir,
+            reserve=reserve,
         )
         control = await serve_control(
             config.receiver.control,
-            Answers("receiver", (each for part in parts for each in part.answers())),
+            answers,
             name=config.receiver.name,
             audit=lambda entry: recorder.record(fact_of(entry)),
         )

@@ -13,7 +13,7 @@ from receiver.retention.dropping import check_reason
 from replicator.control.orders import ACCEPT_AUDIT, AUDITED, VERIFY_AUDIT
 from replicator.control.requests import AcceptAuditRequest, AuditRequest, NoRequest
 from replicator.control.server import AuditEntry
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import AuditAccepted, AuditRecord, AuditVerdict
 
 
@@ -23,7 +23,7 @@ class AuditOrders:
         self._recorder = recorder
         self._lookout = lookout
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [
             answer(AUDITED, self.audited),
             answer(VERIFY_AUDIT, self.verify),

@@ -9,7 +9,7 @@ from receiver.group.worker import GroupWorker
 from replicator.base.errors import NotFoundError
 
 
-class Groups:
+class KnownGroups:
     """`workers` is what the whole receiver looks groups up in; a reload changes it in place."""
 
     def __init__(self, workers: Mapping[str, GroupWorker]) -> None:

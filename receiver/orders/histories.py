@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.retention.dropping import check_reason
 from replicator.base.clock import NS_PER_S
 from replicator.base.errors import UsageError
 from replicator.control.orders import ACCEPT, CANCEL_SCRUB, SCRUB, SCRUBBED, UNLOCK
 from replicator.control.requests import AcceptRequest, NoRequest, ScrubRequest, UnlockRequest
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import AcceptResult, ScrubReport, UnlockResult
 
 
 class HistoryOrders:
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: KnownGroups) -> None:
         self._groups = groups
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [
             answer(SCRUB, self.scrub),
             answer(CANCEL_SCRUB, self.cancel_scrub),

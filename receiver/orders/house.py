@@ -7,7 +7,7 @@ import msgspec
 
 from receiver.counted.keeper import CountedClock
 from receiver.orders.describe import clock_status, group_status
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.orders.leftovers import Leftovers
 from receiver.orders.recorder import Recorder
 from receiver.orders.reloading import Reloading
@@ -21,7 +21,7 @@ from replicator.control.requests import (
     NoRequest,
     ReloadRequest,
 )
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import ClockAccepted, ForgetResult, ReloadResult, Status
 from replicator.wire.credentials import Credentials
 
@@ -32,7 +32,7 @@ class StatusOrder:
     def __init__(
         self,
         name: str,
-        groups: Groups,
+        groups: KnownGroups,
         *,
         clock: Clock,
         counted: CountedClock,
@@ -48,7 +48,7 @@ class StatusOrder:
         self._credentials = credentials
         self._leftovers = leftovers
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [answer(STATUS, self.status)]
 
     async def status(self, _call: Call[NoRequest]) -> Status:
@@ -80,7 +80,7 @@ class ConfigOrders:
         self._reloading = reloading
         self._leftovers = leftovers
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [answer(RELOAD, self.reload), answer(FORGET, self.forget)]
 
     async def reload(self, call: Call[ReloadRequest]) -> ReloadResult:
@@ -94,11 +94,11 @@ class ConfigOrders:
 
 
 class ClockOrders:
-    def __init__(self, groups: Groups, counted: CountedClock) -> None:
+    def __init__(self, groups: KnownGroups, counted: CountedClock) -> None:
         self._groups = groups
         self._counted = counted
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [answer(ACCEPT_CLOCK, self.accept)]
 
     async def accept(self, call: Call[AcceptClockRequest]) -> ClockAccepted:

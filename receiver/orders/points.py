@@ -17,7 +17,7 @@ from receiver.damage.damage import describe
 from receiver.group.worker import GroupWorker
 from receiver.orders.choosing import Chooser
 from receiver.orders.describe import point_of, write_of
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.points.pointspec import begun, reaches, stamp_of
 from receiver.points.values import Point as CorePoint
 from receiver.retention.dropping import DropOrder, check_reason
@@ -30,18 +30,18 @@ from replicator.control.requests import (
     PointsRequest,
     WritesRequest,
 )
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import DropResult, Point, PointPage, Write
 
 TOLD_TOGETHER = 1000
 
 
 class PointOrders:
-    def __init__(self, groups: Groups, chooser: Chooser) -> None:
+    def __init__(self, groups: KnownGroups, chooser: Chooser) -> None:
         self._groups = groups
         self._chooser = chooser
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [
             answer(POINTS, self.points),
             answer(POINT_PAGE, self.page),

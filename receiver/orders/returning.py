@@ -13,23 +13,23 @@ from receiver.data_dir.layout import groups_dir
 from receiver.history.images import BLOCK_BYTES
 from receiver.orders.choosing import Chooser
 from receiver.orders.describe import point_of, restore_result
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.restore.restore import RestoreOrder
 from replicator.control.orders import PLAN_ROLLBACK, RESTORE, ROLLBACK
 from replicator.control.requests import RestoreRequest, RollbackRequest
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import Chosen, Point, RestoreResult, RollbackPlan, RollbackResult
 
 
 class ReturnOrders:
     """Nothing is restored into `data_dir`."""
 
-    def __init__(self, groups: Groups, chooser: Chooser, data_dir: Path) -> None:
+    def __init__(self, groups: KnownGroups, chooser: Chooser, data_dir: Path) -> None:
         self._groups = groups
         self._chooser = chooser
         self._data_dir = data_dir
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [
             answer(PLAN_ROLLBACK, self.plan_rollback),
             answer(ROLLBACK, self.rollback),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from receiver.blocks.holes import Extents
 from receiver.data_dir.reserve import Reserve
 from receiver.orders.choosing import Chooser
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.points.figures import GroupFigures
 from receiver.views.files import ViewDisk
 from receiver.views.fine_view import GroupView
@@ -18,7 +18,7 @@ from receiver.views.options import view_options
 from replicator.base.errors import DamageError
 from replicator.control.orders import CLOSE_VIEW, OPEN_VIEW, VIEWS
 from replicator.control.requests import NoRequest, ViewRequest
-from replicator.control.service import Answer, Call, answer
+from replicator.control.service import Binding, Call, answer
 from replicator.control.types import Chosen, Nothing, View
 
 
@@ -27,7 +27,7 @@ class ViewOrders:
 
     def __init__(
         self,
-        groups: Groups,
+        groups: KnownGroups,
         chooser: Chooser,
         views: Views,
         agents: Mapping[str, Sequence[str]],
@@ -39,7 +39,7 @@ class ViewOrders:
         self._agents = agents
         self._reserve = reserve
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Binding]:
         return [
             answer(VIEWS, self.listed),
             answer(OPEN_VIEW, self.open),

@@ -3,6 +3,7 @@
 
     types, requests  what is answered, what is asked  |  server  HTTP on a unix socket, in a daemon
     orders           each order, declared once        |  client  blocking, in the command
+    openapi          the same, as docs/openapi.json   |
     service          what a daemon answers, and the   |
                      border in front of it            |
     describe         a status, as fields of a log line|

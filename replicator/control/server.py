@@ -34,7 +34,7 @@ from replicator.base.errors import OwnedError, ReplicatorError, UsageError, from
 from replicator.base.trouble import words_of
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
 from replicator.control.orders import ORDERS, Order
-from replicator.control.service import Answers, Asked
+from replicator.control.service import Answers, Incoming
 from replicator.control.types import ErrorBody, Progress
 
 BODY_BYTES_MAX = 64 << 10
@@ -207,7 +207,7 @@ class _Control:
         async def serve(request: web.Request) -> web.StreamResponse:
             reports = _Reports()
             name = next(iter(request.match_info.values()), "")
-            asked = Asked(name, request.query, await request.read())
+            asked = Incoming(name, request.query, await request.read())
             entry = _audit_entry(order, _socket_of(request), asked)
             task = asyncio.create_task(self._carry_out(order, asked, reports, entry))
             self.orders[task] = order
@@ -224,7 +224,7 @@ class _Control:
         return serve
 
     async def _carry_out(
-        self, order: Order[Any, Any], asked: Asked, reports: _Reports, entry: AuditEntry
+        self, order: Order[Any, Any], asked: Incoming, reports: _Reports, entry: AuditEntry
     ) -> object:
         if not order.audit:
             return await self._run(order, asked, reports)
@@ -243,7 +243,7 @@ class _Control:
             raise from_name(unrecorded.name, text, unrecorded.hint)
         return result
 
-    async def _run(self, order: Order[Any, Any], asked: Asked, reports: _Reports) -> object:
+    async def _run(self, order: Order[Any, Any], asked: Incoming, reports: _Reports) -> object:
         """The edge at which the operating system's refusal becomes words, for all orders."""
         try:
             return await self._answers.to(order, asked, reports)
@@ -366,7 +366,7 @@ def _socket_of(request: web.Request) -> socket.socket:
     return sock
 
 
-def _audit_entry(order: Order[Any, Any], sock: socket.socket, asked: Asked) -> AuditEntry:
+def _audit_entry(order: Order[Any, Any], sock: socket.socket, asked: Incoming) -> AuditEntry:
     pid, uid, _gid = _peer(sock)
     argument = asked.body.decode(errors="replace")
     return AuditEntry(order.audit, asked.name, argument, uid=uid, pid=pid, outcome="")

@@ -42,21 +42,21 @@ Answering = Callable[[Call[Q]], Awaitable[A]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Binding:
     """Made by `answer`."""
 
     order: Order[Any, Any]
     by: Answering[Any, Any]
 
 
-def answer(order: Order[Q, A], by: Answering[Q, A]) -> Answer:
-    return Answer(order, by)
+def answer(order: Order[Q, A], by: Answering[Q, A]) -> Binding:
+    return Binding(order, by)
 
 
 class Answers:
     """Of one daemon."""
 
-    def __init__(self, role: Role, answers: Iterable[Answer]) -> None:
+    def __init__(self, role: Role, answers: Iterable[Binding]) -> None:
         """ValueError: an order of `role` has no answer, or two; or it is another's."""
         self.role = role
         self._by: dict[Order[Any, Any], Answering[Any, Any]] = {}
@@ -67,7 +67,7 @@ class Answers:
         if missing := [order.name for order in orders_of(role) if order not in self._by]:
             raise ValueError(f"the {role} does not answer: {', '.join(missing)}")
 
-    async def to(self, order: Order[Any, Any], asked: Asked, report: Report) -> object:
+    async def to(self, order: Order[Any, Any], asked: Incoming, report: Report) -> object:
         """Raises UsageError, NotFoundError for what was asked wrongly."""
         if order.names_group:
             require_group(asked.name)
@@ -82,7 +82,7 @@ def orders_of(role: Role) -> list[Order[Any, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Incoming:
     """An order as it came over HTTP, read whole."""
 
     name: str
@@ -90,7 +90,7 @@ class Asked:
     body: bytes
 
 
-def requested(order: Order[R, Any], asked: Asked) -> R:
+def requested(order: Order[R, Any], asked: Incoming) -> R:
     """Raises UsageError, NotFoundError."""
     try:
         if order.takes_body:

@@ -31,7 +31,7 @@ from receiver.blocks.holes import Extents
 from receiver.group.group import GroupReplica
 from receiver.group.worker import GroupWorker
 from receiver.orders.choosing import Chooser
-from receiver.orders.groups import Groups
+from receiver.orders.groups import KnownGroups
 from receiver.orders.points import PointOrders
 from receiver.points.values import Point as CorePoint
 from receiver.restore.restore import RestoreOrder, restore_view
@@ -451,7 +451,7 @@ class _Worker:
 
 def _listed(feed: Feed, limit: int | None) -> bytes:
     """The answer to who asks for the newest points, or for all."""
-    groups = cast(Groups, _Worker(feed.group))
+    groups = cast(KnownGroups, _Worker(feed.group))
     orders = PointOrders(groups, Chooser(SystemClock()))
     if limit is None:
         found: object = asyncio.run(orders.points(Call("g", PointsRequest(), print)))

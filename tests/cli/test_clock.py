@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.test_commands import document, on_terminal, run
-from tests.control.services import STEPPED, Audited, CannedReceiver, served_in_thread
+from tests.control.canned import STEPPED
+from tests.control.services import Audited, CannedReceiver, served_in_thread
 
 FORWARD = """\
 the clock that points age by {} forward by 7 d 0 h, that of locks by 7 d 0 h

@@ -14,12 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.control.services import (
-    Audited,
-    CannedAgent,
-    CannedReceiver,
-    served_in_thread,
-)
+from tests.control.services import Audited, CannedAgent, CannedReceiver, served_in_thread
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,38 +6,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
 import pytest
 
 from replicator.base.errors import ReplicatorError
 from replicator.cli.main import replicator
-from replicator.control.orders import ORDERS
-from replicator.control.types import (
-    AuditFault,
-    AuditRecord,
-    AuditVerdict,
-    BadPlace,
-    Choice,
-    DiskStatus,
-    DropResult,
-    GroupStatus,
-    MarkedPoint,
-    Point,
-    Progress,
-    RestoredImage,
-    RestoreResult,
-    RollbackPlan,
-    RollbackResult,
-    ScrubReport,
-    Status,
-    UnlockResult,
-    View,
-    Write,
-)
+from replicator.control.openapi import document
+from replicator.control.orders import ORDERS, Order
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+TYPES = document()["components"]["schemas"]
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -77,34 +57,21 @@ def test_every_exit_code_is_documented() -> None:
     assert documented == {(kind.exit_code, kind.name) for kind in own} | {(0, ""), (130, "")}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        AuditFault,
-        AuditRecord,
-        AuditVerdict,
-        BadPlace,
-        ScrubReport,
-        Point,
-        MarkedPoint,
-        Choice,
-        View,
-        RollbackPlan,
-        RollbackResult,
-        RestoredImage,
-        RestoreResult,
-        DiskStatus,
-        DropResult,
-        GroupStatus,
-        Status,
-        Progress,
-        UnlockResult,
-        Write,
-    ],
-)
-def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
-    for field in kind.__struct_fields__:
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_every_field_is_documented(kind: str) -> None:
+    for field in TYPES[kind].get("properties", {}):
         assert re.search(rf'[`"]{field}[`"]', DOCUMENT), field
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=[order.name for order in ORDERS])
+def test_what_an_order_is_asked_stands_in_its_row(order: Order[Any, Any]) -> None:
+    route = f"{order.method} {order.path}".format(group="GROUP", view="ID")
+    rows = [
+        row for row in table_rows("The control API") if row[0].strip("`").split("?")[0] == route
+    ]
+    (row,) = rows
+    for field in order.request.__struct_fields__:
+        assert re.search(rf"\b{field}\b", " ".join(row)), field
 
 
 def test_every_endpoint_is_documented() -> None:

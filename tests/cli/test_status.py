@@ -18,7 +18,8 @@ from replicator.cli.main import run
 from replicator.control.requests import NoRequest
 from replicator.control.service import Call
 from replicator.control.types import GroupStatus, Status
-from tests.control.services import GROUP, Audited, CannedAgent, CannedReceiver, served_in_thread
+from tests.control.canned import GROUP
+from tests.control.services import Audited, CannedAgent, CannedReceiver, served_in_thread
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import http.client
 import json
 import os
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -55,49 +53,11 @@ from replicator.control.requests import (
 )
 from replicator.control.server import HTTP_STATUS, INTERNAL
 from replicator.control.types import Progress
-from tests.control.services import (
-    FIRST,
-    GROUP,
-    SECOND,
-    VIEW,
-    Audited,
-    CannedAgent,
-    CannedReceiver,
-    FailingReceiver,
-    serve,
-)
+from tests.control.canned import FIRST, GROUP, SECOND, VIEW
+from tests.control.daemon import Daemon
+from tests.control.services import Audited, CannedAgent, CannedReceiver, FailingReceiver, serve
 
 in_thread = asyncio.to_thread
-
-
-class Daemon:
-    """A receiver served at `path`, with a client and raw HTTP to talk to it."""
-
-    def __init__(self, path: Path, receiver: CannedReceiver, audit: Audited) -> None:
-        self.path = path
-        self.receiver = receiver
-        self.audit = audit
-        self.client = ControlClient(path, wait_seconds=0)
-
-    def raw(self, method: str, target: str, body: bytes | None = None) -> tuple[int, str]:
-        """Status and text of a request that no client of ours would send."""
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        try:
-            connection.sock.connect(str(self.path))
-            connection.request(method, target, body)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
-    made = Daemon(tmp_path / "receiver.sock", CannedReceiver(), Audited())
-    server = await serve(made.path, made.receiver, made.audit)
-    yield made
-    await server.close()
 
 
 async def test_each_order_reaches_the_service_and_its_result_comes_back(daemon: Daemon) -> None:
@@ -299,46 +259,6 @@ async def test_closing_the_daemon_ends_a_waiting_mark_at_once(tmp_path: Path) ->
     with pytest.raises(UnreachableError):
         await order
     assert not (tmp_path / "s").exists()
-
-
-async def test_what_changes_something_is_audited_with_who_ordered_it(daemon: Daemon) -> None:
-    await in_thread(daemon.client.order, POINTS, "web")
-    assert daemon.audit == []
-    with pytest.raises(NoPointError):
-        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="never"))
-    await in_thread(daemon.client.order, CLOSE_VIEW, "v1")
-    rollback, refused, closing, closed = daemon.audit
-    assert (rollback.order, rollback.object, rollback.outcome) == ("rollback", "web", "started")
-    assert json.loads(rollback.argument) == {
-        "to": "never",
-        "dry_run": False,
-        "force_detach": False,
-        "zone": None,
-    }
-    assert (refused.outcome, refused.message) == ("no-point", "no point 'never' in group web")
-    assert (closing.object, closed.outcome) == ("v1", "done")
-    assert {(entry.uid, entry.pid) for entry in daemon.audit} == {(os.getuid(), os.getpid())}
-
-
-async def test_an_order_whose_end_cannot_be_audited_is_said_to_be_done(daemon: Daemon) -> None:
-    daemon.audit.refusal_behind = 1
-    with pytest.raises(NoSpaceError, match="rollback was carried out, but the disk is full"):
-        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="latest"))
-    assert daemon.receiver.orders[-1] == ("rollback", "web", "latest")
-    assert [entry.outcome for entry in daemon.audit] == ["started"]
-
-
-async def test_how_an_order_failed_counts_more_than_that_it_is_not_recorded(daemon: Daemon) -> None:
-    daemon.audit.refusal_behind = 1
-    with pytest.raises(OwnedError):
-        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="connected"))
-
-
-async def test_an_order_that_cannot_be_audited_is_not_carried_out(daemon: Daemon) -> None:
-    daemon.audit.refusal = NoSpaceError("the catalog is full")
-    with pytest.raises(NoSpaceError):
-        await in_thread(daemon.client.order, ROLLBACK, "web", RollbackRequest(to="latest"))
-    assert daemon.receiver.orders == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from replicator.control.orders import (
     Order,
 )
 from replicator.control.requests import NoRequest, PointsRequest, Request, RollbackRequest
-from replicator.control.service import Answers, Asked, Call, answer, orders_of, requested
+from replicator.control.service import Answers, Call, Incoming, answer, orders_of, requested
 from replicator.control.types import Role, Status
 from tests.control.services import CannedReceiver
 
@@ -127,31 +127,31 @@ def test_an_order_is_answered_once_and_by_its_own_daemon() -> None:
 @pytest.mark.parametrize(
     ("order", "asked", "kind", "said"),
     [
-        (POINTS, Asked("web", {"sinze": "1"}, b""), UsageError, "unknown field `sinze`"),
-        (WRITES, Asked("web", {}, b""), UsageError, "missing required field `around`"),
-        (WRITES, Asked("web", {"around": "#1", "limit": "0"}, b""), UsageError, ">= 1"),
-        (WRITES, Asked("web", {"around": "#1", "limit": "10001"}, b""), UsageError, "<= 10000"),
-        (WRITES, Asked("web", {"around": "#1", "window": "far"}, b""), UsageError, "window: "),
-        (AUDITED, Asked("", {"limit": "many"}, b""), UsageError, "Expected `int`"),
-        (STATUS, Asked("", {"group": "web"}, b""), UsageError, "unknown field `group`"),
-        (MARK, Asked("web", {}, b"{}"), UsageError, "a label, or quiesces"),
-        (RESTORE, Asked("web", {}, b'{"at": "#1", "to": "out"}'), UsageError, "absolute"),
-        (OPEN_VIEW, Asked("", {}, b'{"group": "../x", "at": "#1"}'), NotFoundError, "no group"),
-        (DROP_POINTS, Asked("web", {}, b'{"point": "#1"}'), UsageError, "unknown field `point`"),
-        (ROLLBACK, Asked("web", {}, b""), UsageError, "not the body of this order"),
+        (POINTS, Incoming("web", {"sinze": "1"}, b""), UsageError, "unknown field `sinze`"),
+        (WRITES, Incoming("web", {}, b""), UsageError, "missing required field `around`"),
+        (WRITES, Incoming("web", {"around": "#1", "limit": "0"}, b""), UsageError, ">= 1"),
+        (WRITES, Incoming("web", {"around": "#1", "limit": "10001"}, b""), UsageError, "<= 10000"),
+        (WRITES, Incoming("web", {"around": "#1", "window": "far"}, b""), UsageError, "window: "),
+        (AUDITED, Incoming("", {"limit": "many"}, b""), UsageError, "Expected `int`"),
+        (STATUS, Incoming("", {"group": "web"}, b""), UsageError, "unknown field `group`"),
+        (MARK, Incoming("web", {}, b"{}"), UsageError, "a label, or quiesces"),
+        (RESTORE, Incoming("web", {}, b'{"at": "#1", "to": "out"}'), UsageError, "absolute"),
+        (OPEN_VIEW, Incoming("", {}, b'{"group": "../x", "at": "#1"}'), NotFoundError, "no group"),
+        (DROP_POINTS, Incoming("web", {}, b'{"point": "#1"}'), UsageError, "unknown field `point`"),
+        (ROLLBACK, Incoming("web", {}, b""), UsageError, "not the body of this order"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_in_words(
-    order: Order[Request, object], asked: Asked, kind: type[ReplicatorError], said: str
+    order: Order[Request, object], asked: Incoming, kind: type[ReplicatorError], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
         requested(order, asked)
 
 
 def test_a_query_says_the_same_as_its_request() -> None:
-    asked = Asked("web", {"since": "1h ago", "zone": "Europe/Berlin"}, b"")
+    asked = Incoming("web", {"since": "1h ago", "zone": "Europe/Berlin"}, b"")
     assert requested(POINTS, asked) == PointsRequest(since="1h ago", zone="Europe/Berlin")
-    limited = requested(WRITES, Asked("web", {"around": "null", "limit": "7"}, b""))
+    limited = requested(WRITES, Incoming("web", {"around": "null", "limit": "7"}, b""))
     assert (limited.around, limited.window, limited.limit) == ("null", "2s", 7)
 
 
@@ -161,5 +161,5 @@ async def test_a_plan_is_made_where_the_request_says_so(
 ) -> None:
     receiver = CannedReceiver()
     body = msgspec.json.encode(RollbackRequest(to="#2", dry_run=dry_run))
-    await receiver.answers().to(ROLLBACK, Asked("web", {}, body), lambda _progress: None)
+    await receiver.answers().to(ROLLBACK, Incoming("web", {}, body), lambda _progress: None)
     assert receiver.orders == done
