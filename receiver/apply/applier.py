@@ -46,7 +46,7 @@ from receiver.blocks.replica import Replica
 from receiver.counted.ages import AgeClock
 from receiver.damage.damage import Damage, in_replica, overlaps
 from receiver.damage.old_content import OldContent
-from receiver.fitting.voucher import Voucher
+from receiver.fitting.voucher import NOT_OF_THE_LOG, Upto, Voucher
 from receiver.history.batches import Batch
 from receiver.history.bodies import BatchKind, DamagedBlocks, GroupBody, Held, Mend
 from receiver.history.extents import ExtentSet
@@ -432,13 +432,14 @@ class Applier:
         """Steps 2 to 6."""
         if changes or state.rollback is not None:
             self._replica.say_inconsistent(_reason(state, draft.kind))
+        upto = _upto(draft.kind, state) if changes else None
         batch = self._history.append(draft, self.applied)
-        self._voucher.begin(self.applied)
+        self._voucher.begin(self.applied, upto)
         try:
             self._history.sync()
         finally:
             self._voucher.settle()
-        self._voucher.begun(self.applied)
+        self._voucher.begun(self.applied, upto)
         self._history.publish(batch)
         self._pending = _Pending(batch, self.applied, state, changes)
         self._old.note(batch, changes)
@@ -525,3 +526,8 @@ def _reason(state: GroupState, kind: BatchKind) -> str:
     if state.is_syncing:
         return "a sync is under way"
     return "records are being applied"
+
+
+def _upto(kind: BatchKind, state: GroupState) -> Upto:
+    """How far a batch with that state behind it takes the log."""
+    return (state.ordinal, state.lsn) if kind == "log" else NOT_OF_THE_LOG

@@ -61,6 +61,10 @@ class Replica:
             return 0
         return self._inodes[name]
 
+    def times(self, name: str) -> tuple[int, int]:
+        """See Storage. Of an image that is there."""
+        return self._storage.times(self.path(name))
+
     def images(self) -> list[str]:
         """Names of the disks whose images lie there, known to the group or not."""
         return [

@@ -101,6 +101,9 @@ class ReadOnlyStorage:
     def inode(self, path: Path) -> int:
         return self._storage.inode(path)
 
+    def times(self, path: Path) -> tuple[int, int]:
+        return self._storage.times(path)
+
     def total_bytes(self, path: Path) -> int:
         return self._storage.total_bytes(path)
 

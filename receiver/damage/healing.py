@@ -2,8 +2,8 @@
 """Healing: the content that a block must hold, from wherever a copy of it is whose sum fits.
 
 The sum says what is right, so any content that has it will do: zeroes, an image of the same block
-that is in the history for another time, a write in the inbox (frames that are not applied yet, or
-are kept), the replica, there or at another block. And a write from the source: where a sync ships
+that is in the history for another time, a write in the inbox or among those that are kept as single
+writes, the replica, there or at another block. And a write from the source: where a sync ships
 the block, or a guest writes again what was there, it repairs the block before the batch takes its
 before-images.
 
@@ -37,12 +37,17 @@ from receiver.history.packing import Packer, unpack
 from receiver.history.state import Disk
 from receiver.history.sums.sums import LatestSums
 from receiver.intake.inbox import Inbox
+from receiver.writes.log import FineLog
 from replicator.base.errors import DamageError
 from replicator.base.storage import READ_ERRORS, Storage, write_all
+from replicator.base.units import MIB
+from replicator.wire.frames import OpenedFrame
 
 _ZEROES = bytes(BLOCK_BYTES)
 RECHECKED_BLOCKS_MAX = 4096
 """Of an entry of what is damaged: more of it is only found to be right by being healed."""
+WRITES_BYTES_MAX = 512 * MIB
+"""Of kept writes, the newest: a batch that finds rot waits for that."""
 _LengthOf = Callable[[int], int]
 _Found = tuple[int, bytes]
 
@@ -58,6 +63,8 @@ class Healer:
         replica: Replica,
         inbox: Inbox,
         disks: Callable[[], Iterable[Disk]],
+        *,
+        writes: FineLog,
     ) -> None:
         """`disks` are those of the replica as it is applied."""
         self._disks = disks
@@ -66,6 +73,7 @@ class Healer:
         self._sums = sums
         self._replica = replica
         self._inbox = inbox
+        self._writes = writes
 
     # -- the replica
 
@@ -264,6 +272,7 @@ class Healer:
             self._from_history,
             self._from_inbox,
             self._from_elsewhere,
+            self._from_writes,
         ):
             if len(found) < len(wanted):
                 missing = {key: wanted[key] for key in wanted if key not in found}
@@ -309,20 +318,30 @@ class Healer:
                     yield from ((each, found[0][1]) for each in by_sum.pop(total))
 
     def _from_inbox(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
-        """Writes that cover the block whole. Which disk they are of does not matter: the sum
-        tells."""
         for ordinal, frame in self._inbox.every_frame():
             try:
-                records = self._inbox.read(ordinal, frame).records
+                opened = self._inbox.read(ordinal, frame)
             except (OSError, DamageError):
                 continue
-            for _, record in records:
-                if record.type != RecordType.WRITE:
-                    continue
-                for key in wanted:
-                    at = key_parts(key)[1] * BLOCK_BYTES - record.offset
-                    if at >= 0 and at + length_of(key) <= record.length:
-                        yield key, bytes(record.payload[at : at + length_of(key)])
+            yield from _written_by(opened, wanted, length_of)
+
+    def _from_writes(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
+        for opened in self._writes.newest_frames(WRITES_BYTES_MAX):
+            yield from _written_by(opened, wanted, length_of)
+
+
+def _written_by(
+    opened: OpenedFrame, wanted: dict[int, int], length_of: _LengthOf
+) -> Iterator[_Found]:
+    """By writes that cover the block whole. Which disk they are of does not matter: the sum
+    tells."""
+    for _, record in opened.records:
+        if record.type != RecordType.WRITE:
+            continue
+        for key in wanted:
+            at = key_parts(key)[1] * BLOCK_BYTES - record.offset
+            if at >= 0 and at + length_of(key) <= record.length:
+                yield key, bytes(record.payload[at : at + length_of(key)])
 
 
 def zero_sum(disk: Disk, key: int) -> int:

@@ -51,6 +51,9 @@ class _Body(msgspec.Struct, frozen=True):
     images: dict[str, int]
     sums_upto: int = 0
     own_sums_upto: int = 0
+    resting: bool = False
+    begun: tuple[int, int] = (0, 0)
+    times: dict[str, tuple[int, int]] = {}
 
 
 class AppliedSlots:
@@ -155,6 +158,9 @@ def pack(applied: Applied, sequence: int) -> bytes:
         dict(applied.images),
         applied.sums_upto,
         applied.own_sums_upto,
+        applied.is_resting,
+        applied.begun,
+        dict(applied.times),
     )
     payload = msgspec.msgpack.encode(body)
     assert HEADER_BYTES + len(payload) <= SLOT_BYTES
@@ -188,4 +194,7 @@ def unpack(data: bytes) -> tuple[int, Applied] | None:
         body.images,
         body.sums_upto,
         body.own_sums_upto,
+        body.resting,
+        body.begun,
+        body.times,
     )

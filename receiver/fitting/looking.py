@@ -74,6 +74,18 @@ def image_states(
     return states
 
 
+def was_written(replica: Replica, applied: Applied, name: str) -> bool:
+    """Whether an image was written behind the statement, which says that it rests. What a power
+    cut takes back of its times makes it look older."""
+    stated = applied.times.get(name)
+    return stated is not None and replica.times(name)[0] > stated[0]
+
+
+def was_changed(replica: Replica, applied: Applied, name: str) -> bool:
+    """Whether that may be: its times are not the very same, or were not stated."""
+    return applied.times.get(name) != replica.times(name)
+
+
 def inbox_state(inbox: Inbox, state: GroupState, unapplied: Batch | None) -> InboxState:
     """`state` is behind the last batch of the history; `unapplied` is that batch, if it is not
     known as applied."""

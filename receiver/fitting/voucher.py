@@ -10,6 +10,13 @@ statement an opening compares the replica with what the history tells, and where
 longer, all of the replica would be in doubt. So it is stated also where a batch is begun and not
 applied, in this life or in one before (`resume`).
 
+It also says whether a batch behind that one may have touched an image: where nothing is left to be
+applied none has (`is_resting`), and no image was written since by anybody else, if its times are
+still the same. Before the next batch touches one, that is taken back, with how much of the log it
+takes: an opening that finds neither its place in the history nor all of that log cannot tell what
+the images hold. What is none of the log leaves no such trace, so it is durable in the history
+before that is taken back.
+
 What an opening found wrong is in memory until a batch has put it on record. Until that batch is
 durable the statement stays as it is (`hold_back`): a crash in between must find it again.
 
@@ -35,6 +42,9 @@ from receiver.history.sums.sums import LatestSums
 from receiver.points.evidence import Applied
 
 UNVERIFIED = 0
+Upto = tuple[int, int]
+"""How far a batch takes the log: (ordinal, LSN)."""
+NOT_OF_THE_LOG = (0, 0)
 
 
 class Voucher:
@@ -67,30 +77,38 @@ class Voucher:
         """What was found wrong is on record, or was nothing."""
         self._held_back = False
 
-    def resume(self, before: GroupState) -> None:
+    def resume(self, before: GroupState, upto: Upto) -> None:
         """An opening has found a batch that is begun and not applied, and nothing wrong; `before`
         is the group in front of it. Raises DamageError."""
         batches, durable = self._history.batches, self._slots.durable
-        if self._held_back or self._history.unapplied is None or len(batches) < 2:
+        unapplied = self._history.unapplied
+        if unapplied is None:
+            return
+        if durable is not None and durable.is_resting:  # it is done again, or was never begun
+            is_next = unapplied.number > durable.number
+            self._wanted = replace(durable, is_resting=not is_next, begun=upto, times={})
+        if self._held_back or len(batches) < 2:
             return
         last = batches[-2]
         is_older = durable is not None and durable.number < last.number
         if is_older and is_as_written(last, self._history):
             end = BatchEnd(last.number, last.end, self._history.reader.chain_behind(last))
-            self._wanted = self._statement(before, end)
+            self._wanted = self._statement(before, end, begun=upto)
 
-    def begin(self, before: GroupState) -> None:
-        """A batch comes; `before` is the group in front of it."""
+    def begin(self, before: GroupState, upto: Upto | None) -> None:
+        """A batch comes; `before` is the group in front of it, `upto` is how far it takes the log;
+        None: it touches no image."""
         self._wanted = None
         if not self._held_back:
-            self._wanted = self._statement(before)
-            self._slots.begin(self._wanted)
+            self._wanted = self._statement(before, begun=upto)
+            if upto != NOT_OF_THE_LOG:
+                self._slots.begin(self._wanted)
 
-    def begun(self, before: GroupState) -> None:
+    def begun(self, before: GroupState, upto: Upto | None) -> None:
         """The batch is durable, and not yet among those that the history tells of."""
         if self._held_back:
             self._held_back = False
-            self._wanted = self._statement(before)
+            self._wanted = self._statement(before, begun=upto)
 
     def settle(self) -> None:
         """What was begun has ended."""
@@ -125,8 +143,11 @@ class Voucher:
         """A scrub has read these images back; what it found is on record."""
         self.unverified = self.unverified - frozenset(disks)
 
-    def _statement(self, state: GroupState, end: BatchEnd | None = None) -> Applied:
-        """`end`: of the last batch that is applied, where it isn't the newest one."""
+    def _statement(
+        self, state: GroupState, end: BatchEnd | None = None, *, begun: Upto | None = None
+    ) -> Applied:
+        """`end`: of the last batch that is applied, where it isn't the newest one; `begun`: the one
+        behind it may touch images from now on."""
         end = end or self._history.last_end
         return Applied(
             self._history.stream.stream,
@@ -140,4 +161,11 @@ class Voucher:
                 for name in state.disks
             },
             *self._sums.written,
+            is_resting=begun is None,
+            begun=begun or NOT_OF_THE_LOG,
+            times={} if begun else self._times(state),
         )
+
+    def _times(self, state: GroupState) -> dict[str, tuple[int, int]]:
+        there = (name for name in state.disks if self._replica.size_of(name) is not None)
+        return {name: self._replica.times(name) for name in there}

@@ -178,6 +178,7 @@ def assemble(
         replica,
         inbox,
         lambda: list(applier.applied.disks.values()),
+        writes=fine_log,
     )
     old_content = OldContent(sums, replica, healer, telling)
     applier = Applier(

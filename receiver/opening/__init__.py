@@ -3,5 +3,6 @@
 
 opening   all of it, in order; and `history accept`
 compare   the replica's blocks with the sums on record
+ahead     the same, with the log that comes next
 mending   what was found goes on record
 """

@@ -7,7 +7,6 @@
 `lately`    some of what was last written up to batch R: an older image that lies in the same file
             holds something else there. What differs is no proof of that; it asks for a scrub.
 `entire`    every block, for `history accept`: the replica may hold what the history never had.
-`newer`     E2: blocks that hold already what comes next. Only where nothing vouches at all.
 
 What is not right is *damage* from the batch on that wrote it; points in front of that are served,
 for each later change has its image. Where a block has no sum, `entire` takes it for wrong: that a
@@ -24,22 +23,18 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from receiver.apply.batch import BatchBuilder
-from receiver.blocks.content import change_of, merge_runs
 from receiver.blocks.replica import Replica
 from receiver.damage import damage as rules
 from receiver.damage.healing import zero_sum
 from receiver.fitting.looking import batch_of
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
-from receiver.history.images import BLOCK_BYTES, I64, U64, Bools, block_key, key_parts
+from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key, key_parts
 from receiver.history.log import HistoryLog
-from receiver.history.state import Disk, GroupState
+from receiver.history.state import Disk
 from receiver.history.sums.sums import LatestSums
-from receiver.intake.inbox import Inbox
-from receiver.intake.units import units_of
 from receiver.points.evidence import Applied
-from replicator.base.errors import DamageError, UsageError
+from replicator.base.errors import DamageError
 from replicator.base.storage import write_all
 from replicator.base.units import MIB
 
@@ -48,8 +43,6 @@ SUSPECTS_MAX = 2048 * MIB // BLOCK_BYTES
 there that begins at once."""
 LATELY_BATCHES, LATELY_BLOCKS = 16, 256
 """That many are read at each opening."""
-LOOKED_AT_BYTES = 64 * MIB
-"""Of the log ahead, for blocks that hold what comes next."""
 READ_BLOCKS = 4 * MIB // BLOCK_BYTES
 WINDOW_BLOCKS = 1 << 18
 Progress = Callable[[int, int], None]
@@ -164,7 +157,7 @@ def wrong_of(found: Suspects, replica: Replica, disks: Sequence[Disk]) -> Bools:
     """Which of them hold something else. Raises OSError."""
     wrong = np.zeros(len(found.keys), dtype=np.bool_)
     by_slot = {disk.slot: disk for disk in disks}
-    for first, count in _runs(found.keys):
+    for first, count in runs(found.keys):
         slot, block = key_parts(int(found.keys[first]))
         disk = by_slot.get(slot)
         if disk is not None:
@@ -190,7 +183,7 @@ def sums_there(replica: Replica, disk: Disk, start: int, stop: int) -> U64:
     return np.array([xxh3_64_intdigest(data[at : at + BLOCK_BYTES]) for at in blocks], np.uint64)
 
 
-def _runs(keys: U64) -> Iterator[tuple[int, int]]:
+def runs(keys: U64) -> Iterator[tuple[int, int]]:
     """(place of the first, how many) of neighbours, not too many at once."""
     if not len(keys):
         return
@@ -297,76 +290,3 @@ def _unproven(
         places = np.flatnonzero((there != expected) | (expected == np.uint64(UNKNOWN_SUM)))
         if len(places):
             yield (places + at).astype(np.uint64) + np.uint64(low)
-
-
-# -- what comes next
-
-
-def holds_newer(
-    history: HistoryLog, sums: LatestSums, replica: Replica, inbox: Inbox, state: GroupState
-) -> bool:
-    """Whether some block holds, whole, what the log behind `state` will write there, and not what
-    the sums on record say. Rot does not come out as the future. Raises DamageError, OSError."""
-    ahead = state.copy()
-    read_bytes = 0
-    for frame in inbox.frames_from(ahead.ordinal, ahead.lsn):
-        opened = inbox.read(ahead.ordinal, frame)
-        for unit in units_of(opened, ahead.lsn):
-            builder = BatchBuilder(ahead, LOOKED_AT_BYTES)
-            try:
-                builder.feed(unit)
-            except UsageError:
-                return False  # it says so when it is applied
-            if _has_come(history, sums, replica, builder):
-                return True
-            ahead = builder.state
-        read_bytes += opened.header.raw_bytes
-        if read_bytes >= LOOKED_AT_BYTES:
-            break
-    return False
-
-
-def _has_come(
-    history: HistoryLog, sums: LatestSums, replica: Replica, builder: BatchBuilder
-) -> bool:
-    pending = np.empty(0, dtype=np.uint64)
-    if history.unapplied is not None:
-        pending = history.table(history.unapplied).keys()[0]
-    for name, operations in builder.operations.items():
-        disk = builder.state.disks[name]
-        if replica.size_of(name) is None:
-            continue
-        starts = np.array([each.offset for each in operations], dtype=np.int64)
-        ends = starts + np.array([each.length for each in operations], dtype=np.int64)
-        first, last = -(-starts // BLOCK_BYTES), ends // BLOCK_BYTES
-        keys = _keys_within(disk, *merge_runs(first[first < last], last[first < last]))
-        keys = keys[~np.isin(keys, pending)]
-        if not len(keys):
-            continue
-        recorded, writers = sums.latest(keys)
-        change = change_of(
-            replica.file(name), name, disk.slot, disk.size_bytes, operations, always=keys
-        )
-        future = change.sums[np.searchsorted(change.keys, keys)]
-        there = np.concatenate([_there(replica, disk, keys[at : at + n]) for at, n in _runs(keys)])
-        is_known = (recorded != np.uint64(UNKNOWN_SUM)) & (writers > 0)
-        if (is_known & (there == future) & (there != recorded)).any():
-            return True
-    return False
-
-
-def _there(replica: Replica, disk: Disk, keys: U64) -> U64:
-    """Of neighbours."""
-    block = key_parts(int(keys[0]))[1]
-    return sums_there(replica, disk, block, block + len(keys))
-
-
-def _keys_within(disk: Disk, first: I64, last: I64) -> U64:
-    """Of the whole blocks [first, last), range by range."""
-    ranges = [
-        np.arange(low, high, dtype=np.uint64)
-        for low, high in zip(first.tolist(), last.tolist(), strict=True)
-        if low < high
-    ]
-    base = np.uint64(block_key(disk.slot, 0))
-    return np.concatenate([np.empty(0, dtype=np.uint64), *ranges]) + base

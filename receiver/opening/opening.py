@@ -38,7 +38,7 @@ from receiver.damage.healing import Healer
 from receiver.fitting import looking
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.verdict import Action, Finding, Verdict, judge
-from receiver.fitting.voucher import Voucher
+from receiver.fitting.voucher import NOT_OF_THE_LOG, Upto, Voucher
 from receiver.history.log import HistoryLog
 from receiver.history.opening import Tail
 from receiver.history.state import GroupState
@@ -46,7 +46,7 @@ from receiver.history.sums.base import SumBase
 from receiver.history.sums.sums import LatestSums
 from receiver.intake.inbox import Inbox
 from receiver.intake.intake import Intake
-from receiver.opening import compare
+from receiver.opening import ahead, compare
 from receiver.opening.mending import Mending
 from receiver.points.evidence import Applied, Evidence, ImageState, InboxState, Line, Reached
 from receiver.points.points import PointList
@@ -151,7 +151,7 @@ class Opening:
             mending.reasons.append("its replica held older content than its history says")
         if self._is_unproven(read, exchanged):
             mending.reasons.append("what its exchanged images hold cannot be proven")
-        self._voucher.resume(self._parts.applier.applied)
+        self._voucher.resume(self._parts.applier.applied, self._begun_upto(read))
         self._begin_mending(mending)
 
     # -- reading
@@ -321,7 +321,7 @@ class Opening:
         else:
             is_silent = not evidence.is_empty
         if is_silent:
-            newer = compare.holds_newer(
+            newer = ahead.holds_newer(
                 parts.history, parts.sums, parts.replica, parts.inbox, read.state
             )
         return replace(evidence, seen_beyond=beyond, holds_newer=newer)
@@ -382,10 +382,7 @@ class Opening:
         exchanged = {name for name in disks if states[name] is ImageState.EXCHANGED}
         if verdict.has("vouched for anew"):
             exchanged = set(disks)
-        if self._may_hold_one_more(read):
-            unverified = set(disks)
-        else:
-            unverified = exchanged | self._strangers(read)
+        unverified = exchanged | self._strangers(read) | self._later(read, verdict)
         self._voucher.start(unverified)
         if unverified:
             parts.scrub.start_over()
@@ -409,19 +406,36 @@ class Opening:
         if applied is None or read.evidence.line is not Line.HELD:
             return set()
         disks = list(read.state.disks.values())
-        found = compare.lately(parts.history, applied.number, parts.applier.applied.damage)
+        on_record = rules.added(parts.applier.applied.damage, parts.applier.newest_state.damage)
+        found = compare.lately(parts.history, applied.number, on_record)
         wrong = found.keys[compare.wrong_of(found, parts.replica, disks)]
         return {disk.name for disk in disks if compare.is_of(disk, wrong).any()}
 
-    def _may_hold_one_more(self, read: _Read) -> bool:
-        """The batch behind the one that is vouched for may have been applied, and its frames, which
-        would show that, are gone with the inbox."""
-        applied = read.applied
-        return (
+    def _later(self, read: _Read, verdict: Verdict) -> set[str]:
+        """Images that may hold what comes behind the history's end. Where a batch behind it was
+        begun, it may be in them, unless all of the log that it takes is there and has not come to
+        them. Where none was, somebody else wrote to them, if one was written since; and if
+        something else was set back, nothing may have changed them."""
+        parts, applied = self._parts, read.applied
+        if applied is None or applied.number != parts.history.last_end.number:
+            return set()
+        disks = set(read.state.disks)
+        if not applied.is_resting:
+            upto = applied.begun
+            is_there = ahead.has_not_come(parts.sums, parts.replica, parts.inbox, read.state, upto)
+            return set() if is_there else disks
+        is_set_back = verdict.has("set back") or (
             read.evidence.inbox in (InboxState.MISSING, InboxState.OLDER)
-            and applied is not None
-            and applied.number == self._parts.history.last_end.number
         )
+        looks = looking.was_changed if is_set_back else looking.was_written
+        return {name for name in disks if looks(parts.replica, applied, name)}
+
+    def _begun_upto(self, read: _Read) -> Upto:
+        """How far the batch takes the log that is begun and not applied, if one is."""
+        unapplied = self._parts.history.unapplied
+        if unapplied is None or unapplied.kind != "log":
+            return NOT_OF_THE_LOG
+        return read.state.ordinal, read.state.lsn
 
     def _compare(self, read: _Read) -> bool:
         """Whether something is left that is not what the history says."""

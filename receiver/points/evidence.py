@@ -29,7 +29,11 @@ class Applied:
     batch ends in the history, `chain` the chain there. Behind it the group was at `next_point` and
     `generation`. `images`: the inode of each image that is known to be the one we wrote; 0 for one
     that is not yet verified. `sums_upto`, `own_sums_upto`: how far the sums on the disk tell of
-    batches, at least."""
+    batches, at least.
+
+    `is_resting`: no batch behind that one has touched an image. Else one may have, which takes the
+    log up to `begun` (ordinal, LSN); (0, 0): it is none of the log. `times`: when each image was
+    written, and changed in any way, last (Storage.times), where it rests."""
 
     history: UUID
     number: int
@@ -40,6 +44,9 @@ class Applied:
     images: Mapping[str, int] = field(default_factory=dict)
     sums_upto: int = 0
     own_sums_upto: int = 0
+    is_resting: bool = False
+    begun: tuple[int, int] = (0, 0)
+    times: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,20 @@ class FineLog:
                     if end_lsn > lsn:
                         yield self._opened(file, span, offset, size)
 
+    def newest_frames(self, most_bytes: int) -> Iterator[OpenedFrame]:
+        """Of what is kept, by the segments that were left last, of so many bytes in all. A segment
+        that is damaged, or cannot be read, ends where that is found."""
+        for each in reversed(self._kept):
+            most_bytes -= each.span.size_bytes
+            if most_bytes < 0:
+                return
+            with (
+                suppress(DamageError, OSError),
+                closing(self._storage.open(each.span.path)) as file,
+            ):
+                for offset, size, _ in _entries(file, each.span):
+                    yield self._opened(file, each.span, offset, size)
+
     def _start_lsn(self, span: Span) -> int:
         with closing(self._storage.open(span.path)) as file:
             _, start_lsn, _ = _header(file, span, SEGMENT_HEADER_BYTES)

@@ -128,6 +128,12 @@ class Storage(Protocol):
         none tells files apart that are there at the same time."""
         ...
 
+    def times(self, path: Path) -> tuple[int, int]:
+        """When an existing file was written, and when it was changed in any way (renamed, its owner
+        set), last: nanoseconds of the system's clock. A power cut may take back what was not
+        synced with all of the file's metadata, which `datasync` does not do."""
+        ...
+
     def free_bytes(self, path: Path) -> int:
         """Bytes an unprivileged writer may still use on the filesystem of an existing path."""
         ...
@@ -299,6 +305,11 @@ class SystemStorage:
             finally:
                 os.close(descriptor)
         return number if generation is None else _as_one(number, generation)
+
+    def times(self, path: Path) -> tuple[int, int]:
+        with _Doing("looking at its times", path):
+            found = os.stat(path)
+        return found.st_mtime_ns, found.st_ctime_ns
 
     def free_bytes(self, path: Path) -> int:
         with _Doing("looking at the free room", path):

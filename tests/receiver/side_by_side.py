@@ -62,11 +62,15 @@ class Group:
 
     def write(self, number: int) -> None:
         """Whole blocks, and less than a block."""
-        world, flavour = self.world, 1000 * self.flavour
-        world.write("a", number % 9 * 4096, noise(flavour + number, 4096))
-        world.write("a", (number * 5) % 9 * 4096 + 512, noise(flavour + 100 + number, 1024))
-        world.write("b", number % 5 * 4096, noise(flavour + 200 + number, 4096))
-        world.cut()
+        flavour = 1000 * self.flavour
+        self._write("a", number % 9 * 4096, noise(flavour + number, 4096))
+        self._write("a", (number * 5) % 9 * 4096 + 512, noise(flavour + 100 + number, 1024))
+        self._write("b", number % 5 * 4096, noise(flavour + 200 + number, 4096))
+        self.world.cut()
+
+    def _write(self, disk: str, offset: int, data: bytes) -> None:
+        if offset + len(data) <= dict(self.world.disks)[disk]:  # else it has shrunk
+            self.world.write(disk, offset, data)
 
     # -- moving folders
 

