@@ -6,6 +6,7 @@ from __future__ import annotations
 from tests.mutants import (
     agent,
     applying,
+    doubt,
     ends,
     journal,
     names,
@@ -26,6 +27,7 @@ ALL: tuple[Mutant, ...] = (
     *agent.MUTANTS,
     *receiver.MUTANTS,
     *applying.MUTANTS,
+    *doubt.MUTANTS,
     *names.MUTANTS,
     *rooms.MUTANTS,
 )
