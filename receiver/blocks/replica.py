@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from receiver.points.values import Point
 from replicator.base.clock import rfc3339
-from replicator.base.errors import DamageError, UsageError
+from replicator.base.errors import DamageError
 from replicator.base.storage import File, Storage, write_durably
 
 _STATE_NAME = "state.json"
@@ -30,10 +30,22 @@ _SUFFIX = ".raw"
 _ASIDE = "set-aside"
 
 
+def _untold(_path: Path, _kept: Path) -> None:
+    """Nobody listens."""
+
+
 class Replica:
     """The images of one group, by their names: receiver.history.state has whose image is which."""
 
-    def __init__(self, storage: Storage, directory: Path) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Path,
+        set_aside: Callable[[Path, Path], None] = _untold,
+    ) -> None:
+        """`set_aside` is told where a file of another size has had to make room, and as what it is
+        kept."""
+        self._set_aside = set_aside
         self._storage = storage
         self._directory = directory
         self._files: dict[str, File] = {}
@@ -75,17 +87,15 @@ class Replica:
 
     def create(self, name: str, size_bytes: int) -> bool:
         """Makes a sparse image, durable. One that is there already is taken as it is, if its size
-        fits: what it holds counts as old content. Whether it was made now. Raises UsageError."""
+        fits: what it holds counts as old content; else it is kept under another name. Whether it
+        was made now."""
         path = self.path(name)
         if self._storage.exists(path):
-            found = self.file(name).size()
-            if found != size_bytes:
-                raise UsageError(
-                    f"{path} is there already, with {found} bytes instead of {size_bytes}",
-                    hint="move it away",
-                )
-            self._storage.sync_directory(self._directory)  # its name may be in the cache alone
-            return False
+            if self.file(name).size() == size_bytes:
+                self._storage.sync_directory(self._directory)  # its name may be in the cache alone
+                return False
+            self._forget(name)
+            self._set_aside(path, self._keep(path))
         self._make(name, size_bytes)
         self._storage.replace(self._fresh(name), path)
         self._storage.sync_directory(self._directory)
@@ -113,9 +123,15 @@ class Replica:
         """Zeroes become the image, durably. One that lies there is kept under another name."""
         path = self.path(name)
         if self._storage.exists(path):
-            self._storage.replace(path, self._free_name(path))
+            self._keep(path)
         self._storage.replace(self._fresh(name), path)
         self._storage.sync_directory(self._directory)
+
+    def _keep(self, path: Path) -> Path:
+        """Under another name, which it returns."""
+        kept = self._free_name(path)
+        self._storage.replace(path, kept)
+        return kept
 
     def _fresh(self, name: str) -> Path:
         path = self.path(name)

@@ -145,7 +145,7 @@ def assemble(
         lambda: telling.event("sums.given_up"),
         catch_up,
     )
-    replica = Replica(storage, directory / "disks")
+    replica = Replica(storage, directory / "disks", telling.set_aside)
     fine_log = FineLog(
         storage,
         directory / "fine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 from receiver.points.values import GroupEvent
 from replicator.base.errors import DamageError
@@ -24,6 +25,10 @@ class Telling:
         """Nothing is lost by that but the room it would have gained; points that need what
         cannot be read are found by whoever reads them."""
         self.event("compaction.failed", error=str(error))
+
+    def set_aside(self, path: Path, kept: Path) -> None:
+        """An image of another size lay where one had to be made."""
+        self.event("replica.set_aside", file=str(path), kept_as=str(kept))
 
     def index(self, write: Callable[[], object]) -> None:
         """Writes to the catalog, which is an index: a failure of it is told, and stops nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -130,7 +131,15 @@ async def no_rollback_to(it: Machine, label: str) -> None:
         await asyncio.to_thread(
             it.site.receiver.order, PLAN_ROLLBACK, GROUP, RollbackRequest(to=label, dry_run=True)
         )
-    assert "replicator restore web --at" in refused.value.hint
+    found = re.search(r"replicator restore web --at '(#\d+)' --to", refused.value.hint)
+    assert found is not None
+    restored = it.home / "by the remedy"
+    await asyncio.to_thread(
+        it.site.receiver.order, RESTORE, GROUP, RestoreRequest(at=found[1], to=str(restored))
+    )
+    for kept in (it.home / f"kept-{label}").iterdir():
+        assert not differing_blocks(kept, restored / kept.name)
+    shutil.rmtree(restored)
 
 
 async def test_a_disk_is_grown_on_a_running_machine() -> None:

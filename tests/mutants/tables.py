@@ -12,6 +12,7 @@ from tests.mutants import (
     names,
     protocols,
     receiver,
+    resizes,
     rooms,
     splitter,
     syncs,
@@ -30,4 +31,5 @@ ALL: tuple[Mutant, ...] = (
     *doubt.MUTANTS,
     *names.MUTANTS,
     *rooms.MUTANTS,
+    *resizes.MUTANTS,
 )

@@ -12,14 +12,17 @@ from tests.receiver.world import SMALL, Factory, World
 FINE_NS = (0, 20 * 1_000_000_000, 3600 * 1_000_000_000)
 
 
-def live(seed: int, *, steps: int = 45, factory: Factory = GroupReplica) -> World:
-    """Raises AssertionError, or whatever a broken core raises, where a promise is broken."""
+def live(
+    seed: int, *, steps: int = 45, factory: Factory = GroupReplica, resizes: bool = False
+) -> World:
+    """`resizes`: disks grow and shrink; a life without is the same as before they could. Raises
+    AssertionError, or whatever a broken core raises, where a promise is broken."""
     rng = Random(seed)
     draw = actions.rng_draw(rng)
     world = World(seed=seed, limits=SMALL, factory=factory, fine_ns=FINE_NS[seed % 3])
     world.has_exact_holes = True
     actions.start(world, draw)
-    names = list(actions.ACTIONS)
+    names = [name for name in actions.ACTIONS if resizes or name != "resize"]
     weights = [actions.ACTIONS[name][0] for name in names]
     for _ in range(steps):
         (name,) = rng.choices(names, weights)

@@ -62,15 +62,13 @@ class Group:
 
     def write(self, number: int) -> None:
         """Whole blocks, and less than a block."""
-        flavour = 1000 * self.flavour
-        self._write("a", number % 9 * 4096, noise(flavour + number, 4096))
-        self._write("a", (number * 5) % 9 * 4096 + 512, noise(flavour + 100 + number, 1024))
-        self._write("b", number % 5 * 4096, noise(flavour + 200 + number, 4096))
-        self.world.cut()
-
-    def _write(self, disk: str, offset: int, data: bytes) -> None:
-        if offset + len(data) <= dict(self.world.disks)[disk]:  # else it has shrunk
-            self.world.write(disk, offset, data)
+        world, flavour = self.world, 1000 * self.flavour
+        blocks = {name: len(content) // 4096 for name, content in world.guest.items()}
+        a, b = min(blocks["a"], 9), min(blocks["b"], 5)
+        world.write("a", number % a * 4096, noise(flavour + number, 4096))
+        world.write("a", (number * 5) % a * 4096 + 512, noise(flavour + 100 + number, 1024))
+        world.write("b", number % b * 4096, noise(flavour + 200 + number, 4096))
+        world.cut()
 
     # -- moving folders
 
@@ -219,8 +217,11 @@ class Group:
         """What a sync finds there decides what it ships."""
         world = self.world
         for name, size in world.disks:
-            is_there = world.group._parts.replica.size_of(name) is not None
-            content = world.group._parts.replica.file(name).pread(size, 0) if is_there else b""
+            disk, content = world.group.applier.applied.disk_called(name), b""
+            if disk is None and world.group._parts.replica.size_of(name) == size:
+                content = world.group._parts.replica.file(name).pread(size, 0)
+            elif disk is not None and disk.size_bytes == size:
+                content = world.group._parts.replica.file(disk.name).pread(size, 0)
             world.plain.disks[name].content[:] = content.ljust(size, b"\0")
 
     def retain(self, max_bytes: int) -> None:

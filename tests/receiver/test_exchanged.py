@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from receiver.opening.opening import ignore_progress
 from replicator.base.errors import DamageError
 from tests.receiver import actions
 from tests.receiver.history_of_seed import FINE_NS
@@ -32,7 +33,7 @@ outlive the exchange."""
 class Exchanged(Group):
     """A random life, remembered at one moment in it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, resizes: bool) -> None:
         rng = Random(seed)
         self.rng = rng
         self.flavour = 0
@@ -42,7 +43,8 @@ class Exchanged(Group):
         self._remember_gone()
         draw = actions.rng_draw(rng)
         actions.start(self.world, draw)
-        names = [name for name in actions.ACTIONS if name not in QUIET]
+        quiet = QUIET if resizes else (*QUIET, "resize")
+        names = [name for name in actions.ACTIONS if name not in quiet]
         weights = [actions.ACTIONS[name][0] for name in names]
         moment = rng.randrange(15, 40)
         for step in range(50):
@@ -68,9 +70,15 @@ class Exchanged(Group):
         return done
 
 
-@pytest.mark.parametrize("seed", [*range(LIVES), *ONCE_FALSE])
-def test_whatever_is_exchanged_no_point_is_false(seed: int) -> None:
-    group = Exchanged(seed)
+LIVES_OF = [
+    *((seed, False) for seed in (*range(LIVES), *ONCE_FALSE)),
+    *((seed, True) for seed in range(LIVES // 2)),
+]
+
+
+@pytest.mark.parametrize(("seed", "resizes"), LIVES_OF)
+def test_whatever_is_exchanged_no_point_is_false(seed: int, *, resizes: bool) -> None:
+    group = Exchanged(seed, resizes=resizes)
     done = group.exchange()
     try:
         try:
@@ -78,7 +86,7 @@ def test_whatever_is_exchanged_no_point_is_false(seed: int) -> None:
         except DamageError:
             if not group.world.group.opening.stopped.stops:
                 return  # a part by itself: a history with a hole, a torn inbox
-            group.world.group.opening.accept()
+            group.world.group.accept_loss(ignore_progress)
         group.world.finish_rollback()
         group.check()
         group.open()

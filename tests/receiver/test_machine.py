@@ -80,6 +80,15 @@ def test_lives_that_tell_of_a_rule(seed: int) -> None:
     live(seed, steps=60)
 
 
+@pytest.mark.parametrize("block", range(2))
+def test_random_lives_of_disks_that_are_resized(block: int) -> None:
+    for seed in range(block * 75, (block + 1) * 75):
+        try:
+            live(seed, resizes=True)
+        except Exception as error:
+            raise AssertionError(f"live({seed}, resizes=True): {error}") from error
+
+
 @pytest.mark.parametrize("seed", ONCE_WRONG)
 def test_lives_that_were_wrong_once(seed: int) -> None:
     live(seed, steps=60)

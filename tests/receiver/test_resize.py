@@ -4,25 +4,38 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
 from receiver.damage.damage import of_newest
+from receiver.fitting.applied import SLOT_BYTES, pack
+from receiver.group.parts import Limits
 from receiver.history.images import BLOCK_BYTES
 from receiver.history.state import GroupState
-from receiver.retention.earlier_images import leftovers, unshown
-from replicator.base.errors import DamageError, UnreachableError, UsageError
+from receiver.points.evidence import Applied
+from receiver.retention.earlier_images import EARLIER_MAX, leftovers, unshown
+from receiver.session.admission import check_disks
+from replicator.base.errors import (
+    DamageError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.wire.messages import Hello, OfferedDisk
 from tests.receiver.source import Source, noise
-from tests.receiver.world import GROUP_DIRECTORY, World
+from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
+from tests.world.storage import Stopped
 
 DISKS = GROUP_DIRECTORY / "disks"
 OLD = 9 * BLOCK_BYTES + 512
 GROWN, SHRUNK = 12 * BLOCK_BYTES, 4 * BLOCK_BYTES + 1024
 
 
-def before() -> World:
+def before(limits: Limits = SMALL) -> World:
     """Points 1 and 2 of disks `a`, whose last block is short, and `b`."""
-    world = World()
+    world = World(limits=limits)
     world.begin_stream(from_zero=True)
     world.write("a", 0, noise(1, OLD))
     world.write("b", 0, noise(2, 8192))
@@ -42,9 +55,9 @@ def synced(world: World) -> None:
     world.settle()
 
 
-def after(size: int = GROWN, *, in_stream: bool = False) -> World:
+def after(size: int = GROWN, *, in_stream: bool = False, limits: Limits = SMALL) -> World:
     """And 3, behind the resize."""
-    world = before()
+    world = before(limits)
     world.resize("a", size, in_stream=in_stream)
     synced(world)
     return world
@@ -203,8 +216,8 @@ def test_an_open_view_keeps_it() -> None:
 
 
 def test_points_that_were_given_up_without_a_word_stay_away_once_it_is_gone() -> None:
-    """On a full disk that could not be said."""
-    world = after()
+    """On a full disk that could not be said. Their batches are still there."""
+    world = after(limits=replace(SMALL, history_segment_bytes=1 << 20))
     world.may_be_gone |= {1, 2}
     world.group.history.forget_points([1, 2])
     for point in world.group.points.drop([1, 2]):
@@ -230,6 +243,38 @@ def test_damage_of_the_old_image_is_of_the_points_before_and_goes_with_it() -> N
         world.group.showing.view(1)
     let_go(world, 1, 2)
     assert not world.group.known.damage
+
+
+def test_a_group_keeps_so_many_sizes_and_goes_on_when_the_oldest_points_have_gone() -> None:
+    world = World(disks=[("a", 4096)])
+    world.begin_stream(from_zero=True)
+    for number in range(EARLIER_MAX):
+        world.cut()
+        world.resize("a", 4096 + 512 * (number + 1), in_stream=True)
+        world.sync_all("a")
+    world.cut()
+    world.settle()
+    world.check()
+    offer = Hello("kvm1", "", "g", "libvirt", 0, [OfferedDisk("a", 1 << 20)])
+
+    def come() -> None:
+        check_disks(offer, world.group.known.disk_sizes(), world.group.known.earlier_sizes)
+
+    with pytest.raises(ReplicatorError, match="64 earlier sizes are kept already") as refused:
+        come()
+    assert "replicator points drop g --older-than" in refused.value.hint
+    let_go(world, 1)
+    come()
+    restart(world)
+    world.check()
+
+
+def test_what_the_replica_holds_can_be_stated_of_as_many_as_there_may_be() -> None:
+    """64 disks with the longest names, and 64 earlier images."""
+    names = [f"{'d' * 61}{number:02}" for number in range(64)]
+    names += [f"{names[0]}@{65_000 + number}" for number in range(EARLIER_MAX)]
+    images = dict.fromkeys(names, 1 << 63)
+    assert len(pack(Applied(UUID(int=1), 1, 1, 1, 1, 1, images), 1)) < SLOT_BYTES
 
 
 # -- what lies there
@@ -267,6 +312,52 @@ def test_an_exchanged_old_image_is_unverified() -> None:
     world.check_point(world.announced[3])
     scrub(world)
     world.check()
+
+
+def test_what_lies_in_the_way_of_an_image_is_kept_under_another_name() -> None:
+    """Of a history that is gone, say."""
+    world = World()
+    file = world.storage.create(DISKS / "a.raw")
+    file.pwritev([b"before" * 100], 0)
+    file.close()
+    world.begin_stream(from_zero=True)
+    world.write("a", 0, b"1" * 512)
+    world.cut()
+    world.settle()
+    world.check()
+    assert world._read(DISKS / "a.raw.set-aside-1") == b"before" * 100
+    (told,) = [event for event in world.events if event.name == "replica.set_aside"]
+    assert told.fields["kept_as"] == str(DISKS / "a.raw.set-aside-1")
+
+
+def test_an_image_whose_batch_never_became_durable_is_made_anew() -> None:
+    """A crash at each call of that batch; then the batch comes again, and upkeep behind it."""
+    seen = 0
+    for at in range(1, 200):
+        world = before()
+        world.resize("a", GROWN, in_stream=True)
+        world.sync_all("a")
+        world.cut()
+        world.ship_all()
+        world.storage.stop_at(at)
+        try:
+            world.apply_all()
+        except Stopped:
+            world._die(power=False)
+        else:
+            world.storage.heal()
+            assert seen
+            return
+        is_made = "a@2.raw" in images(world)
+        world.group = world._new_group()
+        world.group.recover()
+        is_known = "a@2" in world.group.applier.newest_state.disks
+        assert ("a@2.raw" in images(world)) is is_known
+        seen += is_made and not is_known
+        world.apply_all()
+        world.tidy(50)
+        world.check()
+    raise AssertionError("it never came to an end")
 
 
 def test_whose_image_is_a_leftover() -> None:
