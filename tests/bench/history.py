@@ -442,6 +442,10 @@ class _Worker:
 
     replica: GroupReplica
 
+    @property
+    def ordered(self) -> _Worker:
+        return self
+
     def points(self) -> list[CorePoint]:
         return self.replica.points.all
 
