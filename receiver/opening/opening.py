@@ -121,6 +121,7 @@ class Opening:
         self._audit_reached = reached
         self._mending: Mending | None = None
         self._sizes: dict[str, int] = {}  # by the history
+        self._has_lost_sums = False  # that were there when the statement was made
         self._given_up = (0, 0)  # of streams in the inbox: the last one, the next point behind it
         self.stopped = Verdict(())
         """Why the last opening stopped; empty if it did not."""
@@ -149,7 +150,7 @@ class Opening:
         exchanged = self._doubt(read, verdict)
         if self._compare(read):
             mending.reasons.append("its replica held older content than its history says")
-        if self._is_unproven(read, exchanged):
+        if self._is_unproven(read, exchanged | self._touched(read)):
             mending.reasons.append("what its exchanged images hold cannot be proven")
         self._voucher.resume(self._parts.applier.applied, self._begun_upto(read))
         self._begin_mending(mending)
@@ -264,6 +265,7 @@ class Opening:
         itself says what must be there: `disks/applied`, which says what was, may be as old as
         they are."""
         parts = self._parts
+        self._has_lost_sums = False
         upto, own_upto = parts.sums.written
         wanted = 0 if applied is None else applied.sums_upto
         lacks = (
@@ -273,6 +275,7 @@ class Opening:
         )  # what the history let go of behind R had gone to the base first
         if upto < wanted or lacks or parts.sum_base.lacks(self._first, parts.history.imageless):
             self._forget_base()
+            self._has_lost_sums = wanted > 0
             parts.telling.event("sums.older", upto=upto, wanted=wanted)
         elif applied is not None and own_upto < applied.own_sums_upto:
             parts.sums.forget()
@@ -399,6 +402,19 @@ class Opening:
         damage = compare.whole_disks(disks, 0)
         self._damaged(lambda known: rules.added(known, damage))
         return True
+
+    def _touched(self, read: _Read) -> set[str]:
+        """Where sums were lost, only an image that nobody has written to since the statement was
+        made at rest is known to be the one that they told of."""
+        parts, applied = self._parts, read.applied
+        if applied is None or not self._has_lost_sums:
+            return set()
+        is_newest = applied.is_resting and applied.number == parts.history.last_end.number
+        return {
+            name
+            for name in read.state.disks
+            if not is_newest or looking.was_changed(parts.replica, applied, name)
+        }
 
     def _strangers(self, read: _Read) -> set[str]:
         """Images that lack some of what was written last: rot, or an older one in its file."""

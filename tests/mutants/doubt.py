@@ -108,8 +108,15 @@ MUTANTS = (
     Mutant(
         "an exchanged image without sums is damage until it is proven",
         "receiver/opening/opening.py",
-        "        if self._is_unproven(read, exchanged):",
+        "        if self._is_unproven(read, exchanged | self._touched(read)):",
         "        if not self._parts:",
+        (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
+    ),
+    Mutant(
+        "where sums were lost an image that was touched is damage until it is proven",
+        "receiver/opening/opening.py",
+        "self._is_unproven(read, exchanged | self._touched(read))",
+        "self._is_unproven(read, exchanged)",
         (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
     ),
     Mutant(

@@ -148,7 +148,8 @@ def test_one_image_exchanged_is_unverified_until_a_scrub() -> None:
     assert group.world.storage.exists(path)
 
 
-def test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven() -> None:
+@pytest.mark.parametrize("in_place", [False, True], ids=["copy", "its own file"])
+def test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven(in_place: bool) -> None:
     """What was written once, and of which the history no longer tells, differs in it."""
     group = Group(points=6, old=6)
     world = group.world
@@ -162,7 +163,7 @@ def test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven() ->
     disks = group.folders()["disks"]
     path = GROUP_DIRECTORY / "disks" / "b.raw"
     group.stop()
-    group.put_back("disks", disks | {path: group.then["disks"][path]})
+    group.put_back("disks", disks | {path: group.then["disks"][path]}, in_place=in_place)
     group.remove("sums")
     group.open()
     world.apply_all()
