@@ -18,6 +18,6 @@ In the direction of the data; left of the bar nothing opens a socket or starts a
     group        all of it together: keeps, or loses        |  service   the life of the process
     status       what is published                          |  __main__
 
-A write: exports.Client.submit → group.GroupLog.take → stream.StreamLog.append → one `pwritev` →
+A write: exports.DiskClient.submit → group.GroupLog.take → stream.StreamLog.append → one `pwritev` →
 the replies, in one step of the event loop. Only an append to the disk tier leaves the loop.
 """

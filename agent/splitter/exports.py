@@ -24,20 +24,19 @@ from collections.abc import Mapping, Sequence
 from agent.naming.export_name import ExportName, parse_export_name
 from agent.splitter.disk import Disk
 from agent.splitter.group import GroupLog
-from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command, WireError
-from replicator.nbd.exports import ConnectionEnd, ExportInfo
-from replicator.nbd.transmission import Request
+from replicator.nbd.exports import Client, ConnectionEnd, ExportInfo
+from replicator.nbd.request import Request
 
 _READ = int(Command.READ)
 
 
-class Client:
+class DiskClient:
     """One connection to a disk. Implements agent.splitter.disk.Link."""
 
     __slots__ = ("_batch", "_connection", "_disk", "_group", "_held", "_started_ns")
 
-    def __init__(self, group: GroupLog, disk: Disk, connection: Connection) -> None:
+    def __init__(self, group: GroupLog, disk: Disk, connection: Client) -> None:
         self._group = group
         self._disk = disk
         self._connection = connection
@@ -80,7 +79,7 @@ class DiskExport:
         self._group = group
         self._disk = disk
         self._sync_lsn = sync_lsn
-        self._clients: dict[Connection, Client] = {}
+        self._clients: dict[Client, DiskClient] = {}
 
     @property
     def info(self) -> ExportInfo:
@@ -93,21 +92,21 @@ class DiskExport:
             description=f"disk {self._disk.name} of group {self._group.settings.name}",
         )
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Client) -> None:
         if self._group.roster.disks.get(self._disk.name) is not self._disk:
             connection.close("the disk became another one meanwhile")
             return
-        client = self._clients[connection] = Client(self._group, self._disk, connection)
+        client = self._clients[connection] = DiskClient(self._group, self._disk, connection)
         self._group.opened(self._disk, client, self._sync_lsn)
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         try:
             self._clients[connection].submit(batch)
         except Exception as error:
             self._group.lose_by(error)  # known, before the connection ends by it
             raise
 
-    def closed(self, connection: Connection, end: ConnectionEnd) -> None:
+    def closed(self, connection: Client, end: ConnectionEnd) -> None:
         client = self._clients.pop(connection, None)
         if client is not None:
             self._group.ended(self._disk, client, end)

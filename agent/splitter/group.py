@@ -74,7 +74,7 @@ from replicator.base.units import format_duration
 from replicator.control.splitter import GroupState, StreamEnd
 from replicator.nbd.constants import Command
 from replicator.nbd.exports import ConnectionEnd
-from replicator.nbd.transmission import Request
+from replicator.nbd.request import Request
 
 _log = logging.getLogger(__name__)
 

@@ -33,10 +33,9 @@ from receiver.blocks.holes import Extents
 from replicator.base.errors import NoSpaceError, ReplicatorError
 from replicator.base.storage import Buffer
 from replicator.base.units import MIB
-from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command, WireError
-from replicator.nbd.exports import ConnectionEnd, ExportInfo
-from replicator.nbd.transmission import Request
+from replicator.nbd.exports import Client, ConnectionEnd, ExportInfo
+from replicator.nbd.request import Request
 
 _Answer = bytes | Extents | WireError
 JOB_BYTES = 1 * MIB
@@ -88,7 +87,7 @@ class ViewExport:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._jobs = 0
-        self._writes: dict[Connection, int] = {}  # of the batch that holds each
+        self._writes: dict[Client, int] = {}  # of the batch that holds each
         self._idle = asyncio.Event()
         self._idle.set()
         self.info = ExportInfo(
@@ -107,13 +106,13 @@ class ViewExport:
         """Returns when no read is under way in a thread."""
         await self._idle.wait()
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Client) -> None:
         pass
 
-    def closed(self, connection: Connection, end: ConnectionEnd) -> None:
+    def closed(self, connection: Client, end: ConnectionEnd) -> None:
         pass
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         tasks: list[_Task] = []
         for request in batch:
             if request.answered:
@@ -129,12 +128,12 @@ class ViewExport:
         for job in _jobs_of(tasks):
             self._begin(connection, job)
 
-    def _begin(self, connection: Connection, job: list[_Task]) -> None:
+    def _begin(self, connection: Client, job: list[_Task]) -> None:
         self._jobs += 1
         self._idle.clear()
         self._pool.submit(self._run, connection, job)
 
-    def _run(self, connection: Connection, job: list[_Task]) -> None:
+    def _run(self, connection: Client, job: list[_Task]) -> None:
         """In a thread of the pool."""
         answers: list[_Answer] = []
         try:
@@ -174,7 +173,7 @@ class ViewExport:
             error=str(error),
         )
 
-    def _answer(self, connection: Connection, job: list[_Task], answers: list[_Answer]) -> None:
+    def _answer(self, connection: Client, job: list[_Task], answers: list[_Answer]) -> None:
         self._jobs -= 1
         if not self._jobs:
             self._idle.set()
@@ -187,7 +186,7 @@ class ViewExport:
                 connection.reply_data(task.request, answer)
         self._written(connection, sum(task.request.command == Command.WRITE for task in job))
 
-    def _written(self, connection: Connection, count: int) -> None:
+    def _written(self, connection: Client, count: int) -> None:
         if not count:
             return
         self._writes[connection] -= count

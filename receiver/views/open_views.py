@@ -48,10 +48,10 @@ from replicator.base.storage import Storage, SystemStorage
 from replicator.base.trouble import is_bug, words_of
 from replicator.base.units import GIB
 from replicator.control.types import Point, View
-from replicator.nbd.connection import ServerTls
 from replicator.nbd.exports import Export
 from replicator.nbd.memory import ReceivePool
 from replicator.nbd.server import NbdServer, serve_tcp
+from replicator.nbd.server_tls import ServerTls
 from replicator.nbd.uri import TcpAddress, UnixAddress
 from replicator.wire.credentials import Tls
 from replicator.wire.identity import dns_names

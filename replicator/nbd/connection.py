@@ -8,7 +8,7 @@ Reading pauses while any of these holds, and requests are taken neither from the
     the export holds the connection, to keep payloads where they are        (`hold`)
     too many requests or bytes of reads are unanswered                      (`saturated`)
     the peer does not collect its replies                                   (pause_writing)
-    there is no memory for the rest of a large request                      (memory.py)
+    there is no memory for the rest of a large request                      (share.py)
 
 The end is reported to the export exactly once, in the step in which it becomes known: DISC when
 everything is answered, EOF and a broken protocol at once, our own `close` at once.
@@ -23,39 +23,25 @@ import asyncio
 import logging
 import select
 import socket
-import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from replicator.nbd.block_status import Extents
 from replicator.nbd.constants import Command
 from replicator.nbd.exports import ConnectionEnd, EndKind, Export, Exports
-from replicator.nbd.limits import (
-    CLOSE_GRACE_SECONDS,
-    JOIN_BYTES,
-    STALL_SECONDS,
-    UNSENT_HIGH_BYTES,
-)
+from replicator.nbd.limits import CLOSE_GRACE_SECONDS, JOIN_BYTES, UNSENT_HIGH_BYTES
 from replicator.nbd.memory import ReceivePool
 from replicator.nbd.protocol import ServerProtocol
+from replicator.nbd.request import Request, Sendable
+from replicator.nbd.server_tls import ServerTls
+from replicator.nbd.share import Share
 from replicator.nbd.state import State
-from replicator.nbd.transmission import Request, Sendable
+from replicator.nbd.transmission import Transmission
 
 _log = logging.getLogger(__name__)
 _LOOKING = frozenset((Command.READ, Command.BLOCK_STATUS, Command.DISC))
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """TLS as a server demands it. `admits` decides by the client's certificate, which the context
-    has verified, in the words of `getpeercert()`."""
-
-    context: ssl.SSLContext
-    admits: Callable[[Mapping[str, Any]], bool]
 
 
 def _ignore(_connection: Connection) -> None:
@@ -63,7 +49,8 @@ def _ignore(_connection: Connection) -> None:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """What an export sees of a client. The rest is called by the event loop and the server."""
+    """Implements replicator.nbd.exports.Client, whose contracts are there. The rest is called by
+    the event loop and the server."""
 
     def __init__(
         self,
@@ -75,140 +62,75 @@ class Connection(asyncio.BufferedProtocol):
         pool: ReceivePool | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pool = pool or ReceivePool(self._loop.call_soon_threadsafe)
-        self._pool.join(self)
-        self._protocol = ServerProtocol(
-            exports, needs_tls=tls is not None, allocate=partial(self._pool.memory, self)
-        )
+        pool = pool or ReceivePool(self._loop.call_soon_threadsafe)
+        self.share = Share(pool, fed=self._wake, dropped=self._give_way)
+        self.protocol = ServerProtocol(exports, needs_tls=tls is not None, buffer=self.share.buffer)
         self._tls = tls
         self._securing: asyncio.Task[None] | None = None
         self._handshake_done = handshake_done
         self._lost = lost
-        self.last_byte = time.monotonic()
-        """When one came last. The loop's own clock counts in milliseconds, or stands."""
-        self.is_visitor = True
-        self._pressing: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
         self._export: Export | None = None  # until its end has been reported
+        self._replies: Transmission  # from `opened` on
         self._end: ConnectionEnd | None = None
         self._held = False
         self._congested = False
-        self._reading = True
         self._pumping = False
         self._wakeup: asyncio.Handle | None = None
         self._grace: asyncio.TimerHandle | None = None
 
-    # What an export may ask.
-
-    @property
-    def name(self) -> str:
-        """The name of the export as the client gave it; empty during the handshake."""
-        return self._protocol.chosen.name if self._protocol.chosen else ""
-
-    @property
-    def in_handshake(self) -> bool:
-        return self._protocol.in_handshake
-
-    @property
-    def stands_still_since(self) -> float | None:
-        """See replicator.nbd.memory.Member."""
-        return self.last_byte if self._reading and self._protocol.is_half_large else None
-
-    @property
-    def memory_bytes(self) -> int:
-        return self._protocol.memory_bytes
-
-    @property
-    def mid_request(self) -> bool:
-        """Bytes of at least one request have come that no batch has held."""
-        return self._protocol.mid_request
-
-    @property
-    def outstanding(self) -> int:
-        """Requests handed to the export and not yet answered."""
-        return self._protocol.outstanding
-
-    @property
-    def disc_received(self) -> bool:
-        return self._protocol.disc_received
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Replies that have not left this process."""
-        queued = self._protocol.unsent_bytes
-        return queued + (self._transport.get_write_buffer_size() if self._transport else 0)
-
-    @property
-    def end(self) -> ConnectionEnd | None:
-        """How it ended, once it has."""
-        return self._end
-
-    def hung_up(self) -> bool:
-        """Whether the peer has closed its side, asked of the kernel now.
-
-        True also while data that came before is still unread, and after the end. One system call.
-        """
-        if self._end is not None or self._transport is None or self._transport.is_closing():
-            return True
-        return any(events & _HANGUP for _, events in self._poll.poll(0))
-
-    # What an export may do.
+    # What an export sees.
 
     def reply(self, request: Request, error: int = 0) -> None:
-        """Answer with success, or with a WireError. Not for a READ that succeeded."""
         if self._end is None:
-            self._protocol.reply(request, error)
-            self._answered()
+            self._replies.reply(request, error)
+            if not self._pumping:
+                self._wake()
 
     def reply_all(self, batch: Sequence[Request]) -> None:
-        """Success for all of a batch that want an answer, at the price of one. No READs."""
         if self._end is None:
-            self._protocol.reply_all(batch)
-            self._answered()
+            self._replies.reply_all(batch)
+            if not self._pumping:
+                self._wake()
 
     def reply_data(self, request: Request, data: Sendable) -> None:
-        """Answer a READ, in full. `data` must not change until it has been sent."""
         if self._end is None:
-            self._protocol.reply_data(request, data)
-            self._answered()
+            self._replies.reply_data(request, data)
+            if not self._pumping:
+                self._wake()
 
     def reply_status(self, request: Request, extents: Extents) -> None:
-        """Answer a BLOCK_STATUS: what its range holds, from its beginning on."""
         if self._end is None:
-            self._protocol.reply_status(request, extents)
-            self._answered()
+            self._replies.reply_status(request, extents)
+            if not self._pumping:
+                self._wake()
 
     def hold(self) -> None:
-        """Keep the payloads of this batch valid until `release`: nothing is read meanwhile.
-
-        Within `submit` or `opened` only, since afterwards the memory may be in use again. A peer
-        that goes away meanwhile shows in `hung_up` alone.
-        """
         assert self._pumping, "hold() outside of submit() comes too late"
         self._held = True
 
     def release(self) -> None:
-        """The payloads are no longer needed; reading goes on."""
         self._held = False
         self._wake()
 
-    def close(self, reason: str = "closed by the server") -> None:
-        """End it now, without answers to what is unanswered and unsent."""
+    def hung_up(self) -> bool:
+        if self._end is not None or self._transport is None or self._transport.is_closing():
+            return True
+        return any(events & _HANGUP for _, events in self._poll.poll(0))
+
+    def close(self, reason: str) -> None:
         self._finish(EndKind.CLOSED, reason)
         if self._transport is not None:
             self._transport.abort()
 
-    # Called by the pool.
-
-    def admitted(self) -> None:
-        self._wake()
-
-    def give_way(self) -> None:
-        _log.warning("NBD request stood still while others wait", extra={"export": self.name})
-        self.close("its request stood still while others waited for memory")
-
     # Called by the server.
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Replies that have not left this process."""
+        queued = self.protocol.unsent_bytes
+        return queued + (self._transport.get_write_buffer_size() if self._transport else 0)
 
     def close_gracefully(self) -> None:
         """End it when the replies that have been given are sent, within CLOSE_GRACE_SECONDS."""
@@ -226,17 +148,17 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._protocol.get_buffer(sizehint)
+        return self.protocol.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.last_byte = time.monotonic()
-        handshaking = self._protocol.in_handshake
-        self._protocol.buffer_updated(nbytes)
+        self.share.last_byte = time.monotonic()
+        handshaking = self.protocol.in_handshake
+        self.protocol.buffer_updated(nbytes)
         if self._securing is not None:
             return  # the first words behind TLS, before we were told that it is there
         if handshaking:
             self._flush()
-            if self._protocol.state is State.SECURING:
+            if self.protocol.state is State.SECURING:
                 assert self._transport is not None
                 self._transport.pause_reading()  # the next byte is TLS's
                 self._securing = self._loop.create_task(self._secure())
@@ -245,8 +167,8 @@ class Connection(asyncio.BufferedProtocol):
         self._pump()
 
     def eof_received(self) -> bool:
-        self._protocol.eof_received()
-        kind = EndKind.DISC if self._protocol.disc_received else EndKind.EOF
+        self.protocol.eof_received()
+        kind = EndKind.DISC if self.protocol.disc_received else EndKind.EOF
         self._finish(kind)
         self._close_transport()
         return False
@@ -260,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish(EndKind.ERROR, str(exc) if exc else "connection lost")
-        for timer in (self._wakeup, self._grace, self._pressing):
+        for timer in (self._wakeup, self._grace):
             if timer is not None:
                 timer.cancel()
         if self._securing is not None:
@@ -272,16 +194,14 @@ class Connection(asyncio.BufferedProtocol):
     # Steps.
 
     async def _secure(self) -> None:
-        """The TLS handshake, in which the client proves who it is. Its time is that of the whole
-        handshake (server.py)."""
+        """Its time is that of the whole handshake (server.py)."""
         assert self._tls is not None
         assert self._transport is not None
         plain = self._transport
-        self._protocol.secured()  # from here on, whatever is handed to us has come through TLS
+        self.protocol.secured()  # from here on, whatever is handed to us has come through TLS
         try:
-            transport = await self._loop.start_tls(plain, self, self._tls.context, server_side=True)
+            transport = await self._tls.secure(plain, self)
         except (OSError, asyncio.CancelledError) as error:
-            _log.warning("NBD client failed its TLS handshake", extra={"reason": str(error)})
             plain.abort()
             self.connection_lost(error if isinstance(error, OSError) else None)
             return
@@ -289,10 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or self._end is not None:
             plain.abort()
             return
-        certificate: Mapping[str, Any] = transport.get_extra_info("peercert") or {}
-        if not self._tls.admits(certificate):
-            subject = str(certificate.get("subject", "no certificate"))
-            _log.warning("NBD client is not admitted", extra={"subject": subject})
+        if not self._tls.lets_in(transport):
             transport.abort()
             self.connection_lost(None)
             return
@@ -304,18 +221,25 @@ class Connection(asyncio.BufferedProtocol):
 
     def _haggled(self) -> None:
         """After each step of the handshake: was it the last?"""
-        if not self._protocol.in_handshake:
+        if not self.protocol.in_handshake:
             self._leave_handshake()
 
     def _leave_handshake(self) -> None:
         self._handshake_done(self)
-        if self._protocol.chosen and self._protocol.state is State.TRANSMISSION:
-            self._export = self._protocol.chosen.export
+        if self.protocol.chosen and self.protocol.state is State.TRANSMISSION:
+            assert self.protocol.transmission is not None
+            self._replies = self.protocol.transmission
+            self._export = self.protocol.chosen.export
             self._pumping = True
             try:
                 self._export.opened(self)
             finally:
                 self._pumping = False
+
+    @property
+    def _name(self) -> str:
+        """Of the export, as the client gave it; empty during the handshake."""
+        return self.protocol.chosen.name if self.protocol.chosen else ""
 
     def _pump(self) -> None:
         """Hand over what is in the buffer, send what was answered, then see what comes next."""
@@ -325,11 +249,11 @@ class Connection(asyncio.BufferedProtocol):
         finished = False
         try:
             while self._export and not (self._held or self._congested):
-                batch = self._protocol.requests()
+                batch = self.protocol.requests()
                 if not batch:
                     break
-                if self.is_visitor:
-                    self.is_visitor = all(each.command in _LOOKING for each in batch)
+                if self.share.is_visitor:
+                    self.share.is_visitor = all(each.command in _LOOKING for each in batch)
                 self._export.submit(self, batch)
                 del batch  # a large payload goes as soon as the export lets go of it
                 self._flush()
@@ -343,22 +267,18 @@ class Connection(asyncio.BufferedProtocol):
     def _after_step(self) -> None:
         """Send, and find out whether this was the last step, or reading has to pause."""
         self._flush()
-        state = self._protocol.state
+        state = self.protocol.state
         if state is State.FAILED:
             _log.warning(
                 "NBD client broke the protocol",
-                extra={"export": self.name, "reason": self._protocol.failure},
+                extra={"export": self._name, "reason": self.protocol.failure},
             )
-            self._finish(EndKind.ERROR, self._protocol.failure)
-        elif state is State.LEAVING and not self._protocol.outstanding:
+            self._finish(EndKind.ERROR, self.protocol.failure)
+        elif state is State.LEAVING and not self.protocol.outstanding:
             self._finish(EndKind.DISC)
         if self._end is not None:
             self._close_transport()
         self._watch()
-
-    def _answered(self) -> None:
-        if not self._pumping:
-            self._wake()
 
     def _wake(self) -> None:
         """Pump in the next iteration of the loop, once for all that asks for it in this one."""
@@ -373,37 +293,27 @@ class Connection(asyncio.BufferedProtocol):
         """Read if, and only if, what comes may be handed over."""
         if self._end is not None or self._transport is None or self._transport.is_closing():
             return
-        leaving = self._protocol.state is State.LEAVING
-        held = self._held or self._congested or self._protocol.saturated
-        wanted = leaving or not (held or self._starves())
-        if wanted is not self._reading:
-            self._reading = wanted
+        wanted = self.protocol.state is State.LEAVING or not (
+            self._held or self._congested or self._lacks_room()
+        )
+        if wanted is not self.share.is_read:
+            self.share.is_read = wanted
             if wanted:
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
 
-    def _starves(self) -> bool:
-        """There is no memory for what is to come next."""
-        lacking = self._protocol.lacking_bytes
-        if not lacking or self._pool.ask(self, lacking):
+    def _lacks_room(self) -> bool:
+        """Too much is unanswered, or there is no memory for what is to come next."""
+        transmission = self.protocol.transmission
+        if transmission is None:
             return False
-        if self._pressing is None:
-            self._pressing = self._loop.call_later(STALL_SECONDS, self._press)
-        return True
-
-    def _press(self) -> None:
-        self._pressing = None
-        if not self._pool.waits(self):
-            return
-        again_seconds = self._pool.press(time.monotonic())
-        if again_seconds is not None and self._end is None:
-            self._pressing = self._loop.call_later(again_seconds, self._press)
+        return transmission.saturated or self.share.starves(transmission.needed_bytes)
 
     def _flush(self) -> None:
         if self._securing is not None:
             return  # nothing is said in the clear any more
-        data = self._protocol.data_to_send()
+        data = self.protocol.data_to_send()
         if not data or self._transport is None or self._transport.is_closing():
             return
         if len(data) == 1:
@@ -427,8 +337,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._end = ConnectionEnd(
             kind=kind,
-            mid_request=self._protocol.mid_request,
-            unanswered=self._protocol.outstanding,
+            mid_request=self.protocol.mid_request,
+            unanswered=self.protocol.outstanding,
             unsent_bytes=self.unsent_bytes,
             reason=reason,
         )
@@ -436,8 +346,12 @@ class Connection(asyncio.BufferedProtocol):
         if export is not None:
             export.closed(self, self._end)
         if kind is not EndKind.DISC:
-            self._protocol.let_go()
-        self._pool.leave(self)
+            self.share.buffer.let_go()
+        self.share.leave()
+
+    def _give_way(self) -> None:
+        _log.warning("NBD request stood still while others wait", extra={"export": self._name})
+        self.close("its request stood still while others waited for memory")
 
     def _close_transport(self) -> None:
         """Close when everything has been sent; by force if the peer does not collect it."""

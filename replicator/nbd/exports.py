@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an NBD server serves: an export, the set of exports, and how a connection ends. No I/O.
+"""What an NBD server serves, and what that sees of a client: the interfaces between them. No I/O.
 
 The server knows these interfaces and nothing of what stands behind them. All calls come from the
 event loop's thread, one at a time.
@@ -27,8 +27,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from replicator.nbd.block_status import Extents
 from replicator.nbd.constants import TransmissionFlag
 from replicator.nbd.limits import (
     MAX_BLOCK_BYTES,
@@ -36,10 +37,7 @@ from replicator.nbd.limits import (
     MIN_BLOCK_BYTES,
     PREFERRED_BLOCK_BYTES,
 )
-
-if TYPE_CHECKING:
-    from replicator.nbd.connection import Connection
-    from replicator.nbd.transmission import Request
+from replicator.nbd.request import Request, Sendable
 
 _MAX_SIZE = (1 << 63) - 1  # clients take the size as a signed number
 
@@ -119,6 +117,50 @@ class ConnectionEnd:
         return peer_ended and not (self.mid_request or self.unanswered or self.unsent_bytes)
 
 
+class Client(Protocol):
+    """A connection, as the export sees it that it has chosen. Hashable by identity. Nothing here
+    does anything once the end has been reported."""
+
+    def reply(self, request: Request, error: int = 0) -> None:
+        """Answer with success, or with a WireError. Not for a READ that succeeded."""
+        ...
+
+    def reply_all(self, batch: Sequence[Request]) -> None:
+        """Success for all of a batch that want an answer, at the price of one. No READs."""
+        ...
+
+    def reply_data(self, request: Request, data: Sendable) -> None:
+        """Answer a READ, in full. `data` must not change until it has been sent."""
+        ...
+
+    def reply_status(self, request: Request, extents: Extents) -> None:
+        """Answer a BLOCK_STATUS: what its range holds, from its beginning on."""
+        ...
+
+    def hold(self) -> None:
+        """Keep the payloads of this batch valid until `release`: nothing is read meanwhile.
+
+        Within `submit` or `opened` only, since afterwards the memory may be in use again. A peer
+        that goes away meanwhile shows in `hung_up` alone.
+        """
+        ...
+
+    def release(self) -> None:
+        """The payloads are no longer needed; reading goes on."""
+        ...
+
+    def hung_up(self) -> bool:
+        """Whether the peer has closed its side, asked of the kernel now.
+
+        True also while data that came before is still unread, and after the end. One system call.
+        """
+        ...
+
+    def close(self, reason: str) -> None:
+        """End it now, without answers to what is unanswered and unsent. `reason` is for the log."""
+        ...
+
+
 class Export(Protocol):
     """One thing that is served. See the head of this file for the contract."""
 
@@ -127,18 +169,18 @@ class Export(Protocol):
         """Asked at each negotiation; a connection keeps what it was told."""
         ...
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Client) -> None:
         """A client has entered transmission. May already `hold()` or `close()` it."""
         ...
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         """Requests in the order of receipt, at least one. Must not block.
 
         What it raises ends the connection (EndKind.ERROR) and reaches the loop's handler.
         """
         ...
 
-    def closed(self, connection: Connection, end: ConnectionEnd) -> None:
+    def closed(self, connection: Client, end: ConnectionEnd) -> None:
         """Called as soon as the end is known. Later replies on this connection are ignored."""
         ...
 

@@ -4,7 +4,7 @@
 The shell's loop, in the order of the calls:
 
     get_buffer() → the kernel fills n bytes → buffer_updated(n) → requests() until it is empty
-    → the export answers with reply*() → data_to_send()
+    → the export answers with transmission.reply*() → data_to_send()
 
 Nothing that a peer sends makes it raise: it fails itself and remembers why (`failure`); requests()
 is empty from then on. Asserts here are for callers that answer twice, or answer out of turn.
@@ -15,14 +15,12 @@ limits.py for what it may become.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from replicator.nbd.block_status import Extents
 from replicator.nbd.constants import CLIENT_FLAGS, OPTION_HEADER, REQUEST
 from replicator.nbd.exports import Exports
 from replicator.nbd.handshake import Chosen, Handshake, greeting
 from replicator.nbd.limits import HANDSHAKE_BUFFER_BYTES, TRANSMISSION_BUFFER_BYTES
 from replicator.nbd.receive_buffer import ReceiveBuffer
+from replicator.nbd.request import Request, Sendable
 from replicator.nbd.state import (
     HANDSHAKE_STATES,
     SILENT_STATES,
@@ -31,7 +29,7 @@ from replicator.nbd.state import (
     RemoteError,
     State,
 )
-from replicator.nbd.transmission import Request, Sendable, Transmission
+from replicator.nbd.transmission import Transmission
 
 
 class ServerProtocol:
@@ -43,14 +41,16 @@ class ServerProtocol:
         exports: Exports,
         *,
         needs_tls: bool = False,
-        allocate: Callable[[int], bytearray] = bytearray,
+        buffer: ReceiveBuffer | None = None,
     ) -> None:
+        """`buffer` is empty, and of HANDSHAKE_BUFFER_BYTES."""
         self.state = State.GREETED
         self.failure = ""  # why, once the state is FAILED
+        self.buffer = ReceiveBuffer(HANDSHAKE_BUFFER_BYTES) if buffer is None else buffer
         self.transmission: Transmission | None = None
+        """Once an export is chosen: who answers requests, answers here."""
         self._handshake = Handshake(exports, needs_tls=needs_tls)
         self._handshake.out.append(greeting())
-        self._buffer = ReceiveBuffer(HANDSHAKE_BUFFER_BYTES, allocate)
         self._needed_bytes = CLIENT_FLAGS.size
 
     # What is known.
@@ -70,7 +70,7 @@ class ServerProtocol:
         transmission = self.transmission
         if transmission is None:
             return False
-        return len(self._buffer) > 0 or transmission.discarding
+        return len(self.buffer) > 0 or transmission.discarding
 
     @property
     def outstanding(self) -> int:
@@ -92,26 +92,6 @@ class ServerProtocol:
         queued = sum(map(len, self._handshake.out))
         return queued + (sum(map(len, self.transmission.out)) if self.transmission else 0)
 
-    @property
-    def memory_bytes(self) -> int:
-        """What the receive buffer keeps alive."""
-        return self._buffer.memory_bytes
-
-    @property
-    def lacking_bytes(self) -> int:
-        """How large a memory the next get_buffer() asks `allocate` for; 0: for none."""
-        transmission = self.transmission
-        return 0 if transmission is None else self._buffer.lacks(transmission.needed_bytes)
-
-    @property
-    def is_half_large(self) -> bool:
-        """A request in memory of its own has come by half."""
-        return self._buffer.is_large
-
-    def let_go(self) -> None:
-        """It is over: what has come and was not handed out is given up."""
-        self._buffer.let_go()
-
     # Bytes in.
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
@@ -121,14 +101,14 @@ class ServerProtocol:
         """
         assert not self.saturated
         if self.state in SILENT_STATES:
-            self._buffer.consume_to(self._buffer.end)
+            self.buffer.consume_to(self.buffer.end)
         transmission = self.transmission
         needed = transmission.needed_bytes if transmission else self._needed_bytes
-        return self._buffer.writable(needed)
+        return self.buffer.writable(needed)
 
     def buffer_updated(self, count: int) -> None:
         """`count` bytes have been put into what get_buffer returned."""
-        self._buffer.filled(count)
+        self.buffer.filled(count)
         if self.in_handshake:
             try:
                 self._haggle()
@@ -141,7 +121,7 @@ class ServerProtocol:
             return []
         assert self.transmission is not None
         try:
-            batch = self.transmission.parse(self._buffer)
+            batch = self.transmission.parse(self.buffer)
         except RemoteError as error:
             self._fail(error)
             return []
@@ -153,22 +133,6 @@ class ServerProtocol:
         self._move(Event.EOF)
 
     # Bytes out.
-
-    def reply(self, request: Request, error: int = 0) -> None:
-        assert self.transmission is not None
-        self.transmission.reply(request, error)
-
-    def reply_all(self, requests: Sequence[Request]) -> None:
-        assert self.transmission is not None
-        self.transmission.reply_all(requests)
-
-    def reply_data(self, request: Request, data: Sendable) -> None:
-        assert self.transmission is not None
-        self.transmission.reply_data(request, data)
-
-    def reply_status(self, request: Request, extents: Extents) -> None:
-        assert self.transmission is not None
-        self.transmission.reply_status(request, extents)
 
     def data_to_send(self) -> list[Sendable]:
         """What is to be sent, in order; taken by this call."""
@@ -184,7 +148,7 @@ class ServerProtocol:
     # The handshake, step by step.
 
     def _haggle(self) -> None:
-        buffer = self._buffer
+        buffer = self.buffer
         while self.in_handshake and self.state is not State.SECURING:
             self._needed_bytes = self._step_bytes()
             if len(buffer) < self._needed_bytes:
@@ -208,7 +172,7 @@ class ServerProtocol:
         """Bytes needed for the next step, as far as what has come tells."""
         if self.state is State.GREETED:
             return CLIENT_FLAGS.size
-        buffer = self._buffer
+        buffer = self.buffer
         if len(buffer) < OPTION_HEADER.size:
             return OPTION_HEADER.size
         header = buffer.view[buffer.start : buffer.start + OPTION_HEADER.size]
@@ -226,7 +190,7 @@ class ServerProtocol:
         self.state = TRANSITIONS[self.state][event]
         if event is Event.CHOSEN:
             assert self.chosen is not None
-            self._buffer.grow_usual(TRANSMISSION_BUFFER_BYTES)
+            self.buffer.grow_usual(TRANSMISSION_BUFFER_BYTES)
             self.transmission = Transmission(
                 self.chosen.info,
                 structured=self.chosen.structured,

@@ -25,10 +25,11 @@ from typing import cast
 from replicator.base.address import Address
 from replicator.base.errors import UsageError
 from replicator.base.unixsocket import inode_of, listen_unix, remove_unix
-from replicator.nbd.connection import Connection, ServerTls
+from replicator.nbd.connection import Connection
 from replicator.nbd.exports import Exports
 from replicator.nbd.limits import HANDSHAKE_SECONDS, MAX_CONNECTIONS, MAX_HANDSHAKES
 from replicator.nbd.memory import ReceivePool
+from replicator.nbd.server_tls import ServerTls
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class NbdServer:
 
     def _make_way(self) -> None:
         """For a newcomer."""
-        idle = min(self._handshakes, key=lambda each: each.last_byte, default=None)
+        idle = min(self._handshakes, key=lambda each: each.share.last_byte, default=None)
         if idle is not None:
             _log.warning("NBD handshake gave way to a newcomer")
             self._handshake_done(idle)

@@ -51,6 +51,7 @@ from replicator.nbd.limits import (
     MAX_OUTSTANDING_REQUESTS,
 )
 from replicator.nbd.receive_buffer import ReceiveBuffer
+from replicator.nbd.request import Request, Sendable
 from replicator.nbd.state import RemoteError
 
 # Plain numbers: looking an enum member up costs more than comparing it, and the complement of an
@@ -68,44 +69,6 @@ _OK: Final = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, bytes(8))[:8]
 
 _MODIFIES = frozenset({Command.WRITE, Command.WRITE_ZEROES, Command.TRIM})
 _GROWS = frozenset({Command.WRITE, Command.WRITE_ZEROES})  # past the end these have no space
-
-Sendable = bytes | bytearray | memoryview
-_NOTHING: Final = memoryview(b"")
-
-
-class Request:
-    """One request. `cookie` is opaque. `payload` is empty but for WRITE; see exports.py for its
-    life. `error` is set if the protocol has refused it; `answered` is the protocol's own."""
-
-    __slots__ = ("answered", "command", "cookie", "error", "flags", "length", "offset", "payload")
-
-    def __init__(
-        self,
-        command: int,
-        flags: int,
-        cookie: bytes,
-        offset: int,
-        length: int,
-        payload: memoryview = _NOTHING,
-    ) -> None:
-        self.command = command
-        self.flags = flags
-        self.cookie = cookie
-        self.offset = offset
-        self.length = length
-        self.payload = payload
-        self.error = 0
-        self.answered = False
-
-    @property
-    def fua(self) -> bool:
-        return bool(self.flags & _FUA)
-
-    def __repr__(self) -> str:
-        known = self.command in Command.__members__.values()
-        name = Command(self.command).name if known else f"command {self.command}"
-        refused = f" refused {self.error}" if self.error else ""
-        return f"<{name} {self.offset}+{self.length} flags {self.flags:#x}{refused}>"
 
 
 class Transmission:

@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "the handshake that was silent longest gives way",
         "replicator/nbd/server.py",
-        "        idle = min(self._handshakes, key=lambda each: each.last_byte, default=None)\n",
-        "        idle = max(self._handshakes, key=lambda each: each.last_byte, default=None)\n",
+        "min(self._handshakes, key=lambda each: each.share.last_byte,",
+        "max(self._handshakes, key=lambda each: each.share.last_byte,",
         ("tests/nbd/test_server.py::test_idle_peers_cannot_take_all_places",),
     ),
 )

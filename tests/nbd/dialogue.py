@@ -9,7 +9,8 @@ from struct import pack, unpack_from
 from replicator.nbd.constants import Command, Option, OptionReply
 from replicator.nbd.exports import Exports
 from replicator.nbd.protocol import ServerProtocol
-from replicator.nbd.transmission import Request
+from replicator.nbd.request import Request
+from replicator.nbd.transmission import Transmission
 from tests.peers.nbd_client_protocol import Answer, ClientProtocol
 
 FLAGS = pack(">I", 3)
@@ -77,16 +78,22 @@ def converse(protocol: ServerProtocol, data: bytes, *, piece: int = 1 << 30) -> 
             for each in batch:
                 each.payload = memoryview(bytes(each.payload))
             seen.extend(batch)
-            protocol.reply_all([each for each in batch if each.command != Command.READ])
+            replies(protocol).reply_all([each for each in batch if each.command != Command.READ])
             for each in batch:
                 if each.command == Command.READ and not each.answered:
-                    protocol.reply_data(each, bytes(each.length))
+                    replies(protocol).reply_data(each, bytes(each.length))
     return seen
 
 
 def mid_request(protocol: ServerProtocol) -> bool:
     """As a call, because a type checker takes a property for constant."""
     return protocol.mid_request
+
+
+def replies(protocol: ServerProtocol) -> Transmission:
+    """Where requests are answered."""
+    assert protocol.transmission is not None
+    return protocol.transmission
 
 
 def saturated(protocol: ServerProtocol) -> bool:
@@ -178,10 +185,10 @@ class ConnectionPair:
             return
         end = each.offset + each.length
         if each.command == Command.READ:
-            self.server.reply_data(each, bytes(self.disk[each.offset : end]))
+            replies(self.server).reply_data(each, bytes(self.disk[each.offset : end]))
             return
         if each.command == Command.WRITE:
             self.disk[each.offset : end] = each.payload
         elif each.command in (Command.WRITE_ZEROES, Command.TRIM):
             self.disk[each.offset : end] = bytes(each.length)
-        self.server.reply(each)
+        replies(self.server).reply(each)

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command
-from replicator.nbd.exports import ConnectionEnd, Export, ExportInfo
-from replicator.nbd.transmission import Request
+from replicator.nbd.exports import Client, ConnectionEnd, Export, ExportInfo
+from replicator.nbd.request import Request
 
 ALL_ABLE = ExportInfo(
     size_bytes=64 << 20, can_fua=True, can_trim=True, can_write_zeroes=True, multi_conn=True
@@ -25,7 +24,7 @@ class MemoryExport:
         self.content = bytearray(info.size_bytes)
         self.log: list[tuple[int, int, int, int, int]] = []
         self.batches: list[int] = []
-        self.opened_by: list[Connection] = []
+        self.opened_by: list[Client] = []
         self.ends: list[ConnectionEnd] = []
         self._called = asyncio.Event()
 
@@ -36,18 +35,18 @@ class MemoryExport:
                 self._called.clear()
                 await self._called.wait()
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Client) -> None:
         self.opened_by.append(connection)
         self._called.set()
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         self.batches.append(len(batch))
         for request in batch:
             self.remember(request)
             if not request.answered:
                 self.answer(connection, request)
 
-    def closed(self, connection: Connection, end: ConnectionEnd) -> None:
+    def closed(self, connection: Client, end: ConnectionEnd) -> None:
         self.ends.append(end)
         self._called.set()
 
@@ -57,7 +56,7 @@ class MemoryExport:
         )
         self._called.set()
 
-    def answer(self, connection: Connection, request: Request) -> None:
+    def answer(self, connection: Client, request: Request) -> None:
         start, end = request.offset, request.offset + request.length
         match request.command:
             case Command.READ:
@@ -78,9 +77,9 @@ class HoldingExport(MemoryExport):
 
     def __init__(self, info: ExportInfo = ALL_ABLE) -> None:
         super().__init__(info)
-        self.waiting: list[tuple[Connection, Request]] = []
+        self.waiting: list[tuple[Client, Request]] = []
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         self.batches.append(len(batch))
         for request in batch:
             self.remember(request)

@@ -14,10 +14,10 @@ import pytest
 from replicator.base.errors import NotFoundError, UnreachableError, UsageError
 from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command, CommandFlag, WireError
-from replicator.nbd.exports import EndKind, ExportInfo
+from replicator.nbd.exports import Client, EndKind, ExportInfo
 from replicator.nbd.limits import MAX_BLOCK_BYTES
+from replicator.nbd.request import Request
 from replicator.nbd.server import serve_unix
-from replicator.nbd.transmission import Request
 from replicator.nbd.uri import TcpAddress, UnixAddress
 from tests.nbd.exports_of_memory import ALL_ABLE, MemoryExport, Shelf
 from tests.nbd.test_server import PatientExport, serving
@@ -198,8 +198,9 @@ class CountingExport(MemoryExport):
         super().__init__()
         self.most = 0
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
-        self.most = max(self.most, connection.outstanding)
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
+        assert isinstance(connection, Connection)
+        self.most = max(self.most, connection.protocol.outstanding)
         super().submit(connection, batch)
 
 

@@ -64,7 +64,7 @@ def checked(protocol: ServerProtocol, stream: bytes, piece: int) -> None:
             bound = TRANSMISSION_BUFFER_BYTES + MAX_REQUEST_BYTES
             if not protocol.mid_request:
                 bound = TRANSMISSION_BUFFER_BYTES
-        assert protocol.memory_bytes <= bound
+        assert protocol.buffer.memory_bytes <= bound
         assert protocol.outstanding == 0
     assert bool(protocol.failure) == (protocol.state is State.FAILED)
 

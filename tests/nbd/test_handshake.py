@@ -167,7 +167,7 @@ def test_abort_is_acknowledged_and_what_follows_is_dropped(protocol: ServerProto
     assert [each.reply for each in said] == [OptionReply.ACK]
     assert protocol.state is State.LEAVING
     feed(protocol, bytes(100_000))
-    assert protocol.memory_bytes == HANDSHAKE_BUFFER_BYTES
+    assert protocol.buffer.memory_bytes == HANDSHAKE_BUFFER_BYTES
 
 
 @pytest.mark.parametrize(("flags", "zeroes"), [(3, 0), (1, 124)])
@@ -199,7 +199,7 @@ def test_what_no_reply_can_answer_fails_the_connection(
     feed(protocol, data)
     assert protocol.state is State.FAILED
     assert reason in protocol.failure
-    assert protocol.memory_bytes == HANDSHAKE_BUFFER_BYTES
+    assert protocol.buffer.memory_bytes == HANDSHAKE_BUFFER_BYTES
     assert protocol.requests() == []
 
 

@@ -219,7 +219,7 @@ async def stalled(stack: ExitStack, server: NbdServer, count: int) -> list[Peer]
 
 
 def receive_bytes(server: NbdServer) -> int:
-    return sum(each.memory_bytes for each in server.connections)
+    return sum(each.share.memory_bytes for each in server.connections)
 
 
 async def test_a_flood_of_half_requests_is_bounded_and_no_source_waits_for_it(
@@ -267,7 +267,7 @@ async def test_memory_of_a_connection_that_ended_is_free_again(directory: Path) 
     for _ in range(5):
         async with connected(server.path) as peer:
             await peer.say(write(0, payload)[: 3 * MIB])
-            await export.until(lambda: any(c.memory_bytes > MIB for c in server.connections))
+            await export.until(lambda: any(c.share.memory_bytes > MIB for c in server.connections))
         await export.until(lambda: len(export.ends) == len(export.opened_by))
     async with connected(server.path) as peer:
         await peer.say(write(0, payload))

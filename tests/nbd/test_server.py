@@ -17,9 +17,8 @@ import pytest
 
 from replicator.base.errors import OwnedError, UsageError
 from replicator.nbd import server as server_module
-from replicator.nbd.connection import Connection
 from replicator.nbd.constants import Command, Option, WireError
-from replicator.nbd.exports import EndKind, Export, ExportInfo
+from replicator.nbd.exports import Client, EndKind, Export, ExportInfo
 from replicator.nbd.limits import (
     MAX_BLOCK_BYTES,
     MAX_OUTSTANDING_READ_BYTES,
@@ -27,8 +26,8 @@ from replicator.nbd.limits import (
     TRANSMISSION_BUFFER_BYTES,
     UNSENT_HIGH_BYTES,
 )
+from replicator.nbd.request import Request
 from replicator.nbd.server import NbdServer, serve_unix
-from replicator.nbd.transmission import Request
 from tests.nbd.dialogue import FLAGS, GREETING_BYTES, go, ok, option, request, simple_error, write
 from tests.nbd.exports_of_memory import ALL_ABLE, HoldingExport, MemoryExport, Shelf
 
@@ -187,7 +186,7 @@ class WatchfulExport(MemoryExport):
         self.peer: socket.socket | None = None
         self.heard: list[bytes] = []
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         super().submit(connection, batch)
         assert self.peer is not None
         try:
@@ -236,7 +235,7 @@ class PatientExport(MemoryExport):
         super().__init__(info)
         self.kept: list[Request] = []
 
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         for each in batch:
             self.remember(each)
         self.kept.extend(each for each in batch if not each.answered)
@@ -247,14 +246,14 @@ async def test_answers_may_come_later_and_in_any_order(directory: Path) -> None:
     async with serving(directory, export) as server, connected(server.path) as peer:
         await peer.say(request(Command.READ, 0, 512, cookie=1) + request(Command.FLUSH, cookie=2))
         await export.until(lambda: len(export.kept) == 2)
-        (connection,) = export.opened_by
-        assert connection.outstanding == 2
+        (connection,) = server.connections
+        assert connection.protocol.outstanding == 2
         read, flush = export.kept
         connection.reply(flush)
         assert await peer.hear(16) == ok(2)
         connection.reply_data(read, b"x" * 512)
         assert await peer.hear(16 + 512) == ok(1) + b"x" * 512
-        assert connection.outstanding == 0
+        assert connection.protocol.outstanding == 0
 
 
 async def test_a_peer_that_does_not_collect_its_replies_is_not_read_from(directory: Path) -> None:
@@ -262,7 +261,7 @@ async def test_a_peer_that_does_not_collect_its_replies_is_not_read_from(directo
     count, size = 200, 1 << 20
     async with serving(directory, export) as server, connected(server.path) as peer:
         await peer.say(request(Command.READ, 0, size) * count)
-        (connection,) = export.opened_by
+        (connection,) = server.connections
         await idle_steps()
         bound = UNSENT_HIGH_BYTES + MAX_OUTSTANDING_READ_BYTES
         assert len(export.log) < count
@@ -315,9 +314,9 @@ async def test_disc_is_a_clean_end_after_the_last_answer(directory: Path) -> Non
     async with serving(directory, export) as server, connected(server.path) as peer:
         await peer.say(request(Command.FLUSH) + request(Command.DISC))
         await export.until(lambda: len(export.log) == 2)
-        (connection,) = export.opened_by
+        (connection,) = server.connections
         assert export.commands() == [Command.FLUSH, Command.DISC]
-        assert connection.disc_received
+        assert connection.protocol.disc_received
         assert export.ends == []
         connection.reply(export.kept[0])
         assert await peer.hear(17) == ok()
@@ -357,7 +356,7 @@ async def test_eof_before_an_answer_says_so_and_late_answers_go_nowhere(director
         await export.until(lambda: export.ends)
         (end,) = export.ends
         assert (end.kind, end.unanswered, end.clean) == (EndKind.EOF, 2, False)
-        (connection,) = export.opened_by
+        (connection,) = server.connections
         connection.reply_data(export.kept[0], bytes(512))
         connection.reply_all(export.kept)
         connection.release()
@@ -377,7 +376,7 @@ async def test_an_export_may_end_a_connection(directory: Path) -> None:
     async with serving(directory, export) as server, connected(server.path) as peer:
         await peer.say(request(Command.FLUSH))
         await export.until(lambda: export.kept)
-        (connection,) = export.opened_by
+        (connection,) = server.connections
         connection.close("fail-open")
         (end,) = export.ends
         assert (end.kind, end.unanswered, end.reason) == (EndKind.CLOSED, 1, "fail-open")
@@ -387,7 +386,7 @@ async def test_an_export_may_end_a_connection(directory: Path) -> None:
 
 
 class BrokenExport(MemoryExport):
-    def submit(self, connection: Connection, batch: Sequence[Request]) -> None:
+    def submit(self, connection: Client, batch: Sequence[Request]) -> None:
         raise RuntimeError("a bug in the export")
 
 
@@ -423,7 +422,7 @@ async def test_a_hang_up_shows_before_it_is_read(directory: Path) -> None:
         async with connected(server.path) as peer:
             await peer.say(write(0, bytes(512), cookie=1))
             await export.until(lambda: export.waiting)
-            (connection,) = export.opened_by
+            (connection,) = server.connections
             assert not connection.hung_up()
             await peer.say(write(512, bytes(512), cookie=2))
             assert not connection.hung_up(), "data is no hang-up"

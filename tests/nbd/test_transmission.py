@@ -25,6 +25,7 @@ from tests.nbd.dialogue import (
     in_transmission,
     mid_request,
     ok,
+    replies,
     request,
     saturated,
     sent,
@@ -52,12 +53,12 @@ def test_all_complete_requests_come_at_once_in_order_and_the_rest_waits() -> Non
     assert bytes(batch[0].payload) == b"a" * 512
     assert protocol.outstanding == 2
     assert mid_request(protocol)
-    protocol.reply_all(batch)
+    replies(protocol).reply_all(batch)
     feed(protocol, b"b")
     (last,) = protocol.requests()
     assert bytes(last.payload) == b"b" * 512
     assert not mid_request(protocol)
-    protocol.reply(last)
+    replies(protocol).reply(last)
     assert protocol.outstanding == 0
     assert sent(protocol) == ok(7) + ok(8) + ok(9)
 
@@ -182,13 +183,13 @@ def test_the_largest_write_grows_the_buffer_which_shrinks_right_behind_it() -> N
     protocol = opened()
     payload = bytes(range(256)) * (MAX_BLOCK_BYTES // 256)
     assert converse(protocol, write(0, payload)[:-1]) == []
-    assert protocol.memory_bytes <= MAX_REQUEST_BYTES + TRANSMISSION_BUFFER_BYTES
+    assert protocol.buffer.memory_bytes <= MAX_REQUEST_BYTES + TRANSMISSION_BUFFER_BYTES
     feed(protocol, payload[-1:])
     (large,) = protocol.requests()
     assert large.payload == payload
-    assert protocol.memory_bytes == 0
+    assert protocol.buffer.memory_bytes == 0
     protocol.get_buffer()
-    assert protocol.memory_bytes == TRANSMISSION_BUFFER_BYTES
+    assert protocol.buffer.memory_bytes == TRANSMISSION_BUFFER_BYTES
 
 
 def test_a_refused_write_costs_no_memory_and_one_that_is_absurd_ends_it() -> None:
@@ -200,7 +201,7 @@ def test_a_refused_write_costs_no_memory_and_one_that_is_absurd_ends_it() -> Non
     assert mid_request(protocol)
     for _ in range(MAX_DISCARD_BYTES >> 20):
         assert converse(protocol, bytes(1 << 20)) == []
-        assert protocol.memory_bytes == TRANSMISSION_BUFFER_BYTES
+        assert protocol.buffer.memory_bytes == TRANSMISSION_BUFFER_BYTES
     assert not mid_request(protocol)
     assert len(converse(protocol, request(Command.FLUSH))) == 1
     feed(protocol, request(Command.WRITE, 0, MAX_DISCARD_BYTES + 512))
@@ -223,7 +224,7 @@ def test_disc_is_the_last_request_and_wants_no_answer() -> None:
     assert (last.command, last.answered) == (Command.DISC, True)
     assert protocol.disc_received
     assert protocol.outstanding == 1
-    protocol.reply_all([first, last])
+    replies(protocol).reply_all([first, last])
     assert sent(protocol) == ok()
     feed(protocol, bytes(1000))
     assert protocol.requests() == []
@@ -245,7 +246,7 @@ def test_an_export_s_own_error_is_carried_in_both_styles() -> None:
         protocol = opened(structured=structured)
         feed(protocol, request(Command.READ, 0, 512, cookie=2))
         (read,) = protocol.requests()
-        protocol.reply(read, WireError.EIO)
+        replies(protocol).reply(read, WireError.EIO)
         answer = sent(protocol)
         if structured:
             assert answer == pack(">IHHQIIH", 0x668E33EF, 1, 0x8001, 2, 6, 5, 0)
@@ -258,13 +259,13 @@ def test_replies_may_come_in_any_order_and_each_once() -> None:
     protocol = opened()
     feed(protocol, write(0, bytes(512), cookie=1) + write(0, bytes(512), cookie=2))
     first, second = protocol.requests()
-    protocol.reply(second)
-    protocol.reply(first, WireError.ENOSPC)
+    replies(protocol).reply(second)
+    replies(protocol).reply(first, WireError.ENOSPC)
     assert sent(protocol) == ok(2) + simple_error(WireError.ENOSPC, 1)
     with pytest.raises(AssertionError, match="answered once"):
-        protocol.reply(first)
+        replies(protocol).reply(first)
     with pytest.raises(AssertionError, match="only READ"):
-        protocol.reply_data(second, b"")
+        replies(protocol).reply_data(second, b"")
 
 
 def test_unanswered_requests_are_bounded() -> None:
@@ -278,11 +279,11 @@ def test_unanswered_requests_are_bounded() -> None:
     assert saturated(protocol)
     assert mid_request(protocol)
     assert protocol.requests() == []
-    protocol.reply_all(batch[:2])
+    replies(protocol).reply_all(batch[:2])
     assert [each.cookie for each in protocol.requests()] == [
         (MAX_OUTSTANDING_REQUESTS + n).to_bytes(8, "big") for n in range(2)
     ]
-    protocol.reply_all(batch[2:])
+    replies(protocol).reply_all(batch[2:])
     assert len(protocol.requests()) == 3
     assert not saturated(protocol)
     assert not mid_request(protocol)
@@ -295,7 +296,7 @@ def test_bytes_of_unanswered_reads_are_bounded() -> None:
     batch = protocol.requests()
     assert len(batch) == count
     assert saturated(protocol)
-    protocol.reply(batch[0], WireError.EIO)
+    replies(protocol).reply(batch[0], WireError.EIO)
     assert len(protocol.requests()) == 1
     assert not saturated(protocol)
 

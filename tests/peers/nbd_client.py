@@ -22,7 +22,7 @@ from typing import Self, cast
 from replicator.base.errors import ReplicatorError, UnreachableError
 from replicator.nbd.constants import Command, CommandFlag
 from replicator.nbd.limits import CLOSE_GRACE_SECONDS
-from replicator.nbd.transmission import Sendable
+from replicator.nbd.request import Sendable
 from replicator.nbd.uri import UnixAddress
 from tests.peers.nbd_client_protocol import (
     Answer,

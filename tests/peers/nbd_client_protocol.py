@@ -57,8 +57,8 @@ from replicator.nbd.limits import (
     MAX_NAME_BYTES,
     PREFERRED_BLOCK_BYTES,
 )
+from replicator.nbd.request import Sendable
 from replicator.nbd.state import RemoteError
-from replicator.nbd.transmission import Sendable
 
 MAX_OPTION_REPLY_BYTES = 64 * KIB
 MAX_OPTION_REPLIES = 64

@@ -29,7 +29,7 @@ from replicator.base.storage import Storage
 from replicator.base.units import MIB
 from replicator.nbd.constants import Command, WireError
 from replicator.nbd.exports import ConnectionEnd, EndKind
-from replicator.nbd.transmission import Request
+from replicator.nbd.request import Request
 from tests.world.storage import SimStorage, Volume
 
 MEMORY, DISK, STATE = Path("/memory"), Path("/disk"), Path("/state")

@@ -19,7 +19,7 @@ from journal.record import Record, RecordType
 from replicator.base.errors import NoPointError
 from replicator.base.units import KIB
 from replicator.nbd.exports import EndKind
-from replicator.nbd.transmission import Request
+from replicator.nbd.request import Request
 from tests.splitter.rig import (
     DISK,
     MEMORY,
