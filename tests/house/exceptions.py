@@ -33,7 +33,7 @@ LONGER_FILES = {
     "tests/journal/test_reopen.py": 500,
     "tests/nbd/test_server.py": 500,
     "tests/receiver/test_fitting.py": 600,
-    "tests/receiver/test_old_content.py": 600,
+    "tests/receiver/test_old_content.py": 500,
     "tests/receiver/test_scrub.py": 600,
     "tests/receiver/world.py": 800,
     "tests/receiver_service/test_isolation.py": 500,

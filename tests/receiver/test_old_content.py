@@ -16,6 +16,7 @@ from receiver.damage.damage import Damage, in_replica
 from receiver.damage.healing import Healer
 from receiver.damage.old_content import OldContent
 from tests.receiver.source import noise
+from tests.receiver.test_rotting import read_back
 from tests.receiver.test_scrub import at_the_source_again, lived, refused, restart, scrub
 from tests.receiver.world import GROUP_DIRECTORY, SMALL, World
 from tests.world.faults import Failure
@@ -443,11 +444,3 @@ def test_images_of_removed_and_merged_batches_are_no_false_alarm(world: World) -
     assert scrub(world) == []
     restart(world)
     assert scrub(world) == []
-
-
-def read_back(world: World) -> None:
-    """What an opening doubts, since what was written last has rotted, is scrubbed at once."""
-    if world.group.opening.unverified:
-        world.apply_all()
-        scrub(world)
-        assert not world.group.opening.unverified
