@@ -145,9 +145,10 @@ async def test_a_count_that_has_risen_since_the_syncs_begin_is_a_loss() -> None:
 async def test_a_libvirt_that_is_not_there_is_a_reason_and_no_failure() -> None:
     bench = Bench()
     bench.libvirt.connected = False
-    bench.libvirt.problem = "no socket"
+    bench.libvirt.problem, bench.libvirt.remedy = "no socket", "start it"
     assert not await bench.step(bench.status())
     assert bench.driver.problem == "libvirt is not reachable: no socket"
+    assert bench.driver.remedy == "start it"
 
 
 async def test_copies_of_a_splitter_that_is_gone_are_ended_though_the_new_one_knows_no_disk() -> (

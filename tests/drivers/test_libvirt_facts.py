@@ -38,6 +38,7 @@ class FakeLibvirt:
     ended: list[str] = field(default_factory=list)
     connected: bool = True
     problem: str = ""
+    remedy: str = ""
 
     async def find_domain(self, name: str) -> LiveDomain | None:
         self.asked += 1

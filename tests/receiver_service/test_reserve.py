@@ -26,10 +26,11 @@ from replicator.control.orders import (
     DROP_POINTS,
     OPEN_VIEW,
     POINTS,
+    RELOAD,
     STATUS,
     VERIFY_AUDIT,
 )
-from replicator.control.requests import DropRequest, ViewRequest
+from replicator.control.requests import DropRequest, ReloadRequest, ViewRequest
 from replicator.wire.messages import Welcome
 from tests.receiver.source import noise
 from tests.receiver_service.dr_site import DrSite
@@ -206,3 +207,43 @@ async def test_what_is_in_between_is_said_as_bytes_to_come_and_comes(
             worker.wake()
             await asyncio.sleep(0.02)
         assert abs(used - worker.replica.history.used_bytes - done.to_come_bytes) < 2 * MIB
+
+
+async def test_a_smaller_budget_makes_room_on_a_full_disk_and_it_goes_on_by_itself(
+    site: DrSite, small: Path
+) -> None:
+    """What the pause says: nothing else is removed."""
+    async with site.running() as dr:
+        agent, source = await fed(site, dr)
+        fill(small)
+        before = source.end_lsn
+        source.write("vda", 0, noise(99, MIB))
+        source.cut()
+        for frame in source.frames(before):
+            agent.link.send(frame)
+        with pytest.raises(NoSpaceError, match=r"lower \[history\] max_bytes"):
+            await agent.expect(Welcome)
+        await agent.close()
+        text = site.config_file.read_text()
+        site.config_file.write_text(text.replace('max_bytes = "1GiB"', 'max_bytes = "3MiB"'))
+        await order(site.control.order, RELOAD, request=ReloadRequest())
+        async with asyncio.timeout(60):
+            await taken_in(site, dr, source)
+        assert site.replica("vda").read_bytes() == source.contents["vda"]
+        assert len(await order(site.control.order, POINTS, "web")) < POINTS_MADE
+
+
+async def taken_in(site: DrSite, dr: Receiver, source: Source) -> None:
+    """As an agent does, which tries again later each time."""
+    while True:
+        await made_again(dr)
+        agent = await site.agent()
+        try:
+            welcome = await agent.welcomed("web")
+            await agent.open(source, welcome.durable_lsn)
+            await agent.ship(source, welcome.durable_lsn)
+            return await agent.applied(source.end_lsn)
+        except NoSpaceError:
+            await asyncio.sleep(0.1)
+        finally:
+            await agent.close()

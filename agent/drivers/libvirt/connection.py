@@ -106,6 +106,7 @@ class LibvirtConnection:
         self._threads = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="libvirt")
         self._lost = asyncio.Event()
         self.problem = ""
+        self.remedy = ""
 
     async def run(self) -> None:
         """Connects, and again whenever the connection is lost, until cancelled."""
@@ -119,16 +120,16 @@ class LibvirtConnection:
                 except ReplicatorError as error:
                     if error.message != self.problem:
                         log.warning("libvirt is not reachable: %s", error)
-                    self.problem = error.message
+                    self.problem, self.remedy = error.message, error.hint
                     await asyncio.sleep(delay_seconds)
                     delay_seconds = min(delay_seconds * 2, RECONNECT_LIMIT_SECONDS)
                     continue
                 delay_seconds = RECONNECT_FIRST_SECONDS
-                self.problem = ""
+                self.problem = self.remedy = ""
                 self._opened()
                 await self._lost.wait()
                 self._closed()
-                self.problem = "the connection to libvirtd was lost"
+                self.problem, self.remedy = "the connection to libvirtd was lost", _START
                 log.warning("connection to libvirtd lost")
                 await self._close()
         finally:
@@ -320,6 +321,9 @@ def _quiet(_context: object, _error: object) -> None:
     """libvirt prints every error on stderr by default; ours are raised and logged instead."""
 
 
+_START = "start libvirtd, if it is down"
+
+
 def _translated(error: libvirt.libvirtError) -> ReplicatorError:
     text = error.get_error_message() or str(error)
     if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -328,5 +332,5 @@ def _translated(error: libvirt.libvirtError) -> ReplicatorError:
         libvirt.VIR_ERR_NO_CONNECT,
         libvirt.VIR_ERR_SYSTEM_ERROR,
     ):
-        return UnreachableError(f"libvirt: {text}", hint="is libvirtd running?")
+        return UnreachableError(f"libvirt: {text}", hint=_START)
     return ReplicatorError(f"libvirt: {text}")

@@ -193,6 +193,8 @@ class LibvirtDriver:
 
     @property
     def remedy(self) -> str:
+        if not self._connection.connected:
+            return self._connection.remedy
         return self._errors.remedy(self._group.name, self._now())
 
     def uses(self, domain: str) -> bool:
