@@ -9,10 +9,15 @@ order of their size, before all others. In a single process groups mean nothing.
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import warnings
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -23,6 +28,10 @@ GROUPS = {
 }
 """Files and folders whose tests run one after another."""
 PLACES = {f"tests/{place}": group for group, places in GROUPS.items() for place in places}
+FAILED = pytest.StashKey[bool]()
+
+settings.register_profile("suite", deadline=None)  # a machine with other work is slow
+settings.load_profile("suite")
 
 
 class InGroups(LoadScopeScheduling):  # type: ignore[misc]
@@ -46,3 +55,34 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         config.option.basetemp = str(Path(config.option.basetemp).with_name(worker))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: the collector need not look at it again, and so comes round to the
+    simulated disks of tests that are over."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test left open because it failed is let go of with it: it would be found, and be an
+    error, in whatever test runs when the garbage is collected."""
+    done = yield
+    if FAILED in item.stash:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            sys.__dict__.pop(name, None)  # pytest keeps the last failure, and so all its frames
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return done

@@ -37,7 +37,8 @@ _MODULES: dict[Program, str] = {
     "splitter": "agent.splitter",
     "agent": "agent",
 }
-_END_SECONDS = 20.0
+_START_SECONDS = 60.0
+_END_SECONDS = 60.0
 _PORTS = (20_000, 32_000)
 _PORT_TRIES = 200
 _TMPFS = Path("/dev/shm")
@@ -119,11 +120,11 @@ class Site:
 
     @property
     def agent(self) -> ControlClient:
-        return ControlClient(self.agent_socket)
+        return ControlClient(self.agent_socket, wait_seconds=_START_SECONDS)
 
     @property
     def receiver(self) -> ControlClient:
-        return ControlClient(self.receiver_socket)
+        return ControlClient(self.receiver_socket, wait_seconds=_START_SECONDS)
 
     def replica(self, group: str, disk: str) -> Path:
         return self.home / "dr" / "groups" / group / "disks" / f"{disk}.raw"

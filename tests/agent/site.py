@@ -36,7 +36,7 @@ from tests.peers.process import running, wait_for_unix
 HOST = "127.0.0.1"
 DISK_BYTES = 256 << 10
 DISKS = ("a", "b")
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 CONFIG = """
 [agent]

@@ -18,7 +18,7 @@ from agent.quiesce.watch import Word
 from replicator.base.errors import UnreachableError
 from tests.agent.freezing import SECOND, freeze, is_frozen, watchdog_command
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 
 
 async def frozen(directory: Path, *domains: str, timeout_ns: int = 10 * SECOND) -> ThawGuard:

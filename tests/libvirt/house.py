@@ -29,8 +29,8 @@ from tests.splitter.daemon import Agent, subscribed
 GUEST = "web"
 TARGETS = ("vda", "vdb")
 DISK_BYTES = 64 << 20
-BOOT_SECONDS = 90.0
-LIMIT_SECONDS = 90.0
+BOOT_SECONDS = 180.0
+LIMIT_SECONDS = 180.0
 LOOK_SECONDS = 0.05
 
 

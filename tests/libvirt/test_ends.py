@@ -17,7 +17,7 @@ from tests.libvirt.house import GUEST, End, House, house
 
 ENDS = int(os.environ.get("REPLICATOR_ENDS", "1"))
 
-pytestmark = pytest.mark.timeout(300 * ENDS)
+pytestmark = pytest.mark.timeout(600 * ENDS)
 
 
 async def clean_end(house: House, kind: End) -> str:

@@ -19,7 +19,7 @@ from replicator.demo.guest.image import GuestImage, build_guest, default_kernel_
 from replicator.demo.guest.verdict import Verdict, parse_verdict
 from replicator.demo.libvirtd import PrivateLibvirtd
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 180.0
 
 
 class Bench:

@@ -7,15 +7,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from replicator.control.orders import FORGET, STATUS
 from replicator.control.requests import ForgetRequest
 from tests.libvirt.house import BOOT_SECONDS, GUEST, house
 from tests.libvirt.test_reload import mirrors, writes_on
 from tests.process.waiting import wait_until
-
-pytestmark = pytest.mark.timeout(300)
 
 
 async def test_copies_that_nobody_ended_are_ended_by_forget() -> None:

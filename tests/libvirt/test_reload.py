@@ -8,15 +8,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import pytest
-
 from replicator.control.orders import CLOSE_VIEW, MARK, OPEN_VIEW, RELOAD, STATUS
 from replicator.control.requests import MarkRequest, ReloadRequest, ViewRequest
 from replicator.control.splitter import SplitterGroupStatus
 from replicator.demo.site import Group
 from tests.libvirt.house import BOOT_SECONDS, GUEST, House, house
-
-pytestmark = pytest.mark.timeout(300)
 
 
 async def reload(it: House, *targets: str) -> None:

@@ -49,7 +49,6 @@ from tests.libvirt.machine import (
     machine_xml,
 )
 
-pytestmark = pytest.mark.timeout(240)
 SIZE = 24 * MIB
 GROWN = 33 * MIB + 33 * 512
 SHRUNK = 9 * MIB + 512

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import shutil
 
-import pytest
 from rich.console import Console
 
 from replicator.demo.account import unprivileged_account
@@ -14,7 +13,6 @@ from replicator.demo.narrator import Narrator
 from replicator.demo.story import Story
 
 
-@pytest.mark.timeout(240)
 async def test_the_story_holds() -> None:
     account = unprivileged_account()
     home = account.make_home("rpl-story-")

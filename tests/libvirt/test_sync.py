@@ -20,7 +20,6 @@ from replicator.base.units import KIB, MIB
 from replicator.control.splitter import Done, DropConnections
 from tests.libvirt.machine import GROUP, LIMIT_SECONDS, NAME, Machine, Plan, machine
 
-pytestmark = pytest.mark.timeout(180)
 SLOW = 16 * MIB  # bytes per second of a copy, so that things happen in its middle
 COPIED = 16 * MIB
 

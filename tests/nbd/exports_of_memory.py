@@ -13,7 +13,7 @@ from replicator.nbd.request import Request
 ALL_ABLE = ExportInfo(
     size_bytes=64 << 20, can_fua=True, can_trim=True, can_write_zeroes=True, multi_conn=True
 )
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 
 
 class MemoryExport:

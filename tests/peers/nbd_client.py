@@ -33,7 +33,7 @@ from tests.peers.nbd_client_protocol import (
 )
 from tests.peers.nbd_uri import Address, parse_uri
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 60.0
 IN_FLIGHT = 16
 """Requests of one client on the wire at a time, as QEMU's."""
 MAX_ZERO_BYTES = 1 << 30  # pieces of WRITE_ZEROES and TRIM; some servers count in signed 32 bits

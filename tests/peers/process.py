@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-END_LIMIT_SECONDS = 20.0
-START_LIMIT_SECONDS = 30.0
+END_LIMIT_SECONDS = 60.0
+START_LIMIT_SECONDS = 120.0
 
 
 class StartError(Exception):

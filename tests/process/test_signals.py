@@ -26,7 +26,7 @@ from tests.process.waiting import until_served, wait_until
 
 PROGRAMS: tuple[Program, ...] = get_args(Program)
 STARTS = 12
-END_SECONDS = 20.0
+END_SECONDS = 60.0
 
 
 def ordinals(site: Site) -> set[str]:

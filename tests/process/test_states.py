@@ -31,8 +31,12 @@ from tests.process.test_main_path import (
 )
 from tests.process.waiting import wait_until
 
-KNOWN_SECONDS = 12.0
-AT_ONCE_SECONDS = 2.0
+PROMISED_SECONDS = 12.0
+KNOWN_SECONDS = 20.0
+"""With what a machine takes that has other work. Nothing else would tell: the wire is silent for 30
+seconds before it gives up."""
+AT_ONCE_SECONDS = 5.0
+"""By what ended, not by a proof that has grown old: that takes ten."""
 
 
 async def both_protected(site: Site) -> None:
@@ -73,7 +77,7 @@ async def test_a_killed_splitter_is_lost_at_both_ends(make_site: MakeSite) -> No
     assert one_state(site.receiver_metrics_port) == {"lost"}
     site.kill("agent")  # what was lost does not get better by it
     await wait_until(lambda: group_at_receiver(site).peer is None, "the agent has left")
-    await asyncio.sleep(KNOWN_SECONDS)
+    await asyncio.sleep(PROMISED_SECONDS)
     assert group_at_receiver(site).state == "lost"
 
 

@@ -14,7 +14,7 @@ from replicator.base.errors import ReplicatorError
 LOOK_SECONDS = 0.05
 
 
-async def wait_until(holds: Callable[[], bool], what: str, *, limit_seconds: float = 30) -> None:
+async def wait_until(holds: Callable[[], bool], what: str, *, limit_seconds: float = 120) -> None:
     """Returns as soon as `holds()`; asked in a thread, since it may block. A daemon that does not
     answer yet counts as "no". AssertionError after the limit, naming `what`."""
     deadline = time.monotonic() + limit_seconds

@@ -57,7 +57,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.world.check()
 
 
-TestGroup = pytest.mark.timeout(300)(GroupMachine.TestCase)
+TestGroup = GroupMachine.TestCase
 TestGroup.settings = settings(
     max_examples=60,
     stateful_step_count=30,

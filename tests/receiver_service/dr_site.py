@@ -21,7 +21,7 @@ from replicator.wire.credentials import Credentials
 from replicator.wire.identity import server_context
 from tests.receiver_service.fake_agent import FakeAgent, Pki
 
-READY_SECONDS = 30
+READY_SECONDS = 120
 
 
 class DrSite:

@@ -50,7 +50,7 @@ GROUPS = ("web", "db", "mail")
 SOUND = ("db", "mail")
 SIZE = 1 << 20
 BLOCK = 4096
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 WATCH = "receiver.audit.watch.HistoryWatch"
 
 

@@ -21,7 +21,7 @@ from tests.receiver_service.test_isolation import feeding
 from tests.receiver_service.test_orders import order
 from tests.receiver_service.troubled_disk import TroubledStorage, refusing
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 GOES = ForgetRequest(confirm="web")
 BREAKS = ForgetRequest(confirm="web", break_lock=True, reason="it was a test machine")
 

@@ -25,7 +25,7 @@ from replicator.control.requests import RestoreRequest, ScrubRequest, ViewReques
 from tests.receiver_service.dr_site import DrSite
 from tests.receiver_service.test_orders import feed, leave, order, story
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ from tests.receiver_service.test_orders import compare, order
 
 SIZE = 1 << 20
 BLOCK = 4096
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from tests.peers.process import end, running, wait_for_unix
 from tests.splitter.rig import kept
 
 SIZE = 16 * MIB
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 _A = TypeVar("_A", bound=Answer)
 
 CONFIG = """
