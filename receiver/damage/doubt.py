@@ -12,7 +12,7 @@ is refused, if one of its disks is in doubt; points of other disks alone are ser
 are not in doubt: they have checksums of their own, and what a batch takes from an unverified image
 is compared with its sum first (receiver.damage.old_content).
 
-    views, restores, rollbacks, `journal extract`    refused, with what is awaited
+    views, restores, rollbacks                       refused, with what is awaited
     views that are open, restores under way          their reads fail, and go on once it is verified
     `points`                                         lists it as unverified
 

@@ -19,7 +19,7 @@ Concurrency: the group's apply thread; what runs `beside` touches nothing but th
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from struct import Struct
 from uuid import UUID
@@ -145,6 +145,16 @@ class AppliedSlots:
     def _read(self, slot: int) -> tuple[int, Applied] | None:
         assert self._file is not None
         return unpack(self._file.pread(SLOT_BYTES, slot * SLOT_BYTES))
+
+
+def read_applied(storage: Storage, path: Path) -> Applied | None:
+    """As `open`, for who only looks. Raises OSError."""
+    if not storage.exists(path):
+        return None
+    with closing(storage.open(path)) as file:
+        found = [unpack(file.pread(SLOT_BYTES, slot * SLOT_BYTES)) for slot in (0, 1)]
+    known = [each for each in found if each is not None]
+    return max(known, key=lambda each: each[0])[1] if known else None
 
 
 def pack(applied: Applied, sequence: int) -> bytes:

@@ -7,6 +7,12 @@ remembers where. What is left at the end is copied from the replica. That is one
 history behind the point, in bounded memory whatever its size, and every image is verified by its
 checksum; what is bad stops it with file and offset, and no file is left.
 
+History and replica may be of different times: a person put them side by side. `disks/applied` says
+which batch the replica holds (receiver.fitting.applied). A history that ends in front of that makes
+no point at all, and a replica that ends in front of a point's batch does not make that point. What
+nothing here tells is whether an image is the one that was written: in a copy each is another file.
+A receiver that opens the group finds out, by the sums.
+
 Nothing but the new images is written.
 """
 
@@ -24,6 +30,8 @@ from journal.segment import HEADER_BYTES as SEGMENT_HEADER_BYTES
 from receiver.check.places import HistoryPlace
 from receiver.check.read_only import ReadOnlyStorage
 from receiver.damage.damage import refuse
+from receiver.fitting.applied import NAME as SLOTS_NAME
+from receiver.fitting.applied import read_applied
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.packing import unpack
@@ -72,6 +80,7 @@ def extract(
     NoSpaceError, ReplicatorError."""
     disks = _members(point, only)
     number = _batch_of(index, point)
+    _check_side_by_side(storage, place, index, point, number)
     _check_tail(storage, place, index)
     if index.group is not None:
         refuse(index.group.damage, replace(point, members=tuple(disks)), number, place.group)
@@ -119,6 +128,36 @@ def _remove(storage: Storage, written: list[Path], directory: Path | None) -> No
 def _mishap(error: OSError, directory: Path) -> ReplicatorError:
     said = mishap(error)
     return type(said)(f"extracting into {directory}: {said.message}")
+
+
+# -- what lies side by side
+
+
+def _check_side_by_side(
+    storage: Storage, place: HistoryPlace, index: BareIndex, point: Point, number: int
+) -> None:
+    """E1 of receiver.points.evidence; without it, nothing is known."""
+    path = place.group_dir / "disks" / SLOTS_NAME
+    applied = read_applied(storage, path)
+    if applied is None:
+        return
+    newest = max((each.last_batch for each in index.segments), default=0)
+    if applied.history != place.stream.stream:
+        raise DamageError(
+            f"{path.parent} is another group's", hint="put this group's own beside it"
+        )
+    if applied.number > newest:
+        raise DamageError(
+            f"{place.folder} ends before what {path.parent} holds: it is older, or its newest part"
+            " is lost",
+            hint="put the newer history beside it",
+        )
+    if number > applied.number + 1:  # that one may be in it: it was stated before it came
+        raise NoPointError(
+            f"point {point} came later than what {path.parent} is known to hold",
+            hint="take an older point, put the newer replica beside the history, or start the"
+            " receiver, which finds out what it holds",
+        )
 
 
 # -- what is asked for
