@@ -40,8 +40,6 @@ _MESSAGE_CHARS = 4096
 BREAK_ORDER = "audit break"
 CUT_ORDER = "audit cut"
 HEADS_ORDER = "history heads"
-FORGET_ORDER = "forget"
-ACCEPT_ORDER = "audit accept"
 
 
 class Head(msgspec.Struct, frozen=True):

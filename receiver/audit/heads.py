@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from receiver.audit.chain import FORGET_ORDER, Entry, Head, OpenEnd
+from receiver.audit.chain import Entry, Head, OpenEnd
 from receiver.points.evidence import Reached
+from replicator.control.orders import FORGET
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def is_forgotten(entry: Entry) -> bool:
     """Whether the entry says that its group is gone, by order: what was seen of it until then
     counts no more. An order that failed, or was a mere question, has another outcome or none."""
     return (
-        entry.order == FORGET_ORDER
+        entry.order == FORGET.audit
         and entry.outcome == "done"
         and '"dry_run":true' not in entry.argument.replace(" ", "")
     )

@@ -30,8 +30,6 @@ import structlog
 
 from receiver.audit.answers import audit_verdict, list_audit
 from receiver.audit.chain import (
-    ACCEPT_ORDER,
-    FORGET_ORDER,
     HEADS_ORDER,
     Break,
     Fact,
@@ -59,6 +57,7 @@ from replicator.base.errors import NoSpaceError, ReplicatorError, UsageError
 from replicator.base.mishaps import mishap
 from replicator.base.storage import Storage
 from replicator.base.trouble import is_bug, words_of
+from replicator.control.orders import ACCEPT_AUDIT, FORGET
 from replicator.control.types import AuditRecord, AuditVerdict
 
 DAY_NS = 86_400 * NS_PER_S
@@ -152,7 +151,7 @@ class Recorder:
     def record(self, fact: Fact, *, time_ns: int | None = None) -> None:
         """Durable when this returns. ReplicatorError: it is not recorded. What accepts that the
         audit is gone is recorded at its end, in the one that it begins."""
-        if self._gone is not None and fact.order == ACCEPT_ORDER:
+        if self._gone is not None and fact.order == ACCEPT_AUDIT.audit:
             return
         if self.refuses:
             raise ReplicatorError(f"no order is carried out now: {self.refuses}", hint=self.remedy)
@@ -176,7 +175,7 @@ class Recorder:
         for group, digests in changed.rewritten.items():
             self._rewritten.setdefault(group, {}).update(digests)
         self._ends.update(changed.ends)
-        if fact.order == FORGET_ORDER and fact.outcome == "done":
+        if fact.order == FORGET.audit and fact.outcome == "done":
             for seen in (self._heads, self._rewritten, self._ends):
                 seen.pop(fact.object, None)  # if it was a mere question: noted once more
         if changed.heads:

@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "what the audit saw of a forgotten group counts no more",
         "receiver/audit/heads.py",
-        "        entry.order == FORGET_ORDER\n",
-        "        entry.order == FORGET_ORDER * 2\n",
+        "        entry.order == FORGET.audit\n",
+        "        entry.order == FORGET.audit * 2\n",
         ("tests/receiver/test_audit_heads.py",),
     ),
     Mutant(

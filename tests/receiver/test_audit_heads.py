@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.audit.chain import FORGET_ORDER, Fact, Head, Seen
+from receiver.audit.chain import Fact, Head, Seen
 from receiver.audit.heads import Stretch, fault_of, newest_heads, newest_seen, unseen
 from receiver.audit.log import open_audit, read_entries
 from receiver.audit.watch import HistoryWatch
@@ -17,6 +17,7 @@ from receiver.history.batches import Segment
 from receiver.offline.audit_check import check_audit, check_heads
 from receiver.orders.recorder import DAY_NS, Recorder
 from replicator.base.storage import SystemStorage
+from replicator.control.orders import FORGET
 from tests.offline.copies import COMPACTED, BareHistory
 
 STORAGE = SystemStorage()
@@ -115,10 +116,10 @@ def test_what_was_seen_of_a_group_that_was_forgotten_counts_no_more(tmp_path: Pa
             ("owned", '{"confirm":"web"}'),
             ("done", '{"dry_run": true}'),
         ):
-            recorder.record(Fact(FORGET_ORDER, "web", argument, outcome=outcome))
+            recorder.record(Fact(FORGET.audit, "web", argument, outcome=outcome))
             assert set(seen()) == {"web", "db"}
         noted.watch.forget("web")
-        recorder.record(Fact(FORGET_ORDER, "web", '{"confirm":"web"}', outcome="done"))
+        recorder.record(Fact(FORGET.audit, "web", '{"confirm":"web"}', outcome="done"))
         assert set(seen()) == {"db"}
         assert set(newest_seen(read_entries(STORAGE, tmp_path / "audit"))[0]) == {"db"}
         noted.look_at({"web": [one]})  # its next life may look the same
