@@ -34,6 +34,7 @@ from replicator.cli.output import (
 from replicator.cli.paths import folder_type
 
 if TYPE_CHECKING:
+    from replicator.control.requests import PointsRequest
     from replicator.control.types import Chosen, Point, RollbackPlan
 
 WAIT_SECONDS = 600  # for a mark to be a point
@@ -165,6 +166,8 @@ def points_list(
 
     On a terminal the newest 50, unless a range, --last, --all or --json says otherwise.
     """
+    from replicator.control.requests import PointsRequest
+
     if last and is_all:
         raise UsageError("--last and --all do not go together")
     if around is not None:
@@ -178,7 +181,8 @@ def points_list(
         raise UsageError("--window and --limit are for --writes")
     if last is None and not (is_all or invocation.is_json or since or until):
         last = POINTS_SHOWN if sys.stdout.isatty() else None
-    found, earlier = _points(invocation, group, since, until, last)
+    asked = PointsRequest(since=since, until=until)
+    found, earlier = _points(invocation, group, asked, last)
     if invocation.is_json:
         print_json(found)
     elif found:
@@ -194,15 +198,17 @@ def points_list(
 
 
 def _points(
-    invocation: Invocation, group: str, since: str | None, until: str | None, last: int | None
+    invocation: Invocation, group: str, asked: PointsRequest, last: int | None
 ) -> tuple[list[Point], int]:
-    """Those that are to be shown, and how many of the range are not."""
+    """Those that are to be shown, and how many of what was asked for are not."""
+    import msgspec
+
     from replicator.control.orders import POINT_PAGE, POINTS
-    from replicator.control.requests import PointPageRequest, PointsRequest
+    from replicator.control.requests import PointPageRequest
 
     if last is None:
-        return invocation.order(POINTS, group, PointsRequest(since=since, until=until)), 0
-    request = PointPageRequest(since=since, until=until, limit=last)
+        return invocation.order(POINTS, group, asked), 0
+    request = PointPageRequest(**msgspec.structs.asdict(asked), limit=last)
     page = invocation.order(POINT_PAGE, group, request)
     return page.points, page.earlier
 
