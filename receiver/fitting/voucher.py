@@ -23,7 +23,7 @@ durable the statement stays as it is (`hold_back`): a crash in between must find
 An image that is not the file on record is `unverified`: it may be a copy from another moment. So is
 one that lacks some of what was written last (fitting.compare.lately).
 It stays so on record until a scrub that was begun for it has read all of it back (`verified`).
-What that means for who wants to look at its points: receiver.damage.damage.doubt.
+What that means for who wants to look at its points: receiver.damage.doubt.
 
 Concurrency: the group's apply thread; `unverified` is replaced as a whole, any thread.
 """

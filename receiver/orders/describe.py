@@ -31,7 +31,7 @@ from replicator.states.words import State
 
 def point_of(point: CorePoint, damage: str = "", *, unverified: bool = False) -> Point:
     """A point in the API's words. `damage`: which blocks of it are lost. `unverified`: see
-    receiver.damage.damage.doubt."""
+    receiver.damage.doubt."""
     return Point(
         sequence=point.sequence,
         time=rfc3339(point.time_ns),

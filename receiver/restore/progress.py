@@ -78,7 +78,7 @@ class RestoreProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     is_complete: bool = False
     unverified: bool = False
     """What is written may come from an image that was not believed
-    (receiver.damage.damage.doubt)."""
+    (receiver.damage.doubt)."""
     disks: list[DiskProgress]
 
     def differences(self, wanted: RestoreProgress) -> Iterator[str]:

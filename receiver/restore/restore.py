@@ -78,7 +78,7 @@ class RestoreOrder:
     resume: bool = False
     verify: bool = True
     unverified: bool = False
-    """Also from images that are not believed yet (receiver.damage.damage.doubt)."""
+    """Also from images that are not believed yet (receiver.damage.doubt)."""
 
 
 @dataclass(frozen=True, slots=True)
