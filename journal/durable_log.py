@@ -201,9 +201,10 @@ class DurableLog:
                 except OSError:
                     writer.close()
                     raise
-            elif self._storage.exists(path):
-                self._storage.unlink(path)
-                self._storage.sync_directory(path.parent)
+            elif self._storage.exists(path.parent):
+                if self._storage.exists(path):
+                    self._storage.unlink(path)
+                self._storage.sync_directory(path.parent)  # it may have failed when it went
         self._doubtful = None
         return writer
 

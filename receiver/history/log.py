@@ -80,7 +80,9 @@ class HistoryLog:
         self._group = group
         self.folder = directory / history_name(group).directory
         self._directory = directory
-        self._writer = HistoryWriter(storage, directory, group, now_ns, segment_bytes)
+        self._writer = HistoryWriter(
+            storage, directory, group, now_ns, segment_bytes, lost=self._lost
+        )
         self._segments: list[Segment] = []  # sealed ones
         self._sealed_end = 0  # set behind the segments, and read before them
         self.merges = 0
@@ -104,6 +106,7 @@ class HistoryLog:
             storage, directory.with_name("summaries"), lambda: self._segments
         )
         self._segment_texts: set[str] = set()
+        self._appended_texts: set[str] = set()  # of a batch that is not durable
         self.batches: list[Batch] = []
         self.dropped: frozenset[int] = frozenset()
         self.texts: dict[str, str] = {}
@@ -311,7 +314,7 @@ class HistoryLog:
             if digest not in self._segment_texts
         }
         encoded = self._writer.append_batch(replace(draft, texts=new))
-        self._segment_texts.update(new)
+        self._appended_texts = set(new)
         self._appended = BatchEnd(encoded.batch.number, encoded.batch.end, encoded.chain)
         self.reader.tables.put(encoded.batch, encoded.table)
         return encoded.batch
@@ -320,17 +323,19 @@ class HistoryLog:
         """Everything appended is durable. OSError: what was not durable before is gone, but for
         that a batch is applied: that is said again."""
         self._restate()
-        try:
-            self._writer.log.sync()
-        except OSError:
-            if self._applied_at >= self._writer.log.durable_end:
-                self._applied_lost = True
-            raise
+        self._writer.log.sync()
         self._applied_at = -1
+        self._segment_texts |= self._appended_texts
+        self._appended_texts = set()
+
+    def _lost(self) -> None:
+        """What was not durable is about to be cut off."""
+        if self._applied_at >= self._writer.log.durable_end:
+            self._applied_lost = True
+        self._appended_texts = set()
 
     def _restate(self) -> None:
-        """The last "applied" went with a sync that failed; the replica holds that batch all the
-        same."""
+        """The last "applied" went with what was lost; the replica holds that batch all the same."""
         if self._applied_lost:
             self._applied_at = self._writer.log.end
             self._writer.append_applied(self.batches[-1].number)

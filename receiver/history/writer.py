@@ -99,14 +99,17 @@ class HistoryWriter:
         group: str,
         now_ns: Callable[[], int],
         segment_bytes: int,
+        *,
+        lost: Callable[[], None],
     ) -> None:
+        """`lost`: see DurableLog."""
         self._storage = storage
         self._name = history_name(group)
         self._now_ns = now_ns
         self._segment_bytes = segment_bytes
         self._segment_batches = 0
         self._previous_digest = _NO_DIGEST
-        self.log = DurableLog(storage, directory, SegmentKind.HISTORY, group, now_ns)
+        self.log = DurableLog(storage, directory, SegmentKind.HISTORY, group, now_ns, lost=lost)
 
     # -- where it stands
 

@@ -214,6 +214,21 @@ def test_a_segment_that_holds_nothing_durable_goes_whole() -> None:
     assert it.read()[0] == [0, 2]
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_a_segment_that_went_stays_away_though_its_folder_failed_at_first(seed: int) -> None:
+    it = kept()
+    it.append()
+    it.rotate()
+    it.append()
+    it.storage.plan(Failure(frozenset(["sync_directory"]), 1, errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        it.cut_back()
+    assert not it.log.is_sound
+    it.log.make_sound()
+    it.storage.power_cut(Random(seed))
+    assert it.read()[0] == [0]
+
+
 def test_a_segment_is_left_only_when_it_is_durable() -> None:
     it = kept()
     it.append()

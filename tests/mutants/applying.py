@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "before-images are durable before the replica is written",
         "receiver/history/log.py",
-        "            self._writer.log.sync()\n",
-        "            self._writer.log.durable_end = self._writer.log.end\n",
+        "        self._writer.log.sync()\n        self._applied_at",
+        "        self._writer.log.durable_end = self._writer.log.end\n        self._applied_at",
         _LIVES,
     ),
     Mutant(

@@ -136,8 +136,15 @@ MUTANTS = (
     Mutant(
         "a segment that holds nothing durable is taken away before it counts as cut",
         "journal/durable_log.py",
-        "                self._storage.unlink(path)\n                self._storage.sync_directory",
-        "                self._storage.sync_directory",
+        "                    self._storage.unlink(path)\n                self._storage.sync",
+        "                    pass\n                self._storage.sync",
+        _DURABLE,
+    ),
+    Mutant(
+        "that it was taken away is made durable, if that failed at first as well",
+        "journal/durable_log.py",
+        "                    self._storage.unlink(path)\n                self._storage.sync",
+        "                    self._storage.unlink(path)\n                    self._storage.sync",
         _DURABLE,
     ),
     Mutant(

@@ -77,6 +77,51 @@ def test_a_history_that_was_cut_back_goes_on_with_its_own_chain() -> None:
     world.check()
 
 
+def test_the_text_of_a_domain_whose_sync_failed_is_written_again() -> None:
+    """The segment that the batch is written into again has not got it."""
+    world = started()
+    world.log(world.source.domain_xml("vm", "<domain/>"))
+    world.cut()
+    world.ship_all()
+    history = GROUP_DIRECTORY / "history"
+    world.storage.plan(Failure(frozenset(["datasync"]), 1, errno.EIO, under=history))
+    with pytest.raises(OSError, match="Input/output"):
+        world.apply()
+    world.storage.heal()
+    world.apply_all()
+    world.crash(power=True)
+    newest = world.group.points.newest
+    assert newest is not None
+    view = world.group.showing.view(newest.sequence)
+    assert view.domains == {"vm": "<domain/>"}
+    view.close()
+
+
+def test_that_a_batch_is_applied_is_said_again_where_an_append_lost_it() -> None:
+    """The append behind it fails, and cannot be taken back."""
+    world = started()
+    world.write("a", 0, b"2" * 4096)
+    world.cut()
+    world.ship_all()
+    world.apply()
+    world.write("a", 4096, b"3" * 4096)
+    world.cut()
+    world.ship_all()
+    history = GROUP_DIRECTORY / "history"
+    calls = frozenset(["pwritev", "truncate"])
+    world.storage.plan(Failure(calls, 1, errno.EIO, forever=True, under=history))
+    with pytest.raises(OSError, match="Input/output"):
+        world.apply()
+    world.storage.heal()
+    world.group.history.mend()
+    assert not world.group.history.is_durable, "it is still to be said"
+    world.group.history.sync()
+    world.crash(power=True)
+    assert world.group.history.unapplied is None
+    world.settle()
+    world.check()
+
+
 def test_a_batch_costs_three_syncs_under_load() -> None:
     world = started(Limits())
     for value in range(2, 12):
