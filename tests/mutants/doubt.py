@@ -103,7 +103,7 @@ MUTANTS = (
         "receiver/history/sums/base.py",
         "        return self.end < first or self.upto < imageless",
         "        return False",
-        (f"{_EXCHANGED}[938]", f"{_EXCHANGED}[1022]"),
+        (f"{_EXCHANGED}[938-False]", f"{_EXCHANGED}[1022-False]"),
     ),
     Mutant(
         "an exchanged image without sums is damage until it is proven",

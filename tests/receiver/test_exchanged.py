@@ -24,10 +24,8 @@ QUIET = (
     "open_view",
     "close_view",
     "look_at_writes",
-    "resize",
 )
-"""What needs a source that knows what became of it, or a disk that keeps its size; and views that
-outlive the exchange."""
+"""What needs a source that knows what became of it, or a view that outlives the exchange."""
 
 
 class Exchanged(Group):

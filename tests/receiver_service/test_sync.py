@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 
 from receiver.session.digest_stream import CHUNK_BLOCKS
-from replicator.base.errors import ReplicatorError
 from replicator.control.orders import POINTS, STATUS
 from replicator.wire.limits import DIGEST_BLOCK_BYTES, DIGEST_BYTES
 from replicator.wire.messages import Digests, DigestsDone, DigestsWanted, SyncKey
@@ -130,7 +129,9 @@ async def test_a_resume_inside_a_sync_begins_its_digests_anew_with_another_key(
         await agent.close()
 
 
-async def test_a_source_that_changed_its_size_is_refused_at_the_sync_begin(site: DrSite) -> None:
+async def test_a_source_that_changed_its_size_gets_another_image_at_the_sync_begin(
+    site: DrSite,
+) -> None:
     async with site.running():
         agent = await site.agent()
         await agent.welcomed("web")
@@ -141,7 +142,9 @@ async def test_a_source_that_changed_its_size_is_refused_at_the_sync_begin(site:
         grown = Source({"vda": SIZE + 4096}, ordinal=2, first_lsn=1 << 40)
         grown.sync_begin("vda")
         await agent.open(grown)
-        with pytest.raises(ReplicatorError, match="its replica has"):
-            await agent.ship(grown, grown.first_lsn)
+        await agent.ship(grown, grown.first_lsn)
+        await agent.applied(grown.end_lsn)
         await agent.close()
-        assert site.replica("vda").stat().st_size == SIZE
+        assert site.replica("vda").read_bytes() == old.contents["vda"], "as it was"
+        (other,) = site.replica("vda").parent.glob("vda@*.raw")
+        assert other.stat().st_size == SIZE + 4096
