@@ -38,7 +38,7 @@ from receiver.damage.healing import Healer
 from receiver.fitting import looking
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.verdict import Action, Finding, Verdict, judge
-from receiver.fitting.voucher import NOT_OF_THE_LOG, Upto, Voucher
+from receiver.fitting.voucher import NOT_OF_THE_LOG, UNVERIFIED, Upto, Voucher
 from receiver.history.log import HistoryLog
 from receiver.history.opening import Tail
 from receiver.history.state import GroupState
@@ -121,7 +121,7 @@ class Opening:
         self._audit_reached = reached
         self._mending: Mending | None = None
         self._sizes: dict[str, int] = {}  # by the history
-        self._has_lost_sums = False  # that were there when the statement was made
+        self._touched: set[str] = set()  # images, where the sums are lost that would tell
         self._given_up = (0, 0)  # of streams in the inbox: the last one, the next point behind it
         self.stopped = Verdict(())
         """Why the last opening stopped; empty if it did not."""
@@ -142,7 +142,7 @@ class Opening:
         self._stop_for(judge(read.evidence))
         self._use(read)
         self._say_oldest_lost()
-        self._mend_sums(read.applied)
+        self._mend_sums(read)
         evidence = self._seen_more(read)
         verdict = judge(evidence)
         self._stop_for(verdict)
@@ -150,7 +150,7 @@ class Opening:
         exchanged = self._doubt(read, verdict)
         if self._compare(read):
             mending.reasons.append("its replica held older content than its history says")
-        if self._is_unproven(read, exchanged | self._touched(read)):
+        if self._is_unproven(read, exchanged | self._touched):
             mending.reasons.append("what its exchanged images hold cannot be proven")
         self._voucher.resume(self._parts.applier.applied, self._begun_upto(read))
         self._begin_mending(mending)
@@ -259,13 +259,13 @@ class Opening:
             oldest = unapplied.ordinal if redo and unapplied is not None else state.ordinal
             parts.inbox.remove_closed(oldest - 1)
 
-    def _mend_sums(self, applied: Applied | None) -> None:
+    def _mend_sums(self, read: _Read) -> None:
         """Sums that are older than the history say of blocks what they held once. Then nothing is
         known of what the history has let go of: such blocks are unverified, never good. The history
         itself says what must be there: `disks/applied`, which says what was, may be as old as
         they are."""
-        parts = self._parts
-        self._has_lost_sums = False
+        parts, applied = self._parts, read.applied
+        self._touched = set()
         upto, own_upto = parts.sums.written
         wanted = 0 if applied is None else applied.sums_upto
         lacks = (
@@ -274,11 +274,27 @@ class Opening:
             and compare.has_let_go(parts.history, applied.number)
         )  # what the history let go of behind R had gone to the base first
         if upto < wanted or lacks or parts.sum_base.lacks(self._first, parts.history.imageless):
+            if applied is not None and wanted:
+                self._note_touched(read, applied)
             self._forget_base()
-            self._has_lost_sums = wanted > 0
             parts.telling.event("sums.older", upto=upto, wanted=wanted)
         elif applied is not None and own_upto < applied.own_sums_upto:
             parts.sums.forget()
+
+    def _note_touched(self, read: _Read, applied: Applied) -> None:
+        """Where sums are lost, only an image that nobody has written to since the statement was
+        made at rest is known to be the one that they told of. Any other is on record as unverified
+        before the base begins anew: from there on nothing tells that sums were lost."""
+        replica = self._parts.replica
+        is_newest = applied.is_resting and applied.number == self._parts.history.last_end.number
+        self._touched = {
+            name
+            for name, image in read.evidence.images.items()
+            if image is ImageState.FITS
+            and not (is_newest and not looking.was_changed(replica, applied, name))
+        }
+        images = dict(applied.images) | dict.fromkeys(self._touched, UNVERIFIED)
+        self._slots.ensure(replace(applied, images=images))
 
     @property
     def _first(self) -> int:
@@ -402,19 +418,6 @@ class Opening:
         damage = compare.whole_disks(disks, 0)
         self._damaged(lambda known: rules.added(known, damage))
         return True
-
-    def _touched(self, read: _Read) -> set[str]:
-        """Where sums were lost, only an image that nobody has written to since the statement was
-        made at rest is known to be the one that they told of."""
-        parts, applied = self._parts, read.applied
-        if applied is None or not self._has_lost_sums:
-            return set()
-        is_newest = applied.is_resting and applied.number == parts.history.last_end.number
-        return {
-            name
-            for name in read.state.disks
-            if not is_newest or looking.was_changed(parts.replica, applied, name)
-        }
 
     def _strangers(self, read: _Read) -> set[str]:
         """Images that lack some of what was written last: rot, or an older one in its file."""
@@ -577,7 +580,7 @@ class Opening:
         if read.applied is None:
             self._forget_base()
         else:
-            self._mend_sums(read.applied)
+            self._mend_sums(read)
             parts.sums.forget()
         mending = self._mend(judge(read.evidence))
         mending.next_point = max(mending.next_point, announced)

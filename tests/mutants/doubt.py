@@ -108,16 +108,23 @@ MUTANTS = (
     Mutant(
         "an exchanged image without sums is damage until it is proven",
         "receiver/opening/opening.py",
-        "        if self._is_unproven(read, exchanged | self._touched(read)):",
+        "        if self._is_unproven(read, exchanged | self._touched):",
         "        if not self._parts:",
         (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
     ),
     Mutant(
         "where sums were lost an image that was touched is damage until it is proven",
         "receiver/opening/opening.py",
-        "self._is_unproven(read, exchanged | self._touched(read))",
+        "self._is_unproven(read, exchanged | self._touched)",
         "self._is_unproven(read, exchanged)",
         (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
+    ),
+    Mutant(
+        "which images were touched is on record before nothing tells that sums were lost",
+        "receiver/opening/opening.py",
+        "        self._slots.ensure(replace(applied, images=images))\n",
+        "",
+        (f"{_FITTING}::test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing",),
     ),
     Mutant(
         "an audit of which nothing is left refuses orders",
