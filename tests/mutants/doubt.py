@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 
 _DOUBT = "tests/receiver/test_doubt.py"
 _FITTING = "tests/receiver/test_fitting.py"
+_SUMS = "tests/receiver/test_fitting_sums.py"
 _EXCHANGED = "tests/receiver/test_exchanged.py::test_whatever_is_exchanged_no_point_is_false"
 _SIDES = "tests/receiver_service/test_side_by_side.py"
 
@@ -110,21 +111,21 @@ MUTANTS = (
         "receiver/opening/opening.py",
         "        if self._is_unproven(read, exchanged | self._touched):",
         "        if not self._parts:",
-        (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
+        (f"{_SUMS}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
     ),
     Mutant(
         "where sums were lost an image that was touched is damage until it is proven",
         "receiver/opening/opening.py",
         "self._is_unproven(read, exchanged | self._touched)",
         "self._is_unproven(read, exchanged)",
-        (f"{_FITTING}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
+        (f"{_SUMS}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
     ),
     Mutant(
         "which images were touched is on record before nothing tells that sums were lost",
         "receiver/opening/opening.py",
         "        self._slots.ensure(replace(applied, images=images))\n",
         "",
-        (f"{_FITTING}::test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing",),
+        (f"{_SUMS}::test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing",),
     ),
     Mutant(
         "an audit of which nothing is left refuses orders",
