@@ -21,7 +21,7 @@ What an opening found wrong is in memory until a batch has put it on record. Unt
 durable the statement stays as it is (`hold_back`): a crash in between must find it again.
 
 An image that is not the file on record is `unverified`: it may be a copy from another moment. So is
-one that lacks some of what was written last (fitting.compare.lately).
+one that lacks some of what was written last (receiver.opening.compare.lately).
 It stays so on record until a scrub that was begun for it has read all of it back (`verified`).
 What that means for who wants to look at its points: receiver.damage.doubt.
 

@@ -9,9 +9,10 @@ checksum; what is bad stops it with file and offset, and no file is left.
 
 History and replica may be of different times: a person put them side by side. `disks/applied` says
 which batch the replica holds (receiver.fitting.applied). A history that ends in front of that makes
-no point at all, and a replica that ends in front of a point's batch does not make that point. What
-nothing here tells is whether an image is the one that was written: in a copy each is another file.
-A receiver that opens the group finds out, by the sums.
+no point at all, and a replica that ends in front of a point's batch does not make that point. Nor
+does an image that a receiver had in doubt (receiver.damage.doubt) and has not read back to its end.
+What nothing here tells is whether an image is the one that was written: in a copy each is another
+file. A receiver that opens the group finds out, by the sums.
 
 Nothing but the new images is written.
 """
@@ -32,6 +33,7 @@ from receiver.check.read_only import ReadOnlyStorage
 from receiver.damage.damage import refuse
 from receiver.fitting.applied import NAME as SLOTS_NAME
 from receiver.fitting.applied import read_applied
+from receiver.fitting.voucher import UNVERIFIED
 from receiver.history.batches import Batch
 from receiver.history.images import BLOCK_BYTES, Image, block_key
 from receiver.history.packing import unpack
@@ -80,7 +82,7 @@ def extract(
     NoSpaceError, ReplicatorError."""
     disks = _members(point, only)
     number = _batch_of(index, point)
-    _check_side_by_side(storage, place, index, point, number)
+    _check_side_by_side(storage, place, index, replace(point, members=tuple(disks)), number)
     _check_tail(storage, place, index)
     if index.group is not None:
         refuse(index.group.damage, replace(point, members=tuple(disks)), number, place.group)
@@ -151,6 +153,13 @@ def _check_side_by_side(
             f"{place.folder} ends before what {path.parent} holds: it is older, or its newest part"
             " is lost",
             hint="put the newer history beside it",
+        )
+    doubted = [each.name for each in point.members if applied.images.get(each.image) == UNVERIFIED]
+    if doubted:
+        raise NoPointError(
+            f"point {point} is not verified: by {path} the replica of disk {', '.join(doubted)} may"
+            " hold another moment than its history says",
+            hint="start the receiver: its scrub reads it back, and what is wrong is on record then",
         )
     if number > applied.number + 1:  # that one may be in it: it was stated before it came
         raise NoPointError(

@@ -128,6 +128,15 @@ MUTANTS = (
         (f"{_SUMS}::test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing",),
     ),
     Mutant(
+        "an extract makes nothing of an image in doubt",
+        "receiver/offline/extract.py",
+        "    if doubted:\n",
+        "    if not applied:\n",
+        (
+            "tests/offline/test_extract_side_by_side.py::test_an_image_that_a_receiver_had_in_doubt_makes_no_point",
+        ),
+    ),
+    Mutant(
         "an audit of which nothing is left refuses orders",
         "receiver/orders/recorder.py",
         "            if kept is not None and is_gone(storage, directory, kept):",

@@ -6,16 +6,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from journal.dump import inspect_path
 from receiver.check.places import find_histories, the_history
-from receiver.fitting.applied import pack, read_applied
 from receiver.offline.extract import extract
 from receiver.offline.reading import choose, read_index
 from replicator.base.daemon import hold_lock
@@ -324,72 +320,3 @@ def test_a_point_that_is_on_record_as_damaged_is_refused(tmp_path: Path) -> None
         assert contents(files) == world.expected[point.sequence]
     (file,) = extract(storage, place, index, damaged, tmp_path / "b", only=["b"])
     assert file.read_bytes() == world.expected[damaged.sequence]["b"], "the other disk is whole"
-
-
-def moved(world: World) -> World:
-    """A group whose every block is overwritten, point by point."""
-    for value in range(8):
-        world.write("a", 0, noise(value, 8192))
-        world.cut()
-        world.settle()
-    return world
-
-
-def copied(world: World, to: Path) -> Path:
-    export(world, to)
-    return to
-
-
-def test_a_history_that_is_older_than_its_replica_makes_no_point(tmp_path: Path) -> None:
-    world = World(limits=SMALL)
-    world.begin_stream(from_zero=True)
-    older = copied(moved(world), tmp_path / "older")
-    newer = copied(moved(world), tmp_path / "newer")
-    shutil.rmtree(newer / "history")
-    shutil.copytree(older / "history", newer / "history")
-    (place,) = find_histories(SystemStorage(), newer)
-    index = read_index(SystemStorage(), place)
-    for point in index.kept_points():
-        with pytest.raises(DamageError, match=r"ends before what .* holds") as refused:
-            extract(SystemStorage(), place, index, point, tmp_path / "out")
-        assert refused.value.hint == "put the newer history beside it"
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_replica_that_is_older_makes_the_points_of_its_time(tmp_path: Path) -> None:
-    world = World(limits=SMALL)
-    world.begin_stream(from_zero=True)
-    older = copied(moved(world), tmp_path / "older")
-    of_its_time = len(world.group.points.all)
-    newer = copied(moved(world), tmp_path / "newer")
-    shutil.rmtree(newer / "disks")
-    shutil.copytree(older / "disks", newer / "disks")
-    (place,) = find_histories(SystemStorage(), newer)
-    index = read_index(SystemStorage(), place)
-    made = 0
-    for point in index.kept_points():
-        out = tmp_path / f"out{point.sequence}"
-        try:
-            files = extract(SystemStorage(), place, index, point, out)
-        except NoPointError:
-            continue
-        made += 1
-        assert contents(files) == {
-            name: bytes(content) for name, content in world.expected[point.sequence].items()
-        }
-    assert of_its_time <= made <= of_its_time + 1
-
-
-def test_another_groups_disks_make_no_point(tmp_path: Path) -> None:
-    world = World(limits=SMALL)
-    world.begin_stream(from_zero=True)
-    here = copied(moved(world), tmp_path / "here")
-    storage = SystemStorage()
-    path = here / "disks/applied"
-    stated = read_applied(storage, path)
-    assert stated is not None
-    path.write_bytes(pack(replace(stated, history=uuid4()), 1))
-    (place,) = find_histories(storage, here)
-    index = read_index(storage, place)
-    with pytest.raises(DamageError, match="another group's"):
-        extract(storage, place, index, index.kept_points()[-1], tmp_path / "out")
