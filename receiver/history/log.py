@@ -371,7 +371,12 @@ class HistoryLog:
         if not self._writer.in_segment:
             self._prepare_segment(state)
         self._restate()
-        self._writer.append_dropped(sequences)
+        try:
+            self._writer.append_dropped(sequences)
+        except OSError:
+            with suppress(OSError):
+                self._writer.log.cut_back()  # of many records some may be there
+            raise
         self.sync()
         self.dropped |= frozenset(sequences)
 

@@ -175,7 +175,7 @@ class HistoryWriter:
 
     def append_dropped(self, sequences: list[int]) -> None:
         """In as many records as it takes, none of them large. A crash may leave some: each point
-        that is named is one that may go."""
+        that is named is one that may go. So does an error; then they are to be cut off."""
         for at in range(0, len(sequences), DROPPED_TOGETHER):
             body = bodies.PointsDropped(self.log.end, sequences[at : at + DROPPED_TOGETHER])
             self._append_body(RecordType.POINTS_DROPPED, 0, bodies.encode(body))

@@ -50,20 +50,16 @@ class ViewFiles:
         self._make_views_dir()
         return listen_unix(self.socket_path, mode=SOCKET_MODE)
 
-    def overlays(self, disks: Sequence[ViewDisk], budget: OverlayBudget) -> list[Overlay]:
-        """One for each disk, to be closed by the caller. Raises OSError, and then there is none."""
+    def make_overlays(
+        self, made: list[Overlay], disks: Sequence[ViewDisk], budget: OverlayBudget
+    ) -> None:
+        """One for each disk, added to `made`: to be closed by the caller, whatever comes of this.
+        Raises OSError."""
         self._make_views_dir()
         self.storage.make_directory(self.folder)
-        made: list[Overlay] = []
-        try:
-            for disk in disks:
-                file = self.storage.create(self.folder / f"{disk.name}.overlay")
-                made.append(Overlay(disk.reader, disk.size_bytes, file, budget))
-        except BaseException:
-            for overlay in made:
-                overlay.close()
-            raise
-        return made
+        for disk in disks:
+            file = self.storage.create(self.folder / f"{disk.name}.overlay")
+            made.append(Overlay(disk.reader, disk.size_bytes, file, budget))
 
     def remove(self) -> None:
         """What is there of it. Raises OSError."""

@@ -125,8 +125,7 @@ class OpenView:
 
     def _let_go(self) -> None:
         try:
-            for overlay in self.overlays:
-                overlay.close()
+            _close_all(self.overlays)
             self.files.remove()
         finally:
             self.release()
@@ -198,9 +197,8 @@ class Views:
                 budget = OverlayBudget(
                     options.overlay_bytes, lambda: self._storage.free_bytes(self._groups_dir)
                 )
-                overlays = await _aside(pool, partial(files.overlays, disks, budget))
-            for overlay in overlays:
-                undo.push_async_callback(_aside, pool, overlay.close)
+                undo.push_async_callback(_aside, pool, partial(_close_all, overlays))
+                await _aside(pool, partial(files.make_overlays, overlays, disks, budget))
             exports = self._exports(disks, overlays, pool)
             server, uris = await self._serve(files, exports, options, pool)
             undo.pop_all()
@@ -373,6 +371,11 @@ def _tended(view: View, task: asyncio.Task[None]) -> None:
             reason=said.message,
             exc_info=error if is_bug(error) else None,
         )
+
+
+def _close_all(overlays: Sequence[Overlay]) -> None:
+    for overlay in overlays:
+        overlay.close()
 
 
 async def _aside(pool: Executor, work: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ import pytest
 
 from receiver.counted.ages import Ages
 from receiver.group.parts import Limits
+from receiver.history import writer
 from receiver.history.bodies import RollbackIntent
 from receiver.history.state import GroupState
 from receiver.points.policy import HistoryPolicy, Rule
@@ -24,7 +25,7 @@ from replicator.base.errors import (
     UnreachableError,
     UsageError,
 )
-from tests.receiver.world import World
+from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
 
 S = NS_PER_S
@@ -202,6 +203,26 @@ def test_an_order_that_meets_a_full_disk_is_done_or_not(calls: str) -> None:
         world.may_be_gone = {2, 3}
         world.crash(power=True)
         world.check()
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_of_many_points_all_go_or_none(nth: int) -> None:
+    """They take several records, one of which finds no room."""
+    world = world_with(8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "DROPPED_TOGETHER", 2)
+        history = GROUP_DIRECTORY / "history"
+        world.storage.plan(Failure(frozenset(["pwritev"]), nth, errno.ENOSPC, under=history))
+        with pytest.raises(NoSpaceError):
+            drop(world, DropOrder(frozenset([2, 3, 4, 5, 6])))
+    world.storage.heal()
+    world.write("a", 0, b"later")
+    world.cut()
+    world.settle()
+    there = [each.sequence for each in world.group.points.all]
+    world.crash(power=True)
+    assert [each.sequence for each in world.group.points.all] == there == list(range(1, 10))
+    world.check()
 
 
 def test_nothing_is_given_up_while_a_rollback_is_under_way() -> None:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,15 @@ async def test_a_disk_that_does_not_answer_holds_up_that_view_and_not_the_loop(
     await views.close_all()
 
 
+def open_files() -> list[str]:
+    """Paths of what this process has open."""
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(each))
+    return found
+
+
 async def test_an_order_that_is_given_up_leaves_nothing_of_its_view(tmp_path: Path) -> None:
     disk, release = StuckDisk(), Release()
     views = Views(tmp_path, storage=disk)
@@ -221,6 +232,7 @@ async def test_an_order_that_is_given_up_leaves_nothing_of_its_view(tmp_path: Pa
     disk.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
+    assert not [each for each in open_files() if each.startswith(str(tmp_path))]
     assert list((tmp_path / "g/views").iterdir()) == []
     assert release.count == 1
     await views.close_all()
