@@ -123,7 +123,7 @@ class Applier:
         """`state` is behind the last batch of the history, `before` in front of it if that one
         is not known as applied."""
         self._pending, self._damaged_before, self._idle = None, [], False
-        batch = self._history.unapplied
+        batch = self._history.batch_list.unapplied
         if batch is not None:
             self._pending = _Pending(batch, before, state, again=True)
             self.applied = before
@@ -131,7 +131,7 @@ class Applier:
             self.applied = state
         done = [
             each.point.sequence
-            for each in self._history.batches
+            for each in self._history.batch_list.all
             if each.point is not None and each is not batch
         ]
         self._applied_point = done[-1] if done else 0
@@ -163,7 +163,7 @@ class Applier:
 
     def last_point(self) -> Point | None:
         """The point of the newest batch."""
-        batches = self._history.batches
+        batches = self._history.batch_list.all
         return batches[-1].point if batches else None
 
     def changed_bytes(self, operations: dict[str, list[Operation]]) -> int:
@@ -328,7 +328,9 @@ class Applier:
     def _note_overwritten(self, state: GroupState, changes: list[DiskChange]) -> None:
         """Before-images of what is damaged are damaged."""
         if state.damage:
-            state.damage = self._old.overwritten(state.damage, changes, self._history.next_batch)
+            state.damage = self._old.overwritten(
+                state.damage, changes, self._history.batch_list.next_number
+            )
 
     def _roll_back(self) -> None:
         """The next part of the rollback under way; the last one makes its point."""
@@ -416,7 +418,7 @@ class Applier:
         last = self._points.find(self.applied.last_point)
         if last is not None and last.until_ns > last.time_ns:
             held = Held(last.sequence, last.until_ns, last.stood_ns)
-        number = self._history.next_batch
+        number = self._history.batch_list.next_number
         if point is not None:
             announced = self._points.find(point.sequence)
             made_ns, stamp_ns = (
@@ -486,7 +488,9 @@ class Applier:
         batch, state = pending.batch, pending.state
         self._replica.say_inconsistent(_reason(state, batch.kind))
         operations = self._redoing.operations(batch, pending.before, state)
-        changes = self._changes(state, operations, always=self._history.table(batch).keys()[0])
+        changes = self._changes(
+            state, operations, always=self._history.reader.table(batch).keys()[0]
+        )
         for change in changes:
             self._redoing.check(batch, change.keys, self._replica.path(change.name))
         return changes

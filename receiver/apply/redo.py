@@ -56,13 +56,13 @@ class Redo:
             return self._of_zeroes(batch, behind)
         if batch.kind == "rollback":
             work = RollbackWork.of(self._history, before, self._overlay_of)
-            return work.operations_of(self._history.table(batch))
+            return work.operations_of(self._history.reader.table(batch))
         return {}
 
     def check(self, batch: Batch, keys: U64, path: Path) -> None:
         """Raises DamageError if the batch has no image of one of these blocks of the replica at
         `path`."""
-        if not self._history.table(batch).covers(keys):
+        if not self._history.reader.table(batch).covers(keys):
             raise DamageError(
                 f"{path}: batch {batch.number} would overwrite blocks that it has no before-image"
                 " of: replica, inbox and history do not belong together",
@@ -91,7 +91,7 @@ class Redo:
         return builder.operations
 
     def _of_zeroes(self, batch: Batch, state: GroupState) -> Operations:
-        begin = self._history.read_begin(batch)
+        begin = self._history.reader.read_begin(batch)
         by_slot: dict[int, Disk] = {disk.slot: disk for disk in state.disks.values()}
         return {
             by_slot[slot].name: [

@@ -148,7 +148,7 @@ class Healer:
     def without_readable(self, damage: rules.Damage) -> rules.Damage:
         """What is left of it when images that hold what they must are taken off: they could not be
         read for a while, or were put back from a copy."""
-        by_number = {batch.number: batch for batch in self._history.batches}
+        by_number = {batch.number: batch for batch in self._history.batch_list.all}
         for each in damage:
             batch = by_number.get(each.replaced)
             if batch is not None and each.blocks <= RECHECKED_BLOCKS_MAX:
@@ -167,7 +167,7 @@ class Healer:
 
     def _image_of(self, batch: Batch, key: int) -> Iterator[bytes]:
         """The batch's image of the block, if it has one that can be read."""
-        table = self._history.table(batch)
+        table = self._history.reader.table(batch)
         low, high = table.rows_within(key, key + 1)
         disk = next((each for each in self._disks() if each.slot == key_parts(key)[0]), None)
         if low == high or disk is None:
@@ -175,14 +175,14 @@ class Healer:
         image = table.image(low)
         at = (key - block_key(image.slot, image.block)) * BLOCK_BYTES
         try:
-            content = self._history.read_image(image) or bytes(at + BLOCK_BYTES)
+            content = self._history.reader.read_image(image) or bytes(at + BLOCK_BYTES)
         except (OSError, DamageError):
             return
         yield content[at : at + _length(disk, key)]
 
     def heal_image(self, batch: Batch, image: Image) -> bool:
         """Whether the image can be read again."""
-        place = self._history.place_of(image)
+        place = self._history.reader.place_of(image)
         try:
             with closing(self._storage.open(place.path, writable=True)) as file:
                 record = file.pread(HEADER_BYTES + image.stored, place.offset)
@@ -191,7 +191,7 @@ class Healer:
                     return False
                 write_all(file, [payload], place.offset + HEADER_BYTES)
                 file.datasync()
-            self._history.read_image(image)
+            self._history.reader.read_image(image)
         except (OSError, DamageError):
             return False
         return True
@@ -299,9 +299,9 @@ class Healer:
 
     def _from_history(self, wanted: dict[int, int], length_of: _LengthOf) -> Iterator[_Found]:
         """Images of the same block, of whatever time."""
-        for batch in self._history.batches:
+        for batch in self._history.batch_list.all:
             keys = np.array(sorted(wanted), dtype=np.uint64)
-            theirs = self._history.table(batch).keys()[0]
+            theirs = self._history.reader.table(batch).keys()[0]
             for key in np.intersect1d(keys, theirs, assume_unique=True).tolist():
                 for content in self._image_of(batch, key):
                     yield key, content[: length_of(key)]

@@ -29,9 +29,9 @@ def line_of(applied: Applied | None, history: HistoryLog) -> Line:
     """Raises DamageError, OSError."""
     if applied is None:
         return Line.ABSENT
-    if applied.history != history.stream.stream:
+    if applied.history != history.segment_set.stream.stream:
         return Line.FOREIGN
-    if applied.number > history.last_end.number:
+    if applied.number > history.batch_list.last_end.number:
         return Line.BEYOND
     batch = batch_of(applied, history)
     if batch is None:
@@ -43,13 +43,13 @@ def line_of(applied: Applied | None, history: HistoryLog) -> Line:
 def batch_of(applied: Applied, history: HistoryLog) -> Batch | None:
     """The batch that it tells of, if the history has it as it was written: not where a compaction
     rewrote it, or retention took it away."""
-    batch = next((each for each in history.batches if each.number == applied.number), None)
+    batch = next((each for each in history.batch_list.all if each.number == applied.number), None)
     return batch if batch is not None and is_as_written(batch, history) else None
 
 
 def is_as_written(batch: Batch, history: HistoryLog) -> bool:
     """Whether no compaction that the newest opening found has rewritten it."""
-    segment = next(each for each in reversed(history.opened_segments) if each.first <= batch.begin)
+    segment = next(each for each in reversed(history.opened.segments) if each.first <= batch.begin)
     return segment.data_end == segment.end
 
 
@@ -135,7 +135,7 @@ def fine_reaches_beyond(fine: FineLog, state: GroupState) -> bool:
 
 def is_nothing_there(history: HistoryLog, replica: Replica, inbox: Inbox, fine: FineLog) -> bool:
     return not (
-        history.opened_segments or replica.images() or inbox.streams or fine.oldest_ns is not None
+        history.opened.segments or replica.images() or inbox.streams or fine.oldest_ns is not None
     )
 
 
@@ -143,7 +143,7 @@ def foreign_folder(storage: Storage, directory: Path, group: str, history: Histo
     """The first folder that holds another group's files, "" if none does. Raises OSError."""
     past = directory / "history"
     for name in list_streams(storage, [past]):
-        if name != history.stream and list_segments(storage, [past], name):
+        if name != history.segment_set.stream and list_segments(storage, [past], name):
             return "history"
     for folder in ("inbox", "fine"):
         for header in _headers(storage, directory / folder):

@@ -36,7 +36,8 @@ from dataclasses import replace
 from receiver.blocks.replica import Replica
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.looking import is_as_written
-from receiver.history.log import BatchEnd, HistoryLog
+from receiver.history.batch_list import BatchEnd
+from receiver.history.log import HistoryLog
 from receiver.history.state import GroupState
 from receiver.history.sums.sums import LatestSums
 from receiver.points.evidence import Applied
@@ -80,8 +81,8 @@ class Voucher:
     def resume(self, before: GroupState, upto: Upto) -> None:
         """An opening has found a batch that is begun and not applied, and nothing wrong; `before`
         is the group in front of it. Raises DamageError."""
-        batches, durable = self._history.batches, self._slots.durable
-        unapplied = self._history.unapplied
+        batches, durable = self._history.batch_list.all, self._slots.durable
+        unapplied = self._history.batch_list.unapplied
         if unapplied is None:
             return
         if durable is not None and durable.is_resting:  # it is done again, or was never begun
@@ -148,9 +149,9 @@ class Voucher:
     ) -> Applied:
         """`end`: of the last batch that is applied, where it isn't the newest one; `begun`: the one
         behind it may touch images from now on."""
-        end = end or self._history.last_end
+        end = end or self._history.batch_list.last_end
         return Applied(
-            self._history.stream.stream,
+            self._history.segment_set.stream.stream,
             end.number,
             end.position,
             end.chain,

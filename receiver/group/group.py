@@ -133,7 +133,7 @@ class GroupReplica:
         OSError."""
         try:
             if self.intake.doubtful:
-                self.history.mend()
+                self.history.log.make_sound()
                 self.intake.doubtful = False
             moved = self.applier.step() or self.opening.settle()
         except OSError as error:
@@ -152,7 +152,7 @@ class GroupReplica:
     def retain(self, policy: HistoryPolicy) -> Retained:
         """See Keeping."""
         if not self.applier.is_rolling_back:  # it may need the frames until it is done
-            others_bytes = self.history.used_bytes + self._parts.inbox.used_bytes
+            others_bytes = self.history.segment_set.used_bytes + self._parts.inbox.used_bytes
             self.fine.make_room(policy, others_bytes)
         return self.keeping.keep(policy)
 
@@ -162,7 +162,7 @@ class GroupReplica:
         parts = self._parts
         if self.applier.is_rolling_back:
             return False  # it needs what is there until it is done
-        indexed = self.history.index.step() or self.history.summaries.step()
+        indexed = self.history.segment_set.index.step() or self.history.summaries.step()
         sorted_out = parts.sums.tidy()
         reclaimed = parts.reclaim.step(self.showing.pins())
         return parts.earlier_images.step() or reclaimed or indexed or sorted_out

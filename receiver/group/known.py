@@ -105,7 +105,11 @@ class Known:
     def kept_bytes(self) -> int:
         """What the budget counts."""
         inbox = self._parts.inbox
-        return self._history.used_bytes + inbox.used_bytes + self._parts.fine.log.used_bytes
+        return (
+            self._history.segment_set.used_bytes
+            + inbox.used_bytes
+            + self._parts.fine.log.used_bytes
+        )
 
     @property
     def open_end(self) -> OpenEnd | None:
@@ -114,7 +118,7 @@ class Known:
         if not self._parts.voucher.has_spoken or self._parts.opening.is_mending:
             return None
         return OpenEnd(
-            self._history.durable_end, 0 if newest is None else newest.sequence, self.generation
+            self._history.log.durable_end, 0 if newest is None else newest.sequence, self.generation
         )
 
     def newest_stamp_ns(self, below_ns: int) -> int | None:
@@ -135,8 +139,8 @@ class Known:
 
     def damaged_points(self) -> dict[int, list[DamagedBlocks]]:
         """What each damaged point would need and cannot have. Any thread."""
-        found = damaged_points(self.damage, self._history.batches)
-        return {each: found[each] for each in found if each not in self._history.dropped}
+        found = damaged_points(self.damage, self._history.batch_list.all)
+        return {each: found[each] for each in found if each not in self._history.batch_list.dropped}
 
     # -- counted since this process started
 

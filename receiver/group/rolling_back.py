@@ -121,7 +121,7 @@ class RollingBack:
                 self._intake.reset(state.copy(), [point])
         finally:
             # what failed may have been written all the same: nothing may come in until it is gone
-            self._intake.doubtful = not self._history.is_sound
+            self._intake.doubtful = not self._history.log.is_sound
             self._intake.closing = False
         self._inbox.remove_closed(state.closed_ordinal)
         self._telling.index(

@@ -88,7 +88,9 @@ class Showing:
                 hint="try again in a moment",
             )
         batch = (
-            self._history.batch_of_point(sequence) if self._applier.newest_state.damage else None
+            self._history.batch_list.of_point(sequence)
+            if self._applier.newest_state.damage
+            else None
         )
         if batch is not None:
             refuse(self._applier.newest_state.damage, point, batch.number, self._name)
@@ -111,7 +113,7 @@ class Showing:
         `unverified`: also of images that are not believed yet."""
         point = self.applied_point(sequence, unverified=unverified)
         doubt: Callable[[], Unverified] = nothing if unverified else self._unverified
-        batch = self._history.batch_of_point(sequence)
+        batch = self._history.batch_list.of_point(sequence)
         assert batch is not None
         with self._lock:
             self._held[sequence] += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,3 +121,13 @@ def point_body(point: Point) -> PointBody:
         point.made_ns,
         {disk.name: disk.image_name for disk in point.members if disk.image_name},
     )
+
+
+def end_of(segments: Sequence[Segment]) -> int:
+    """Behind the last whole unit in them."""
+    return segments[-1].end if segments else 0
+
+
+def imageless_upto(segments: Sequence[Segment]) -> int:
+    """Number of the last batch that is known to have lost its images."""
+    return max((each.imageless for each in segments), default=0)

@@ -45,6 +45,14 @@ class _Places:
     paths: Sequence[Path]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of a record."""
+
+    path: Path
+    offset: int
+
+
 class HistoryReader:
     """See the head of this file. `tables` are those of the batches used last."""
 
@@ -153,6 +161,11 @@ class HistoryReader:
             file = self._files.pop(path, None)
         if file is not None:
             file.close()
+
+    def place_of(self, image: Image) -> Place:
+        """Where the image's record lies. Raises DamageError."""
+        path, first, _ = self.locate(image.position)
+        return Place(path, SEGMENT_HEADER_BYTES + image.position - first)
 
     def close(self) -> None:
         with self._files_lock:

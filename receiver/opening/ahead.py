@@ -128,8 +128,8 @@ def _has_come(
     history: HistoryLog, sums: LatestSums, replica: Replica, builder: BatchBuilder
 ) -> bool:
     pending = np.empty(0, dtype=np.uint64)
-    if history.unapplied is not None:
-        pending = history.table(history.unapplied).keys()[0]
+    if history.batch_list.unapplied is not None:
+        pending = history.reader.table(history.batch_list.unapplied).keys()[0]
     for name, operations in builder.operations.items():
         disk = builder.state.disks[name]
         if replica.size_of(name) is None:

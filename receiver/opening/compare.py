@@ -66,10 +66,10 @@ def written_behind(applied: Applied, history: HistoryLog) -> int:
         return applied.number
     kept = [
         each.number
-        for each in history.batches
+        for each in history.batch_list.all
         if each.point is not None and each.number <= applied.number
     ]
-    first = history.batches[0].number if history.batches else applied.number + 1
+    first = history.batch_list.all[0].number if history.batch_list.all else applied.number + 1
     return max(kept, default=min(applied.number, first - 1))
 
 
@@ -78,12 +78,16 @@ def suspects(history: HistoryLog, number: int) -> Suspects | None:
     where it is too much to be read now. Raises DamageError, OSError."""
     if has_let_go(history, number):
         return None
-    batches = [each for each in history.after(number) if each is not history.unapplied]
+    batches = [
+        each
+        for each in history.batch_list.after(number)
+        if each is not history.batch_list.unapplied
+    ]
     if sum(each.images.block_count for each in batches) > SUSPECTS_MAX:
         return None
     empty = np.empty(0, dtype=np.uint64)
     newest_first = batches[::-1]
-    every_key = [history.table(each).keys()[0] for each in newest_first]
+    every_key = [history.reader.table(each).keys()[0] for each in newest_first]
     every_sum = [_sums_of(history, each) for each in newest_first]
     every_writer = [
         np.full(len(keys), each.number, dtype=np.uint64)
@@ -99,9 +103,12 @@ def lately(history: HistoryLog, number: int, damage: rules.Damage) -> Suspects:
     what has no sum, or is on record as damaged. Raises DamageError, OSError."""
     empty = np.empty(0, dtype=np.uint64)
     seen = np.concatenate(
-        [empty, *(history.table(each).keys()[0] for each in history.after(number))]
+        [
+            empty,
+            *(history.reader.table(each).keys()[0] for each in history.batch_list.after(number)),
+        ]
     )
-    batches = [each for each in history.batches if each.number <= number]
+    batches = [each for each in history.batch_list.all if each.number <= number]
     parts: list[Suspects] = []
     left = LATELY_BLOCKS
     for batch in batches[-LATELY_BATCHES:][::-1]:
@@ -121,7 +128,7 @@ def lately(history: HistoryLog, number: int, damage: rules.Damage) -> Suspects:
 
 def written_by(history: HistoryLog, batch: Batch) -> Suspects:
     """Raises DamageError, OSError."""
-    keys = history.table(batch).keys()[0]
+    keys = history.reader.table(batch).keys()[0]
     return Suspects(
         keys, _sums_of(history, batch), np.full(len(keys), batch.number, dtype=np.uint64)
     )
@@ -136,17 +143,17 @@ def is_of(disk: Disk, keys: U64) -> Bools:
 def has_let_go(history: HistoryLog, number: int) -> bool:
     """Whether the history no longer tells of all that batches behind that number changed: some were
     removed, or merged without their images, as no kept point needed them."""
-    batches = history.after(number)
+    batches = history.batch_list.after(number)
     if not batches:
         return False
     kept = (
         each.number
-        for each in history.batches
-        if each.point is not None and each.point.sequence not in history.dropped
+        for each in history.batch_list.all
+        if each.point is not None and each.point.sequence not in history.batch_list.dropped
     )
     oldest = next(kept, 0)
-    merged = [each for each in history.opened_segments if each.data_end != each.end]
-    return history.batches[0].number > number + 1 or any(
+    merged = [each for each in history.opened.segments if each.data_end != each.end]
+    return history.batch_list.all[0].number > number + 1 or any(
         segment.first <= each.begin < segment.end and each.number <= oldest
         for each in batches
         for segment in merged
@@ -195,8 +202,8 @@ def runs(keys: U64) -> Iterator[tuple[int, int]]:
 
 
 def _sums_of(history: HistoryLog, batch: Batch) -> U64:
-    count = history.table(batch).block_count
-    packed = history.read_begin(batch).sums
+    count = history.reader.table(batch).block_count
+    packed = history.reader.read_begin(batch).sums
     if len(packed) != 8 * count:
         return np.full(count, UNKNOWN_SUM, dtype=np.uint64)
     return np.frombuffer(packed, dtype="<u8").astype(np.uint64)
@@ -230,7 +237,7 @@ def undo_torn(batch: Batch, history: HistoryLog, replica: Replica, disks: Sequen
     """Before a batch is done again: each of its blocks that holds neither what it found nor what it
     writes gets back what it found. A crash may have torn it, or an older image was put back: then
     a write of less than the block would leave the rest of it wrong. Raises DamageError, OSError."""
-    table = history.table(batch)
+    table = history.reader.table(batch)
     behind = dict(zip(table.keys()[0].tolist(), _sums_of(history, batch).tolist(), strict=True))
     by_slot = {disk.slot: disk for disk in disks}
     touched: set[str] = set()
@@ -240,7 +247,7 @@ def undo_torn(batch: Batch, history: HistoryLog, replica: Replica, disks: Sequen
         if disk is None:
             continue
         there = sums_there(replica, disk, image.block, image.block + image.blocks)
-        old = history.read_image(image)
+        old = history.reader.read_image(image)
         for at in range(image.blocks):
             key = block_key(image.slot, image.block + at)
             size = min(BLOCK_BYTES, disk.size_bytes - (image.block + at) * BLOCK_BYTES)

@@ -39,6 +39,7 @@ from receiver.fitting import looking
 from receiver.fitting.applied import AppliedSlots
 from receiver.fitting.verdict import Action, Finding, Verdict, judge
 from receiver.fitting.voucher import NOT_OF_THE_LOG, UNVERIFIED, Upto, Voucher
+from receiver.history.batches import end_of, imageless_upto
 from receiver.history.log import HistoryLog
 from receiver.history.opening import Tail
 from receiver.history.state import GroupState
@@ -184,8 +185,8 @@ class Opening:
                 parts.history, parts.replica, parts.inbox, parts.fine
             ),
             was_vouched=self._slots.is_unreadable or self._audit_reached().by_this_version,
-            sums_beyond=parts.sum_base.upto > parts.history.last_end.number
-            or parts.sum_base.end > parts.history.opened_end,
+            sums_beyond=parts.sum_base.upto > parts.history.batch_list.last_end.number
+            or parts.sum_base.end > end_of(parts.history.opened.segments),
             fine_beyond=looking.fine_reaches_beyond(parts.fine, state),
             foreign=foreign,
             tail=self._tail_problem(before, tail),
@@ -205,14 +206,14 @@ class Opening:
     def _inbox_state(self, state: GroupState) -> InboxState:
         """A begun batch without frames is no matter if the replica holds all of it."""
         parts = self._parts
-        found = looking.inbox_state(parts.inbox, state, parts.history.unapplied)
+        found = looking.inbox_state(parts.inbox, state, parts.history.batch_list.unapplied)
         if found is not InboxState.BATCH_GONE or not self._is_whole_in_replica(state):
             return found
         return InboxState.MISSING
 
     def _is_whole_in_replica(self, state: GroupState) -> bool:
         parts = self._parts
-        batch = parts.history.unapplied
+        batch = parts.history.batch_list.unapplied
         assert batch is not None
         disks = list(state.disks.values())
         if any(parts.replica.size_of(disk.name) != disk.size_bytes for disk in disks):
@@ -233,7 +234,9 @@ class Opening:
         if state.rollback is not None and state.rollback.writes:
             parts.fine.keep_ns = None
         self._leave_inbox(read)
-        parts.points.reset(mended(parts.history.points(), parts.applier.newest_state.mends))
+        parts.points.reset(
+            mended(parts.history.batch_list.points(), parts.applier.newest_state.mends)
+        )
         parts.intake.start(state)
         newest = parts.points.newest
         if newest is not None:
@@ -246,7 +249,7 @@ class Opening:
         blocks are the same, which is true of a replica that had come further."""
         parts, state = self._parts, read.state
         parts.inbox.remove_closed(max(state.closed_ordinal, 0))
-        unapplied = parts.history.unapplied
+        unapplied = parts.history.batch_list.unapplied
         redo = unapplied is not None and unapplied.kind == "log"
         self._given_up = (0, 0)
         if read.evidence.inbox in (InboxState.MISSING, InboxState.OLDER):
@@ -273,7 +276,8 @@ class Opening:
             and upto <= applied.number
             and compare.has_let_go(parts.history, applied.number)
         )  # what the history let go of behind R had gone to the base first
-        if upto < wanted or lacks or parts.sum_base.lacks(self._first, parts.history.imageless):
+        imageless = imageless_upto(parts.history.opened.segments)
+        if upto < wanted or lacks or parts.sum_base.lacks(self._first, imageless):
             if applied is not None and wanted:
                 self._note_touched(read, applied)
             self._forget_base()
@@ -286,7 +290,9 @@ class Opening:
         made at rest is known to be the one that they told of. Any other is on record as unverified
         before the base begins anew: from there on nothing tells that sums were lost."""
         replica = self._parts.replica
-        is_newest = applied.is_resting and applied.number == self._parts.history.last_end.number
+        is_newest = (
+            applied.is_resting and applied.number == self._parts.history.batch_list.last_end.number
+        )
         self._touched = {
             name
             for name, image in read.evidence.images.items()
@@ -299,19 +305,19 @@ class Opening:
     @property
     def _first(self) -> int:
         """Where the history begins."""
-        segments = self._parts.history.opened_segments
+        segments = self._parts.history.opened.segments
         return segments[0].first if segments else 0
 
     def _forget_base(self) -> None:
         parts = self._parts
-        parts.sum_base.begin_anew(self._first, parts.history.imageless)
+        parts.sum_base.begin_anew(self._first, imageless_upto(parts.history.opened.segments))
         parts.sums.forget()
 
     def _say_oldest_lost(self) -> None:
         """Retention takes the oldest segments, once their sums are in the base. Where they are not
         there the segments were lost; which points with them, only the catalog can say."""
         parts = self._parts
-        segments = parts.history.segments
+        segments = parts.history.segment_set.sealed
         if not segments or parts.sum_base.reaches(segments[0].first):
             return
         there = parts.points.all
@@ -332,11 +338,13 @@ class Opening:
         beyond = (
             seen.point >= front.next_point
             or seen.generation > front.generation
-            or seen.position > parts.history.opened_end
+            or seen.position > end_of(parts.history.opened.segments)
         )
         newer, applied = False, read.applied
         if evidence.line is Line.HELD:
-            is_silent = applied is not None and applied.number == parts.history.last_end.number
+            is_silent = (
+                applied is not None and applied.number == parts.history.batch_list.last_end.number
+            )
         else:
             is_silent = not evidence.is_empty
         if is_silent:
@@ -436,7 +444,7 @@ class Opening:
         them. Where none was, somebody else wrote to them, if one was written since; and if
         something else was set back, nothing may have changed them."""
         parts, applied = self._parts, read.applied
-        if applied is None or applied.number != parts.history.last_end.number:
+        if applied is None or applied.number != parts.history.batch_list.last_end.number:
             return set()
         disks = set(read.state.disks)
         if not applied.is_resting:
@@ -451,7 +459,7 @@ class Opening:
 
     def _begun_upto(self, read: _Read) -> Upto:
         """How far the batch takes the log that is begun and not applied, if one is."""
-        unapplied = self._parts.history.unapplied
+        unapplied = self._parts.history.batch_list.unapplied
         if unapplied is None or unapplied.kind != "log":
             return NOT_OF_THE_LOG
         return read.state.ordinal, read.state.lsn
@@ -461,9 +469,11 @@ class Opening:
         parts = self._parts
         state = parts.applier.applied
         disks = list(state.disks.values())
-        if parts.history.unapplied is not None:
-            compare.undo_torn(parts.history.unapplied, parts.history, parts.replica, disks)
-        if read.applied is None or read.applied.number >= parts.history.last_end.number:
+        if parts.history.batch_list.unapplied is not None:
+            compare.undo_torn(
+                parts.history.batch_list.unapplied, parts.history, parts.replica, disks
+            )
+        if read.applied is None or read.applied.number >= parts.history.batch_list.last_end.number:
             return False
         number = compare.written_behind(read.applied, parts.history)
         found = None
@@ -476,8 +486,8 @@ class Opening:
             parts.scrub.start_over()
             return True
         wrong = compare.wrong_of(found, parts.replica, disks)
-        if parts.history.unapplied is not None:
-            again = parts.history.table(parts.history.unapplied).keys()[0]
+        if parts.history.batch_list.unapplied is not None:
+            again = parts.history.reader.table(parts.history.batch_list.unapplied).keys()[0]
             wrong &= ~np.isin(found.keys, again)
         keys, sums, writers = found.keys[wrong], found.sums[wrong], found.writers[wrong]
         if not len(keys):
@@ -572,7 +582,9 @@ class Opening:
         parts.history.accept_tail()
         parts.applier.start(read.before, read.state)
         announced = self._announced(read)
-        parts.points.reset(mended(parts.history.points(), parts.applier.newest_state.mends))
+        parts.points.reset(
+            mended(parts.history.batch_list.points(), parts.applier.newest_state.mends)
+        )
         parts.applier.take_as_applied()
         parts.intake.front.reset(parts.applier.applied.copy())
         if read.evidence.sums_beyond:

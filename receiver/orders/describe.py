@@ -120,7 +120,7 @@ def group_status(worker: GroupWorker, now_ns: int) -> GroupStatus:
             for name, size in sorted(replica.known.disk_sizes().items())
         ],
         lag_bytes=replica.known.unapplied_bytes,
-        history_bytes=replica.history.used_bytes,
+        history_bytes=replica.history.segment_set.used_bytes,
         fine_bytes=fine.used_bytes,
         fine_since=None if fine.oldest_ns is None else rfc3339(fine.oldest_ns),
         oldest_point=point_of(points[0]) if points else None,
@@ -174,7 +174,7 @@ def group_snapshot(
         lag_bytes=replica.known.unapplied_bytes,
         oldest_point_ns=points[0].time_ns if points else None,
         newest_point_ns=points[-1].time_ns if points else None,
-        history_bytes=replica.history.used_bytes,
+        history_bytes=replica.history.segment_set.used_bytes,
         inbox_bytes=replica.known.inbox_bytes,
         fine_bytes=replica.fine.log.used_bytes,
         window_seconds=_seconds(kept.window_ns),

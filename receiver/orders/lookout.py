@@ -42,7 +42,7 @@ class Lookout:
                 or worker.health.stopped is not None
             ):
                 continue
-            if not self._watch.is_current(name, worker.replica.history.segments):
+            if not self._watch.is_current(name, worker.replica.history.segment_set.sealed):
                 self._looks[name] = asyncio.create_task(self._look(worker))
 
     async def complete(self) -> None:
@@ -60,7 +60,7 @@ class Lookout:
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await asyncio.to_thread(
-                            self._watch.read, name, worker.replica.history.segments
+                            self._watch.read, name, worker.replica.history.segment_set.sealed
                         )
                 except Exception as error:  # noqa: BLE001 - a supervision: others are looked at too
                     _log.error("audit.not_looked", group=name, reason=words_of(error).message)
@@ -68,7 +68,9 @@ class Lookout:
     async def _look(self, worker: GroupWorker) -> None:
         """A supervision."""
         try:
-            await worker.aside.run(self._watch.read, worker.name, worker.replica.history.segments)
+            await worker.aside.run(
+                self._watch.read, worker.name, worker.replica.history.segment_set.sealed
+            )
         except Exception as error:  # noqa: BLE001
             worker.health.stop.because(error, "audit look-up")
         finally:

@@ -160,7 +160,7 @@ class Retention:
 
     @property
     def used_bytes(self) -> int:
-        return self._history.used_bytes + self._inbox_bytes()
+        return self._history.segment_set.used_bytes + self._inbox_bytes()
 
     def applied_points(self, situation: Situation) -> list[Point]:
         return self._points.up_to(situation.applied_point)
@@ -235,16 +235,16 @@ class Retention:
             return True
         candidates = self._candidates(policy, situation)
         chosen = choose_prefix(
-            history.segments,
-            history.batches,
+            history.segment_set.sealed,
+            history.batch_list.all,
             self.applied_points(situation),
             candidates,
             need_bytes,
-        ) or choose_merges(history.batches, candidates, need_bytes)
+        ) or choose_merges(history.batch_list.all, candidates, need_bytes)
         if not chosen:
             return self._seal_what_is_idle(situation)
-        newest = history.batch_of_point(chosen[-1])
-        if newest is not None and newest.begin >= history.newest_first:
+        newest = history.batch_list.of_point(chosen[-1])
+        if newest is not None and newest.begin >= history.segment_set.newest_first:
             self._seal(situation)  # what is to be reclaimed must lie in sealed segments
         self._drop(chosen, situation.state)
         dropped += self._points.drop(chosen)
@@ -256,20 +256,22 @@ class Retention:
         that they can go. Whether that freed anything."""
         history = self._history
         kept = frozenset(point.sequence for point in self._points.all)
-        oldest = oldest_kept(history.batches, kept)
+        oldest = oldest_kept(history.batch_list.all, kept)
         idle_bytes = sum(
             batch.images.record_bytes
-            for batch in history.batches
-            if batch.begin >= history.newest_first
+            for batch in history.batch_list.all
+            if batch.begin >= history.segment_set.newest_first
             and (oldest is None or batch.number <= oldest.number)
         )
-        newest_bytes = history.used_bytes - sum(each.size_bytes for each in history.segments)
+        newest_bytes = history.segment_set.used_bytes - sum(
+            each.size_bytes for each in history.segment_set.sealed
+        )
         if idle_bytes < max(GAIN_BYTES_MIN, newest_bytes * GAIN_SHARE):
             return False
         return self._seal(situation) and self._reclaim.reclaim(situation.pins)
 
     def _seal(self, situation: Situation) -> bool:
-        if self._history.unapplied is not None:
+        if self._history.batch_list.unapplied is not None:
             return False
         self._history.seal_newest(situation.state)
         return True
@@ -287,19 +289,19 @@ class Retention:
         """The room of points that were given up, as far as it can be had at once: (bytes freed,
         bytes that will be). What lies in the segment being written is sealed for that. May be done
         again where it failed. Raises DamageError, OSError."""
-        before = self._history.used_bytes
+        before = self._history.segment_set.used_bytes
         newest = max(
             (
                 batch.begin
-                for batch in self._history.batches
+                for batch in self._history.batch_list.all
                 if batch.point is not None and batch.point.sequence in dropped
             ),
             default=-1,
         )
-        if newest >= self._history.newest_first:
+        if newest >= self._history.segment_set.newest_first:
             self._seal(situation)
         self._reclaim.remove_whole()
-        freed = max(before - self._history.used_bytes, 0)
+        freed = max(before - self._history.segment_set.used_bytes, 0)
         return freed, self._reclaim.gain_bytes(situation.pins)
 
     def _drop(self, sequences: list[int], state: GroupState) -> None:
@@ -308,7 +310,7 @@ class Retention:
         except OSError as error:
             if not is_full(error):
                 raise
-            self._history.forget_points(sequences)
+            self._history.batch_list.forget(sequences)
 
     def _why(self, policy: HistoryPolicy, situation: Situation) -> str:
         """Why no more points go."""

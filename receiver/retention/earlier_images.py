@@ -87,7 +87,7 @@ class EarlierImages:
         slots = {disk.slot for disk in gone}
         unsaid = [
             batch.point.sequence
-            for batch in self._history.batches
+            for batch in self._history.batch_list.all
             if batch.point is not None and any(each.slot in slots for each in batch.point.members)
         ]
         if unsaid:

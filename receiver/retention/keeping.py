@@ -67,7 +67,8 @@ class HistoryFacts:
 
 def segment_facts(history: HistoryLog) -> list[SegmentFact]:
     return [
-        SegmentFact(each.first, each.end, each.size_bytes, each.digest) for each in history.segments
+        SegmentFact(each.first, each.end, each.size_bytes, each.digest)
+        for each in history.segment_set.sealed
     ]
 
 
@@ -111,7 +112,7 @@ class Keeping:
                 self._set_lock(policy.min_lock_ns)
             situation = self.situation(policy)
             now_ns = situation.now_ns
-            self._growth.note(situation.ages.counted_ns, self._history.written_bytes)
+            self._growth.note(situation.ages.counted_ns, self._history.log.end)
             aged_out = self._retention.thin(policy, situation)
             self._tell_dropped(aged_out)
             before_ns = window_ns(self._retention.applied_points(situation), now_ns)
@@ -125,7 +126,7 @@ class Keeping:
             self._telling.event(
                 "retention.over_budget", used_bytes=retained.used_bytes, why=retained.over_budget
             )
-        is_too_large = self._history.used_bytes > policy.max_bytes
+        is_too_large = self._history.segment_set.used_bytes > policy.max_bytes
         return replace(
             retained,
             dropped=[*aged_out, *retained.dropped],

@@ -193,28 +193,28 @@ class Reclaim:
     def reclaim(self, pins: Pins) -> bool:
         """Frees what the points that are left do not need, all of it. Whether there was anything.
         Raises OSError."""
-        before = self._history.used_bytes
+        before = self._history.segment_set.used_bytes
         while self.step(pins):
             pass
-        return self._history.used_bytes < before
+        return self._history.segment_set.used_bytes < before
 
     def remove_whole(self) -> int:
         """Whole segments that no point needs any more, at once; the bytes freed. Raises OSError."""
         self.close()
-        before = self._history.used_bytes
+        before = self._history.segment_set.used_bytes
         kept = frozenset(point.sequence for point in self._points.all)
         while self._remove_oldest(kept):
             pass
-        return before - self._history.used_bytes
+        return before - self._history.segment_set.used_bytes
 
     def gain_bytes(self, pins: Pins) -> int:
         """About what compactions will free. Raises DamageError, OSError."""
         history = self._history
         kept = frozenset(point.sequence for point in self._points.all)
-        segments = history.segments
-        runs = runs_of(segments, history.batches, kept, self._frozen_from(pins))
+        segments = history.segment_set.sealed
+        runs = runs_of(segments, history.batch_list.all, kept, self._frozen_from(pins))
         return sum(
-            run.gain_bytes(history.table)
+            run.gain_bytes(history.reader.table)
             for run in runs
             if run.gain_bytes_max >= self._least_gain(run, segments)
         )
@@ -240,7 +240,7 @@ class Reclaim:
                 self._sums.absorb(self._imageless, self._compaction.run[0].first)
             run = self._compaction.run
             self._sums.before_merge(*self._numbers)
-            self._history.index.forget(run[0].first, run[-1].end)
+            self._history.segment_set.index.forget(run[0].first, run[-1].end)
             compacted = self._compaction.finish()
         except (DamageError, OSError) as error:
             self._leave(error)
@@ -249,7 +249,7 @@ class Reclaim:
         if compacted is None:
             self._futile.add(self._run)
         else:
-            self._history.replace_run(compaction.run, compacted)
+            self._history.segment_set.replace_run(compaction.run, compacted)
             self.compacted_bytes += compaction.read_bytes
         return True
 
@@ -258,24 +258,26 @@ class Reclaim:
         their positions). False, and nothing has changed, if something reads it now, or it has
         become too large. Raises DamageError, OSError; nothing has changed then either."""
         history = self._history
-        if segment.end > self._frozen_from(pins) or not history.is_state_safe:
+        if segment.end > self._frozen_from(pins) or not history.segment_set.is_state_safe:
             return False
         self.close()
-        batches = _inside(history.batches, segment)
+        batches = _inside(history.batch_list.all, segment)
         groups = [Group([batch], self._point_of(batch), keep_images=True) for batch in batches]
         compaction = self._begun([segment], groups, healed)
         while compaction.step():
             pass
         self._sums.before_merge(batches[0].number, batches[-1].number)
-        history.index.forget(segment.first, segment.end)
+        history.segment_set.index.forget(segment.first, segment.end)
         compacted = compaction.finish()
         if compacted is not None:
-            history.replace_run([segment], compacted)
+            history.segment_set.replace_run([segment], compacted)
         return compacted is not None
 
     def _point_of(self, batch: Batch) -> Point | None:
         point = batch.point
-        return None if point is None or point.sequence in self._history.dropped else point
+        return (
+            None if point is None or point.sequence in self._history.batch_list.dropped else point
+        )
 
     def close(self) -> None:
         """What is under way is given up."""
@@ -288,7 +290,12 @@ class Reclaim:
     def _look(self, pins: Pins) -> tuple[object, ...]:
         """What it depends on whether there is something to do."""
         history = self._history
-        return history.segments_version, history.is_state_safe, self._points.drops, pins
+        return (
+            history.segment_set.version,
+            history.segment_set.is_state_safe,
+            self._points.drops,
+            pins,
+        )
 
     def _check(self, pins: Pins) -> None:
         """A view that was opened meanwhile may read what the compaction under way would
@@ -302,24 +309,26 @@ class Reclaim:
         """What lies before the oldest point that stays."""
         history = self._history
         count = removed_together(
-            history.segments, history.batches, removable(history.segments, history.batches, kept)
+            history.segment_set.sealed,
+            history.batch_list.all,
+            removable(history.segment_set.sealed, history.batch_list.all, kept),
         )
         if not count:
             return False
         if not history.is_durable:
             history.sync()  # a batch that may have to be done again may need what would go
-        end = history.segments[count - 1].end
-        gone = [batch.number for batch in history.batches if batch.begin < end]
+        end = history.segment_set.sealed[count - 1].end
+        gone = [batch.number for batch in history.batch_list.all if batch.begin < end]
         self._sums.absorb(gone[-1] if gone else 0, end)
-        return history.remove_oldest(count) > 0
+        return history.segment_set.remove_oldest(count) > 0
 
     def _begin(self, kept: frozenset[int], pins: Pins) -> bool:
         """The next compaction that is worth while."""
         history = self._history
-        if not history.is_state_safe:
+        if not history.segment_set.is_state_safe:
             return False
-        segments, frozen_from = history.segments, self._frozen_from(pins)
-        runs = runs_of(segments, history.batches, kept, frozen_from)
+        segments, frozen_from = history.segment_set.sealed, self._frozen_from(pins)
+        runs = runs_of(segments, history.batch_list.all, kept, frozen_from)
         self._futile &= {run.name for run in runs}
         for run in runs:
             self._run = run.name
@@ -346,7 +355,7 @@ class Reclaim:
         least = self._least_gain(run, segments)
         if run.gain_bytes_max < least or run.name in self._futile:
             return False
-        if run.gain_bytes(self._history.table) < least:
+        if run.gain_bytes(self._history.reader.table) < least:
             self._futile.add(run.name)
             return False
         return True
@@ -358,7 +367,7 @@ class Reclaim:
         )
         batches = [each for group in run.groups for each in group.batches]
         self._numbers = (batches[0].number, batches[-1].number) if batches else (0, 0)
-        segments = history.segments[run.first : run.last + 1]
+        segments = history.segment_set.sealed[run.first : run.last + 1]
         return self._begun(segments, run.groups, {}, imageless=self._imageless)
 
     def _begun(
@@ -371,14 +380,18 @@ class Reclaim:
     ) -> Compaction:
         history = self._history
         sources = Sources(
-            history.reader.read_stored, history.read_begin, history.table, history.texts, healed
+            history.reader.read_stored,
+            history.reader.read_begin,
+            history.reader.table,
+            history.texts,
+            healed,
         )
         earlier = [
             batch.point.sequence
-            for batch in history.batches
+            for batch in history.batch_list.all
             if batch.begin < segments[0].first
             and batch.point is not None
-            and batch.point.sequence in history.dropped
+            and batch.point.sequence in history.batch_list.dropped
         ]
         return Compaction(
             self._storage,
@@ -396,7 +409,7 @@ class Reclaim:
         it. The segment being written never is."""
         begins = [
             batch.begin
-            for batch in self._history.batches
+            for batch in self._history.batch_list.all
             if batch.point is not None and batch.point.sequence in pins.held
         ]
-        return min([*begins, self._history.newest_first])
+        return min([*begins, self._history.segment_set.newest_first])

@@ -85,7 +85,7 @@ class RollbackWork:
         """The one that `state` says is under way."""
         intent = state.rollback
         assert intent is not None
-        batch = history.batch_of_point(intent.target)
+        batch = history.batch_list.of_point(intent.target)
         if intent.writes and batch is not None and batch.point is not None:
             return cls.to(history, intent.target, overlay_of(batch.point, intent.writes))
         return cls.to(history, intent.target)
@@ -95,11 +95,19 @@ class RollbackWork:
         cls, history: HistoryLog, sequence: int, overlay: FineOverlay | None = None
     ) -> RollbackWork:
         """Raises DamageError where the point is gone."""
-        batch = history.batch_of_point(sequence)
+        batch = history.batch_list.of_point(sequence)
         if batch is None or batch.point is None:
-            raise DamageError(f"{history.folder}: point #{sequence}, a rollback's target, is gone")
+            raise DamageError(
+                f"{history.segment_set.folder}: point #{sequence}, a rollback's target, is gone"
+            )
         disks = {disk.slot: disk for disk in batch.point.members}
-        return cls(batch.point, disks, history.stack_behind(batch), history.read_images, overlay)
+        return cls(
+            batch.point,
+            disks,
+            history.segment_set.stack_behind(batch),
+            history.reader.read_images,
+            overlay,
+        )
 
     @property
     def total_blocks(self) -> int:

@@ -54,6 +54,6 @@ class Findings:
 
     def points_of(self, blocks: Iterable[DamagedBlocks]) -> list[int]:
         """The sequences of the points that need any of these."""
-        dropped = self._history.dropped
-        found = rules.damaged_points(tuple(blocks), self._history.batches)
+        dropped = self._history.batch_list.dropped
+        found = rules.damaged_points(tuple(blocks), self._history.batch_list.all)
         return [sequence for sequence in found if sequence not in dropped]

@@ -62,7 +62,7 @@ class HistoryCheck:
     def read(self, segment: Segment) -> list[Fault]:
         """What is wrong with the file. Any thread for a sealed one."""
         place = _OneSegment(
-            self._group, segment.path.parent.parent, self._history.stream, None, segment
+            self._group, segment.path.parent.parent, self._history.segment_set.stream, None, segment
         )
         verification = HistoryVerification(self._storage, place)
         for _ in verification.run():
@@ -73,7 +73,7 @@ class HistoryCheck:
         """Whether it is still part of the history."""
         return not segment.sealed or any(
             (each.first, each.seal_digest) == (segment.first, segment.seal_digest)
-            for each in self._history.segments
+            for each in self._history.segment_set.sealed
         )
 
     def take(self, segment: Segment, faults: Sequence[Fault]) -> None:
@@ -88,7 +88,8 @@ class HistoryCheck:
         if fault.offset is None:
             position = segment.end
         batch = next(
-            (each for each in self._history.batches if each.begin <= position < each.end), None
+            (each for each in self._history.batch_list.all if each.begin <= position < each.end),
+            None,
         )
         image = None if batch is None else self._image_at(batch, position)
         if batch is None or image is None:
@@ -121,7 +122,7 @@ class HistoryCheck:
         """What cannot be had without this image: nothing, if only its header is bad, which is not
         needed to read it."""
         try:
-            self._history.read_image(image)
+            self._history.reader.read_image(image)
         except DamageError:
             pass
         except OSError as error:
@@ -141,7 +142,7 @@ class HistoryCheck:
         ]
 
     def _image_at(self, batch: Batch, position: int) -> Image | None:
-        table = self._history.table(batch)
+        table = self._history.reader.table(batch)
         row = int(np.searchsorted(table.positions, np.uint64(max(position, 0)), "right")) - 1
         if row < 0:
             return None
@@ -156,7 +157,7 @@ class HistoryCheck:
         is in memory serves them until then, so they are named, and not refused."""
         points = [
             batch.point.sequence
-            for batch in self._history.batches
+            for batch in self._history.batch_list.all
             if batch.point is not None and batch.begin < max(position, 1)
         ]
         self._findings.add(

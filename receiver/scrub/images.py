@@ -105,7 +105,7 @@ class ImageCheck:
         return found
 
     def _hashed(self, batch: Batch, sizes: Mapping[int, int]) -> Iterator[int]:
-        table = self._history.table(batch)
+        table = self._history.reader.table(batch)
         for low in range(0, len(table), READ_TOGETHER):
             images = [table.image(row) for row in range(low, min(low + READ_TOGETHER, len(table)))]
             for image, content in zip(images, self._read(images), strict=True):
@@ -121,13 +121,13 @@ class ImageCheck:
 
     def _read(self, images: list[Image]) -> list[bytes | None]:
         try:
-            return list(self._history.read_images(images))
+            return list(self._history.reader.read_images(images))
         except (OSError, DamageError):
             return [self._read_one(image) for image in images]
 
     def _read_one(self, image: Image) -> bytes | None:
         try:
-            return self._history.read_image(image)
+            return self._history.reader.read_image(image)
         except DamageError:
             return None
         except OSError as error:
@@ -150,7 +150,7 @@ class ImageCheck:
         known = self._findings.damage
         fresh = [not _is_known(known, each) for each in lost]
         self._findings.put_on_record(rules.added(known, lost))
-        places = [self._history.place_of(each.image) for each in wrong]
+        places = [self._history.reader.place_of(each.image) for each in wrong]
         healed = self._heal(segment, wrong)
         for each, entry, is_fresh, place in zip(wrong, lost, fresh, places, strict=True):
             is_healed = (each.batch.number, each.key) in healed
@@ -174,7 +174,7 @@ class ImageCheck:
                 )
 
     def _wrong(self, batch: Batch, hashes: U64 | None) -> Iterator[_Wrong]:
-        table = self._history.table(batch)
+        table = self._history.reader.table(batch)
         keys, rows = table.keys()
         known = self._past.found(batch, keys)
         if known is None or hashes is None or len(hashes) != len(keys):
@@ -227,10 +227,14 @@ class ImageCheck:
         size = image.blocks * BLOCK_BYTES
         disk = next(disk for disk in self._disks() if disk.slot == image.slot)
         size = min(size, disk.size_bytes - image.block * BLOCK_BYTES)
-        return bytearray((self._history.read_image(image) or bytes(size))[:size])
+        return bytearray((self._history.reader.read_image(image) or bytes(size))[:size])
 
     def _batches(self, segment: Segment) -> list[Batch]:
-        return [each for each in self._history.batches if segment.first <= each.begin < segment.end]
+        return [
+            each
+            for each in self._history.batch_list.all
+            if segment.first <= each.begin < segment.end
+        ]
 
     def _name(self, slot: int) -> str:
         names = {disk.slot: disk.name for disk in self._disks()}

@@ -159,7 +159,7 @@ class Scrub:
     def total_bytes(self) -> int:
         """About what there is to read. Any thread."""
         disks = list(self._applier.applied.disks.values())
-        return sum(disk.size_bytes for disk in disks) + self._history.used_bytes
+        return sum(disk.size_bytes for disk in disks) + self._history.segment_set.used_bytes
 
     @property
     def is_ready(self) -> bool:
@@ -214,10 +214,10 @@ class Scrub:
 
     def _segment_from(self, position: int) -> Segment | None:
         """The next one to be read, in the order of their positions."""
-        for segment in self._history.segments:
+        for segment in self._history.segment_set.sealed:
             if segment.first >= position:
                 return segment
-        newest = self._history.newest_segment
+        newest = self._history.segment_set.newest
         return newest if newest is not None and newest.first >= position else None
 
     def read_segment(self, segment: Segment) -> SegmentReading:

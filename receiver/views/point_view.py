@@ -80,7 +80,7 @@ class PointView:
         self._release: Callable[[], None] | None = release
         self._close_lock = threading.Lock()
         self._renew_lock = threading.Lock()
-        self._stack = history.stack_behind(batch)
+        self._stack = history.segment_set.stack_behind(batch)
         self._windows: OrderedDict[int, _Window] = OrderedDict()
         self._windows_lock = threading.Lock()
         self._windows_runs = 0
@@ -151,7 +151,7 @@ class PointView:
         """The earliest images behind the point of many blocks, past the windows."""
         self._renew_stack()
         stack = self._stack
-        runs, later = stack.runs_within(low, high), self._history.after(stack.upto)
+        runs, later = stack.runs_within(low, high), self._history.batch_list.after(stack.upto)
         return self._with(runs, later, low, high) if later else runs
 
     def _member(self, name: str, offset: int, length: int) -> PointDisk:
@@ -187,7 +187,7 @@ class PointView:
         """By position. Small reads often ask for the same image again."""
         last, data = self._last_image
         wanted = [image for position, image in images.items() if position != last]
-        read = self._history.read_images(wanted)
+        read = self._history.reader.read_images(wanted)
         contents = {image.position: each for image, each in zip(wanted, read, strict=True)}
         if last in images:
             contents[last] = data
@@ -213,7 +213,7 @@ class PointView:
         window, stack = known, self._stack
         if window is None or window.upto + RENEW_BATCHES < stack.upto:
             window = _Window(stack.upto, stack.runs_within(low, high))
-        later = self._history.after(window.upto)
+        later = self._history.batch_list.after(window.upto)
         if later:
             window = _Window(later[-1].number, self._with(window.runs, later, low, high))
         if window is not known:
@@ -224,7 +224,7 @@ class PointView:
         parts = [runs]
         for batch in later:
             if batch.images.block_count:
-                table = self._history.table(batch)
+                table = self._history.reader.table(batch)
                 first, last = table.rows_within(low, high)
                 if first < last:
                     parts.append(runs_of(table.slice(first, last)).cut(low, high))
@@ -244,14 +244,14 @@ class PointView:
     def _renew_stack(self) -> None:
         """When it is worth while; one thread does it, others go on."""
         stack, history = self._stack, self._history
-        newest = history.newest_number
-        if newest - stack.upto < RENEW_BATCHES and stack.known is history.index.files:
+        newest = history.batch_list.newest_number
+        if newest - stack.upto < RENEW_BATCHES and stack.known is history.segment_set.index.files:
             return
         if not self._renew_lock.acquire(blocking=False):
             return
         try:
             if self._stack is stack:
-                self._stack = stack.renewed(history.snapshot(stack.upto))
+                self._stack = stack.renewed(history.segment_set.snapshot(stack.upto))
         finally:
             self._renew_lock.release()
 

@@ -144,12 +144,12 @@ def _apply(block_bytes: int, rounds: int) -> list[Figure]:
         with fed(1 * GIB) as feed:
             _filled(feed)
             offsets = scattered(count, block_bytes, SPAN_BYTES, seed=seed)
-            before = feed.group.history.used_bytes
+            before = feed.group.history.segment_set.used_bytes
             feed.storage.written_bytes = 0
             feed.writes(offsets, block_bytes, per_cut=CUT_BYTES // block_bytes)
             ours.append(CHANGED_BYTES / MIB / seconds_of(feed.apply_all))
             amplification = feed.storage.written_bytes / CHANGED_BYTES
-            history = (feed.group.history.used_bytes - before) / CHANGED_BYTES
+            history = (feed.group.history.segment_set.used_bytes - before) / CHANGED_BYTES
             peers.append(CHANGED_BYTES / MIB / _plain_writes(feed.home, offsets, block_bytes))
     what = f"random {format_size(block_bytes)}"
     return [

@@ -28,8 +28,8 @@ MUTANTS = (
     Mutant(
         "what a view reads is not rewritten under it",
         "receiver/retention/reclaim.py",
-        "        return min([*begins, self._history.newest_first])",
-        "        return self._history.newest_first",
+        "        return min([*begins, self._history.segment_set.newest_first])",
+        "        return self._history.segment_set.newest_first",
         ("tests/receiver/test_reclaim.py", "tests/receiver/test_scrub.py"),
     ),
     Mutant(
@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "before-images are durable before the replica is written",
         "receiver/history/log.py",
-        "        self._writer.log.sync()\n        self._applied_at",
-        "        self._writer.log.durable_end = self._writer.log.end\n        self._applied_at",
+        "        self.log.sync()\n        self._applied_at",
+        "        self.log.durable_end = self.log.end\n        self._applied_at",
         _LIVES,
     ),
     Mutant(
@@ -198,8 +198,9 @@ MUTANTS = (
     Mutant(
         "a batch that is done again writes blocks that look right as well",
         "receiver/apply/applier.py",
-        "        changes = self._changes(state, operations, "
-        "always=self._history.table(batch).keys()[0])\n",
+        "        changes = self._changes(\n"
+        "            state, operations, always=self._history.reader.table(batch).keys()[0]\n"
+        "        )\n",
         "        changes = self._changes(state, operations)\n",
         ("tests/receiver/test_apply.py",),
     ),

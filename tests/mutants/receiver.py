@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         "a history that ends before what the replica holds is a stop",
         "receiver/fitting/looking.py",
-        "    if applied.number > history.last_end.number:",
+        "    if applied.number > history.batch_list.last_end.number:",
         "    if applied.number < 0:",
         (f"{_FITTING[0]}::test_history_older",),
     ),

@@ -87,7 +87,7 @@ def half_applied() -> World:
             world.storage.heal()
         else:
             world.settle()
-    assert world.group.history.unapplied is not None
+    assert world.group.history.batch_list.unapplied is not None
     return world
 
 

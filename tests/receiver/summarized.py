@@ -55,7 +55,7 @@ def history_of(world: World) -> HistoryLog:
 
 
 def sealed(world: World) -> list[Segment]:
-    return history_of(world).segments
+    return history_of(world).segment_set.sealed
 
 
 def summarize(world: World) -> None:

@@ -37,9 +37,9 @@ def test_a_batch_ends_at_a_cut_or_at_its_limit() -> None:
     world.cut()
     world.write("a", 0, b"3" * 512)
     world.cut()
-    before = len(world.group.history.batches)
+    before = len(world.group.history.batch_list.all)
     world.settle()
-    batches = world.group.history.batches[before:]
+    batches = world.group.history.batch_list.all[before:]
     assert [batch.point.sequence if batch.point else None for batch in batches] == [
         None,
         None,
@@ -55,7 +55,7 @@ def test_blocks_that_do_not_change_have_neither_image_nor_write() -> None:
     world.write("a", 0, b"1" * 9000)
     world.cut()
     world.settle()
-    assert world.group.history.batches[-1].images.block_count == 0
+    assert world.group.history.batch_list.all[-1].images.block_count == 0
     assert world.storage.written_bytes - written < 16_000
     world.check()
 
@@ -113,11 +113,11 @@ def test_that_a_batch_is_applied_is_said_again_where_an_append_lost_it() -> None
     with pytest.raises(OSError, match="Input/output"):
         world.apply()
     world.storage.heal()
-    world.group.history.mend()
+    world.group.history.log.make_sound()
     assert not world.group.history.is_durable, "it is still to be said"
     world.group.history.sync()
     world.crash(power=True)
-    assert world.group.history.unapplied is None
+    assert world.group.history.batch_list.unapplied is None
     world.settle()
     world.check()
 
@@ -261,9 +261,9 @@ def test_a_large_zero_is_applied_in_parts() -> None:
     world.zero("a", 100, 37_000)
     world.write("a", 8192, b"3" * 512)
     world.cut()
-    before = len(world.group.history.batches)
+    before = len(world.group.history.batch_list.all)
     world.settle()
-    batches = world.group.history.batches[before:]
+    batches = world.group.history.batch_list.all[before:]
     assert [batch.kind for batch in batches][:2] == ["zero", "log"]
     assert max(batch.images.block_count for batch in batches) <= 6
     world.check()
@@ -283,7 +283,7 @@ def test_a_sync_from_zero_of_a_full_replica_is_settled_in_parts() -> None:
         world.apply()
         world.crash(power=True)
     world.apply_all()
-    kinds = [batch.kind for batch in world.group.history.batches]
+    kinds = [batch.kind for batch in world.group.history.batch_list.all]
     assert "zero" in kinds
     world.check()
     assert not any(world.raw("b"))

@@ -128,7 +128,7 @@ def test_what_was_seen_of_a_group_that_was_forgotten_counts_no_more(tmp_path: Pa
 
 
 def sealed_segments(bare: BareHistory) -> list[Segment]:
-    return bare.world.group.history.segments
+    return bare.world.group.history.segment_set.sealed
 
 
 def test_what_a_compaction_made_is_noted_at_once_and_only_once(tmp_path: Path) -> None:

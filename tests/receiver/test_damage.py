@@ -54,7 +54,7 @@ def leave_half_applied(world: World) -> None:
     with pytest.raises(OSError, match="Input/output"):
         world.apply()
     world.storage.heal()
-    assert world.group.history.unapplied is not None
+    assert world.group.history.batch_list.unapplied is not None
 
 
 def content_of(world: World, path: Path) -> bytes:
@@ -94,7 +94,7 @@ def test_the_last_batch_is_not_taken_for_torn_when_it_was_applied(world: World, 
     """Even if nothing later says that it was durable: its images no longer equal the replica."""
     (path,) = segments(world, "history")
     data = content_of(world, path)
-    batch = world.group.history.batches[-1]
+    batch = world.group.history.batch_list.all[-1]
     file = world.storage.open(path, writable=True)
     file.truncate(HEADER_BYTES + batch.end)  # "applied" did not reach the disk
     file.datasync()
@@ -140,7 +140,7 @@ def test_an_incomplete_batch_that_touched_nothing_is_cut() -> None:
 
 def test_the_tail_says_which_images_it_has(world: World) -> None:
     (path,) = segments(world, "history")
-    batch = world.group.history.batches[-1]
+    batch = world.group.history.batch_list.all[-1]
     world.storage.kill()
     file = world.storage.open(path, writable=True)
     file.truncate(HEADER_BYTES + batch.end - 20)
@@ -163,7 +163,7 @@ def test_a_sealed_segment_is_whole_or_damaged() -> None:
         world.settle()
     paths = segments(world, "history")
     assert len(paths) > 2
-    begin = world.group.history.batches[1].begin
+    begin = world.group.history.batch_list.all[1].begin
     world.storage.flip(paths[0], HEADER_BYTES + begin + 80)
     with pytest.raises(DamageError, match=rf"{paths[0].name}: record at offset"):
         restart(world)
@@ -320,12 +320,12 @@ def test_images_that_do_not_belong_to_the_inbox_are_damage(world: World) -> None
     world.cut()
     world.ship_all()
     leave_half_applied(world)
-    batch = world.group.history.unapplied
+    batch = world.group.history.batch_list.unapplied
     assert batch is not None
     restart(world)
     pending = world.group.applier._pending
     assert pending is not None
-    world.group.history.table(pending.batch).starts[:] += (
+    world.group.history.reader.table(pending.batch).starts[:] += (
         1  # as if it were the image of another block
     )
     with pytest.raises(DamageError, match="no before-image of"):

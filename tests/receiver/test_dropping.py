@@ -137,7 +137,7 @@ def told(world: World, name: str) -> list[dict[str, object]]:
 
 def test_what_is_given_up_is_gone_for_good_and_its_room_comes_back() -> None:
     world = world_with(8)
-    used = world.group.history.used_bytes
+    used = world.group.history.segment_set.used_bytes
     plan = world.group.keeping.drop(PLENTY, DropOrder(frozenset([3])), dry_run=True)
     assert [each.sequence for each in plan.points] == [3]
     world.check()
@@ -146,7 +146,7 @@ def test_what_is_given_up_is_gone_for_good_and_its_room_comes_back() -> None:
     world.crash(power=True)
     world.check()
     world.tidy(1000)
-    assert world.group.history.used_bytes < used
+    assert world.group.history.segment_set.used_bytes < used
     world.check()
 
 

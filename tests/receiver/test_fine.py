@@ -128,7 +128,7 @@ def test_kept_frames_go_when_they_are_too_old_and_with_the_budget(world: World) 
 def test_the_budget_takes_frames_before_points_and_says_so(world: World) -> None:
     world.settle()
     others, kept = (
-        world.group.history.used_bytes + world.group.known.inbox_bytes,
+        world.group.history.segment_set.used_bytes + world.group.known.inbox_bytes,
         world.group.fine.log,
     )
     before = kept.used_bytes

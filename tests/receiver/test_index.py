@@ -52,7 +52,7 @@ def history_of(world: World) -> HistoryLog:
 
 
 def index_all(world: World) -> None:
-    while history_of(world).index.step():
+    while history_of(world).segment_set.index.step():
         pass
 
 
@@ -61,15 +61,15 @@ def files(world: World) -> list[str]:
 
 
 def model(history: HistoryLog, number: int) -> dict[int, object]:
-    tables = [history.table(batch) for batch in history.after(number)]
+    tables = [history.reader.table(batch) for batch in history.batch_list.after(number)]
     return dict(blocks_of(EarliestImages(tables).within(0, KEY_MAX)))
 
 
 def check_all(world: World) -> None:
     """Every batch's stack tells what the model does, in whole, in windows and in order."""
     history = history_of(world)
-    for batch in history.batches:
-        stack = history.stack_behind(batch)
+    for batch in history.batch_list.all:
+        stack = history.segment_set.stack_behind(batch)
         expected = model(history, batch.number)
         assert blocks_of(stack.within(0, KEY_MAX)) == expected
         walked: dict[int, object] = {}
@@ -88,13 +88,13 @@ def test_each_segment_has_a_file_and_neighbours_are_merged() -> None:
     world = grown(60)
     index_all(world)
     history = history_of(world)
-    spans = {Span(each.first, each.end) for each in history.segments}
+    spans = {Span(each.first, each.end) for each in history.segment_set.sealed}
     assert len(spans) > 16
-    assert spans <= set(history.index.files)
-    assert len(history.index.files) > len(spans), "some were merged"
-    assert files(world) == sorted(span.file_name for span in history.index.files)
+    assert spans <= set(history.segment_set.index.files)
+    assert len(history.segment_set.index.files) > len(spans), "some were merged"
+    assert files(world) == sorted(span.file_name for span in history.segment_set.index.files)
     check_all(world)
-    first = history.stack_behind(history.batches[0])
+    first = history.segment_set.stack_behind(history.batch_list.all[0])
     assert len(first._files) < len(spans) / 2
 
 
@@ -102,26 +102,28 @@ def test_a_stack_is_made_before_there_is_an_index() -> None:
     world = grown(20)
     assert files(world) == []
     check_all(world)
-    asked = len(history_of(world).segments) - 1  # no point is in front of the first
+    asked = len(history_of(world).segment_set.sealed) - 1  # no point is in front of the first
     assert len(files(world)) == asked, "those that it needed"
 
 
 def test_a_stack_is_renewed_while_segments_are_sealed_and_indexed() -> None:
     world = grown(7)
     history = history_of(world)
-    stacks = {batch.number: history.stack_behind(batch) for batch in history.batches}
+    stacks = {
+        batch.number: history.segment_set.stack_behind(batch) for batch in history.batch_list.all
+    }
     for number in range(40):
         world.write("a", number % 7 * 4096, noise(number, 5000))
         world.cut()
         world.settle()
         if number % 3 == 0:
-            history.index.step()
+            history.segment_set.index.step()
         for first, stack in stacks.items():
-            stacks[first] = renewed = stack.renewed(history.snapshot(stack.upto))
-            assert renewed.upto == history.newest_number
+            stacks[first] = renewed = stack.renewed(history.segment_set.snapshot(stack.upto))
+            assert renewed.upto == history.batch_list.newest_number
             assert blocks_of(renewed.within(0, KEY_MAX)) == model(history, first)
-        last = history.batches[-1]
-        stacks[last.number] = history.stack_behind(last)
+        last = history.batch_list.all[-1]
+        stacks[last.number] = history.segment_set.stack_behind(last)
     check_all(world)
 
 
@@ -131,7 +133,7 @@ def test_after_a_restart_it_is_as_it_was_and_nothing_is_made_again() -> None:
     before = files(world)
     world.crash(power=False)
     assert files(world) == before
-    assert not history_of(world).index.step()
+    assert not history_of(world).segment_set.index.step()
     check_all(world)
     world.check()
 
@@ -168,7 +170,7 @@ def test_a_crash_while_segments_are_compacted_leaves_no_stale_file() -> None:
     for at in range(0, 1000, 4):
         world = thinned(12, 4)
         index_all(world)
-        before = [each.end for each in history_of(world).segments]
+        before = [each.end for each in history_of(world).segment_set.sealed]
         world.storage.stop_at(at)
         try:
             world.tidy(1000)
@@ -178,7 +180,7 @@ def test_a_crash_while_segments_are_compacted_leaves_no_stale_file() -> None:
             died = False
             world.storage.heal()
         world.crash(power=bool(at // 4 % 2))
-        rewritten += [each.end for each in history_of(world).segments] != before
+        rewritten += [each.end for each in history_of(world).segment_set.sealed] != before
         check_all(world)
         world.check()
         if not died:
@@ -203,8 +205,13 @@ def test_a_bad_file_is_noticed_and_made_anew(place: int) -> None:
         rot(world, name, place)
     history = history_of(world)
     stacks: list[tuple[int, ImageStack]] = [
-        (batch.number, ImageStack.behind(history._reading, batch, history.snapshot(batch.number)))
-        for batch in history.batches
+        (
+            batch.number,
+            ImageStack.behind(
+                history.segment_set._reading, batch, history.segment_set.snapshot(batch.number)
+            ),
+        )
+        for batch in history.batch_list.all
     ]
     for number, stack in stacks:
         assert blocks_of(stack.within(0, KEY_MAX)) == model(history, number)
@@ -241,7 +248,7 @@ def test_files_of_nothing_are_removed() -> None:
         world.storage.create(FOLDER / name).close()
     world.crash(power=False)
     assert files(world) == sorted(
-        Span(each.first, each.end).file_name for each in history_of(world).segments
+        Span(each.first, each.end).file_name for each in history_of(world).segment_set.sealed
     )
 
 
@@ -265,15 +272,15 @@ def test_a_view_of_a_point_that_nothing_is_left_in_front_of() -> None:
     view = world.group.showing.view(6)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(100)
-    assert history.segments == []
+    assert history.segment_set.sealed == []
     for number in range(12):
         world.write("a", number % 5 * 4096, noise(90 + number, 6000))
         world.cut()
         world.settle()
         for name, size in view.disks:
             assert view.read(name, 0, size) == world.expected[6][name]
-        history.index.step()
-    assert len(history.segments) > 2
+        history.segment_set.index.step()
+    assert len(history.segment_set.sealed) > 2
     view.close()
     check_all(world)
 
@@ -294,9 +301,12 @@ def test_a_segment_holds_no_more_batches_than_a_view_should_read_one_by_one(
         world.cut()
         world.settle()
     history = world.group.history
-    bounds = [*(segment.first for segment in history.segments), history.newest_first]
+    bounds = [
+        *(segment.first for segment in history.segment_set.sealed),
+        history.segment_set.newest_first,
+    ]
     inside = [
-        sum(low <= batch.begin < high for batch in history.batches)
+        sum(low <= batch.begin < high for batch in history.batch_list.all)
         for low, high in pairwise([*bounds, 1 << 62])
     ]
     assert max(inside) == 5, "the count goes on behind a restart"

@@ -62,12 +62,12 @@ def test_points_go_as_they_age_though_nothing_comes_in() -> None:
 
 def test_what_was_thinned_stays_gone_and_its_room_comes_back() -> None:
     world = world_with(12)
-    used = world.group.history.used_bytes
+    used = world.group.history.segment_set.used_bytes
     world.age(GRADED, 20 * S)
     world.crash(power=True)
     assert left(world) == [1, 6, 11, 12]
     world.tidy(1000)
-    assert world.group.history.used_bytes < used
+    assert world.group.history.segment_set.used_bytes < used
     world.check()
 
 
@@ -176,10 +176,10 @@ def test_images_that_no_point_needs_do_not_stop_apply() -> None:
         world.settle()
     world.cut()
     world.settle()
-    assert world.group.history.used_bytes > 60_000
+    assert world.group.history.segment_set.used_bytes > 60_000
     retained = world.group.retain(HistoryPolicy(30_000))
     assert not retained.must_wait, retained
-    assert world.group.history.used_bytes < 30_000
+    assert world.group.history.segment_set.used_bytes < 30_000
     world.check()
 
 
@@ -253,7 +253,7 @@ def test_a_group_without_points_locks_nothing_and_writes_nothing() -> None:
     world = World()
     world.group.retain(HistoryPolicy(PLENTY, min_lock_ns=S))
     assert world.group.keeping.lock_ns == 0
-    assert world.group.history.used_bytes == 0
+    assert world.group.history.segment_set.used_bytes == 0
 
 
 # -- what is said

@@ -160,7 +160,7 @@ def test_early_zeroes_over_rot() -> None:
     world.zero("a", 0, 5 * BLOCK)
     world.cut()
     world.settle()
-    assert any(batch.kind == "zero" for batch in world.group.history.batches)
+    assert any(batch.kind == "zero" for batch in world.group.history.batch_list.all)
     assert refused(world) == [3, 4, 5, 6]
 
 

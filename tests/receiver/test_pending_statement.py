@@ -35,7 +35,7 @@ def with_a_batch_begun(*, failing: Path) -> World:
     world.cut()
     world.ship_all()
     fail(world, failing)
-    assert world.group.history.unapplied is not None
+    assert world.group.history.batch_list.unapplied is not None
     return world
 
 
@@ -55,7 +55,7 @@ def let_go(world: World) -> None:
     while world.group.tidy():
         pass
     history = world.group.history
-    assert history.batches == [history.unapplied]
+    assert history.batch_list.all == [history.batch_list.unapplied]
 
 
 def opens_in_silence(world: World) -> None:

@@ -44,11 +44,11 @@ def world_with(count: int, *, limits: Limits = LIMITS) -> World:
 
 
 def image_bytes(world: World) -> int:
-    return sum(batch.images.record_bytes for batch in world.group.history.batches)
+    return sum(batch.images.record_bytes for batch in world.group.history.batch_list.all)
 
 
 def new_files(world: World) -> list[str]:
-    folder = world.group.history.folder
+    folder = world.group.history.segment_set.folder
     return [name for name in world.storage.names(folder) if name.endswith(NEW_SUFFIX)]
 
 
@@ -64,7 +64,7 @@ def test_of_segments_with_many_batches_one_goes_in_a_step(
     count: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = thinned().group.history
-    segments, batches = history.segments, history.batches
+    segments, batches = history.segment_set.sealed, history.batch_list.all
     assert removed_together(segments, batches, count) == count
     monkeypatch.setattr(reclaim, "BATCHES_REMOVED_TOGETHER", 1)
     assert removed_together(segments, batches, count) == together
@@ -72,14 +72,14 @@ def test_of_segments_with_many_batches_one_goes_in_a_step(
 
 def test_what_lies_between_kept_points_becomes_one_step_by_step() -> None:
     world = thinned()
-    before, used = image_bytes(world), world.group.history.used_bytes
+    before, used = image_bytes(world), world.group.history.segment_set.used_bytes
     steps = 0
     while world.group.tidy():
         steps += 1
         world.check()
     assert steps > 5, "it is done in steps"
     assert image_bytes(world) < before * 0.6
-    assert world.group.history.used_bytes < used * 0.6
+    assert world.group.history.segment_set.used_bytes < used * 0.6
     assert not world.group.tidy()
     world.crash(power=True)
     world.check()
@@ -110,9 +110,9 @@ def test_a_view_that_is_opened_meanwhile_ends_it_and_stays_right() -> None:
     for name, size in view.disks:
         assert view.read(name, 0, size) == world.expected[6][name]
     view.close()
-    before = world.group.history.used_bytes
+    before = world.group.history.segment_set.used_bytes
     world.tidy(100)
-    assert world.group.history.used_bytes < before
+    assert world.group.history.segment_set.used_bytes < before
     world.check()
 
 
@@ -120,10 +120,10 @@ def test_before_the_oldest_point_nothing_is_kept() -> None:
     world = world_with(20)
     world.give_up(list(range(1, 19)))
     world.tidy(100)
-    oldest = world.group.history.batch_of_point(19)
+    oldest = world.group.history.batch_list.of_point(19)
     assert oldest is not None
-    kept = [batch for batch in world.group.history.batches if batch.begin < oldest.begin]
-    assert all(batch.begin >= world.group.history.segments[0].first for batch in kept)
+    kept = [batch for batch in world.group.history.batch_list.all if batch.begin < oldest.begin]
+    assert all(batch.begin >= world.group.history.segment_set.sealed[0].first for batch in kept)
     assert sum(batch.images.block_count for batch in kept) <= 40, "a part of one segment at most"
     world.check()
 
@@ -140,8 +140,8 @@ def test_what_is_not_worth_while_is_looked_at_once() -> None:
 @pytest.mark.parametrize("call", ["create", "pwritev", "datasync", "replace"])
 def test_a_full_disk_leaves_all_as_it_was(call: str) -> None:
     world = thinned()
-    used = world.group.history.used_bytes
-    folder = world.group.history.folder
+    used = world.group.history.segment_set.used_bytes
+    folder = world.group.history.segment_set.folder
     world.storage.plan(Failure(frozenset([call]), 1, errno.ENOSPC, under=folder))
     world.tidy(1)
     while new_files(world) and world.group.tidy():
@@ -152,19 +152,23 @@ def test_a_full_disk_leaves_all_as_it_was(call: str) -> None:
     world.crash(power=True)
     world.check()
     world.tidy(200)
-    assert world.group.history.used_bytes < used
+    assert world.group.history.segment_set.used_bytes < used
     world.check()
 
 
 def test_rot_that_it_meets_is_told_and_stops_nothing() -> None:
     world = thinned()
     history = world.group.history
-    kept = history.batch_of_point(12)
+    kept = history.batch_list.of_point(12)
     assert kept is not None
-    batch = history.after(kept.number)[0]  # its images are the earliest behind that point
-    segment = next(each for each in history.segments if each.first <= batch.begin < each.end)
+    batch = history.batch_list.after(kept.number)[
+        0
+    ]  # its images are the earliest behind that point
+    segment = next(
+        each for each in history.segment_set.sealed if each.first <= batch.begin < each.end
+    )
     world.storage.flip(
-        segment.path, 192 + history.table(batch).image(0).position - segment.first + 70
+        segment.path, 192 + history.reader.table(batch).image(0).position - segment.first + 70
     )
     world.tidy(200)
     told = [event for event in world.events if event.name == "compaction.failed"]
@@ -199,14 +203,14 @@ def test_a_compacted_segment_goes_on_from_the_one_before_and_is_sealed() -> None
     world = thinned()
     world.tidy(300)
     previous = b""
-    for segment in world.group.history.segments:
+    for segment in world.group.history.segment_set.sealed:
         file = world.storage.open(segment.path)
         seal = read_seal(file, segment.first)
         file.close()
         assert seal is not None
         assert seal.previous_digest == previous or not previous
         previous = segment.digest  # the last of those that it stands for
-    assert GROUP_DIRECTORY in world.group.history.folder.parents
+    assert GROUP_DIRECTORY in world.group.history.segment_set.folder.parents
 
 
 def crash_anywhere() -> None:
@@ -259,5 +263,5 @@ def test_limits_do_not_change_what_is_kept() -> None:
         world.give_up([each for each in range(1, 20) if each % 5])
         world.tidy(1000)
         world.check()
-        seen.append(sum(batch.images.block_count for batch in world.group.history.batches))
+        seen.append(sum(batch.images.block_count for batch in world.group.history.batch_list.all))
     assert len(set(seen)) == 1

@@ -219,7 +219,7 @@ def test_points_that_were_given_up_without_a_word_stay_away_once_it_is_gone() ->
     """On a full disk that could not be said. Their batches are still there."""
     world = after(limits=replace(SMALL, history_segment_bytes=1 << 20))
     world.may_be_gone |= {1, 2}
-    world.group.history.forget_points([1, 2])
+    world.group.history.batch_list.forget([1, 2])
     for point in world.group.points.drop([1, 2]):
         world.forget(point.sequence)
     world.tidy(50)

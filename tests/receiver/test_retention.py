@@ -112,8 +112,8 @@ def test_points_are_given_up_in_records_of_bounded_size() -> None:
     _, _, history = idle(storage, 1)
     sequences = list(range(1, 2 * DROPPED_TOGETHER + 2))
     history.drop_points(sequences, GroupState())
-    assert history.dropped == frozenset(sequences)
-    segment = history.newest_segment
+    assert history.batch_list.dropped == frozenset(sequences)
+    segment = history.segment_set.newest
     assert segment is not None
     data = storage.open(segment.path).pread(segment.size_bytes, HEADER_BYTES)
     found = [
@@ -140,9 +140,9 @@ def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
     before = disk_bytes(world)
     assert before > budget
     world.retain(budget)
-    used = world.group.history.used_bytes + world.group.known.inbox_bytes
+    used = world.group.history.segment_set.used_bytes + world.group.known.inbox_bytes
     assert used <= budget
-    assert abs(disk_bytes(world) - world.group.history.used_bytes) < 16_384
+    assert abs(disk_bytes(world) - world.group.history.segment_set.used_bytes) < 16_384
     assert left(world) == list(range(13 - len(left(world)), 13)), "the oldest went"
     world.check()
     world.crash(power=True)
@@ -154,14 +154,14 @@ def test_the_budget_is_kept_on_the_disk(budget: int) -> None:
 
 def test_labelled_points_stay_and_what_lies_between_is_merged() -> None:
     world = world_with(14, {2: "two", 9: "nine"})
-    images = sum(batch.images.record_bytes for batch in world.group.history.batches)
+    images = sum(batch.images.record_bytes for batch in world.group.history.batch_list.all)
     retained = world.group.retain(HistoryPolicy(1))
     for dropped in retained.dropped:
         world.forget(dropped.sequence)
     assert left(world) == [2, 9, 14]
     assert retained.over_budget == "the points that are left are needed: 2 have labels"
     world.check()
-    after = sum(batch.images.record_bytes for batch in world.group.history.batches)
+    after = sum(batch.images.record_bytes for batch in world.group.history.batch_list.all)
     assert after < images / 4
     assert disk_bytes(world) < 120_000
     world.crash(power=True)
@@ -226,10 +226,10 @@ def test_points_that_are_not_applied_stay() -> None:
 
 def test_on_a_full_disk_room_is_still_made() -> None:
     world = world_with(12)
-    used = world.group.history.used_bytes
+    used = world.group.history.segment_set.used_bytes
     world.storage.plan(Failure(frozenset(["pwritev", "create"]), 1, errno.ENOSPC, forever=True))
     world.retain(used // 2)
-    assert world.group.history.used_bytes < used
+    assert world.group.history.segment_set.used_bytes < used
     world.storage.heal()
     world.check()
     world.crash(power=True)

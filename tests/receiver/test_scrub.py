@@ -93,12 +93,12 @@ def images_of(world: World, block: int, disk: str = "a") -> list[tuple[int, Path
     history = world.group.history
     slot = world.group.applier.applied.disks[disk].slot
     found: list[tuple[int, Path, int]] = []
-    for batch in history.batches:
-        table = history.table(batch)
+    for batch in history.batch_list.all:
+        table = history.reader.table(batch)
         for row in range(len(table)):
             image = table.image(row)
             if image.slot == slot and image.block <= block < image.block + image.blocks:
-                place = history.place_of(image)
+                place = history.reader.place_of(image)
                 found.append((batch.number, place.path, place.offset))
     return found
 
@@ -326,9 +326,11 @@ def test_an_image_without_a_copy_stays_damaged(world: World) -> None:
 
 
 def test_rot_in_a_header_of_the_history_is_found(world: World) -> None:
-    batch = world.group.history.batches[2]
+    batch = world.group.history.batch_list.all[2]
     segment = next(
-        each for each in world.group.history.segments if each.first <= batch.begin < each.end
+        each
+        for each in world.group.history.segment_set.sealed
+        if each.first <= batch.begin < each.end
     )
     offset = HEADER_BYTES + batch.begin - segment.first
     world.storage.flip(segment.path, offset + 70)
@@ -340,7 +342,7 @@ def test_rot_in_a_header_of_the_history_is_found(world: World) -> None:
 
 @pytest.mark.parametrize("back", [8, 40, 100, 150], ids=["digest", "previous", "chain", "index"])
 def test_rot_in_a_seal_is_found(world: World, back: int) -> None:
-    segment = world.group.history.segments[0]
+    segment = world.group.history.segment_set.sealed[0]
     file = world.storage.open(segment.path)
     size = file.size()
     file.close()
@@ -366,7 +368,7 @@ def test_blocks_of_removed_batches_are_still_checked(world: World) -> None:
     world.group.history.seal_newest(world.group.applier.applied)
     world.give_up([1, 2, 3, 4, 5])
     world.tidy(1000)
-    assert world.group.history.segments[0].first > 0
+    assert world.group.history.segment_set.sealed[0].first > 0
     assert scrub(world) == []
     world.storage.flip(DISK_A, 2 * BLOCK)
     (bad,) = scrub(world)

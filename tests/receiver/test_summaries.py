@@ -156,14 +156,14 @@ def test_an_opening_costs_segments_and_not_batches(
     history = HistoryLog(world.storage, HISTORY, "g", lambda: 0, 1 << 20)
     counts.records, counts.bytes = 0, {}
     history.open()
-    assert len(history.batches) >= 6 * batches
+    assert len(history.batch_list.all) >= 6 * batches
     count = len(sealed(world))
     assert count >= 5
     assert counts.records <= count + 2, "the first record of each, and the end of the newest batch"
     for segment in sealed(world):
         assert counts.bytes[segment.path] <= SEGMENT_HEADER_BYTES + 4096 + 128
     summaries = [counts.bytes[path] for path in files(world)]
-    assert sum(summaries) < 200 * len(history.batches) + 400 * count
+    assert sum(summaries) < 200 * len(history.batch_list.all) + 400 * count
     history.close()
 
 
@@ -179,8 +179,8 @@ def test_without_them_each_batch_is_read_once_and_then_never_again(counts: _Coun
     history.close()
     counts.records = 0
     history.open()
-    assert counts.records <= len(history.opened_segments) + 2 < without / 3
-    assert len(files(world)) == len(history.opened_segments) - 1
+    assert counts.records <= len(history.opened.segments) + 2 < without / 3
+    assert len(files(world)) == len(history.opened.segments) - 1
     history.close()
 
 

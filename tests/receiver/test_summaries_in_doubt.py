@@ -109,7 +109,7 @@ def test_a_folder_of_another_group_is_not_believed_and_goes() -> None:
 def test_a_newest_segment_that_was_being_made_leaves_the_state_to_the_one_before() -> None:
     world = grown(16)
     storage = world.storage
-    newest = history_of(world).newest_segment
+    newest = history_of(world).segment_set.newest
     assert newest is not None
     storage.kill()
     storage.unlink(newest.path)
@@ -128,7 +128,7 @@ def test_a_newest_segment_that_was_being_made_leaves_the_state_to_the_one_before
 def spoil_header(world: World, at: int) -> Segment:
     """Of a batch in a sealed segment."""
     segment = sealed(world)[at]
-    batch = next(each for each in history_of(world).batches if each.begin >= segment.first)
+    batch = next(each for each in history_of(world).batch_list.all if each.begin >= segment.first)
     file = world.storage.open(segment.path, writable=True)
     offset = SEGMENT_HEADER_BYTES + batch.begin - segment.first + 80
     byte = file.pread(1, offset)
@@ -231,4 +231,4 @@ def test_summaries_are_made_anew(how: str) -> None:
     while group.world.group.tidy():
         pass
     made = group._files(GROUP_DIRECTORY / "summaries")
-    assert len(made) == len(group.world.group.history.segments)
+    assert len(made) == len(group.world.group.history.segment_set.sealed)

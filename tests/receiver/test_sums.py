@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from receiver.history.batches import imageless_upto
 from receiver.history.sums import layers as sum_layers
 from receiver.history.sums import sums as latest_sums
 from receiver.history.sums.base import SumBase
@@ -212,7 +213,7 @@ def test_headers_are_gathered_a_bounded_number_a_step(monkeypatch: pytest.Monkey
     steps = 0
     while world.group._parts.sums.gather():
         steps += 1
-    assert steps == -(-world.group.history.newest_number // 2)
+    assert steps == -(-world.group.history.batch_list.newest_number // 2)
     world.check()
 
 
@@ -227,18 +228,18 @@ def test_a_history_says_which_batches_have_lost_their_images() -> None:
         world.settle()
     history = world.group.history
     history.seal_newest(world.group.applier.newest_state)
-    assert not history.segments[0].imageless
-    oldest = history.batch_of_point(13)
+    assert not history.segment_set.sealed[0].imageless
+    oldest = history.batch_list.of_point(13)
     assert oldest is not None
     world.give_up(list(range(1, 13)))
     world.tidy(100)
-    said = max(each.imageless for each in history.segments)
+    said = max(each.imageless for each in history.segment_set.sealed)
     assert said == oldest.number
-    assert not world.group._parts.sum_base.lacks(history.segments[0].first, said)
-    (segment,) = [each for each in history.segments if each.imageless]
+    assert not world.group._parts.sum_base.lacks(history.segment_set.sealed[0].first, said)
+    (segment,) = [each for each in history.segment_set.sealed if each.imageless]
     world.group._parts.reclaim.rewrite(segment, {}, Pins(frozenset(), frozenset()))
     actions.crash(world, actions.rng_draw(Random(1)))
-    assert world.group.history.imageless == said
+    assert imageless_upto(world.group.history.opened.segments) == said
     world.check()
 
 

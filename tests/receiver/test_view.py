@@ -57,7 +57,9 @@ def test_a_view_is_not_moved_by_what_is_applied_later(world: World) -> None:
         world.cut()
         world.settle()
         assert view.read("a", 0, 37_376) == world.expected[1]["a"]
-    assert view._stack.upto > view._history.newest_number - RENEW_BATCHES, "renewed on the way"
+    assert view._stack.upto > view._history.batch_list.newest_number - RENEW_BATCHES, (
+        "renewed on the way"
+    )
     view.close()
 
 
@@ -114,7 +116,7 @@ def test_replica_first_then_index(
     world.cut()
     world.ship_all()
     monkeypatch.setattr(kind, "world", world, raising=False)
-    monkeypatch.setattr("receiver.group.group.showing.PointView", kind)
+    monkeypatch.setattr("receiver.group.showing.PointView", kind)
     view = world.group.showing.view(1)
     assert (view.read("a", 0, 4096) == b"1" * 4096) is is_right
     assert world.raw("a")[:4096] == b"2" * 4096, "the batch came in between"

@@ -157,7 +157,8 @@ class World:
         )
         history: Any = group.history
         history.drop_points = self._drop_watched(history.drop_points)
-        history.forget_points = self._forget_unsaid(history.forget_points)
+        batches: Any = history.batch_list
+        batches.forget = self._forget_unsaid(batches.forget)
         return group
 
     # -- the source
@@ -687,7 +688,7 @@ class World:
 
     def check_sums(self) -> None:
         """Of every block of the replica; one that no batch changed is zero."""
-        if self.group.history.unapplied is not None:
+        if self.group.history.batch_list.unapplied is not None:
             return
         for disk in self.group.applier.applied.disks.values():
             content = self.raw(disk.name)

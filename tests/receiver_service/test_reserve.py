@@ -196,17 +196,19 @@ async def test_what_is_in_between_is_said_as_bytes_to_come_and_comes(
     async with site.running() as dr:
         agent, _ = await fed(site, dr)
         await agent.close()
-        used = dr.workers["web"].replica.history.used_bytes
+        used = dr.workers["web"].replica.history.segment_set.used_bytes
         done = await order(site.control.order, DROP_POINTS, "web", drop_of(*range(2, POINTS_MADE)))
         assert done.freed_bytes < MIB
         assert done.to_come_bytes > 4 * MIB
         worker = dr.workers["web"]
         for _ in range(1500):
-            if worker.replica.history.used_bytes < used - done.to_come_bytes * 3 // 4:
+            if worker.replica.history.segment_set.used_bytes < used - done.to_come_bytes * 3 // 4:
                 break
             worker.wake()
             await asyncio.sleep(0.02)
-        assert abs(used - worker.replica.history.used_bytes - done.to_come_bytes) < 2 * MIB
+        assert (
+            abs(used - worker.replica.history.segment_set.used_bytes - done.to_come_bytes) < 2 * MIB
+        )
 
 
 async def test_a_smaller_budget_makes_room_on_a_full_disk_and_it_goes_on_by_itself(

@@ -45,7 +45,7 @@ class PastSums:
         if self._layers.is_rotten:
             self._layers.reset()
         blocks = 0
-        for batch in self._history.after(self._layers.upto):
+        for batch in self._history.batch_list.after(self._layers.upto):
             if batch.number >= number:
                 return False
             self._take_in(batch)

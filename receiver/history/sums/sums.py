@@ -99,7 +99,10 @@ class LatestSums:
 
     def open(self) -> None:
         """When the history is. Raises OSError."""
-        self._newest.open(self._history.newest_number, self._history.merged_numbers())
+        self._newest.open(
+            self._history.batch_list.newest_number,
+            self._history.batch_list.merged_numbers(self._history.opened.segments),
+        )
         self.past.reset()
 
     def window(self, start: int, end: int) -> SumWindow:
@@ -113,7 +116,7 @@ class LatestSums:
             np.full(count, UNKNOWN_SUM, dtype=np.uint64),
             self.is_whole,
             [],
-            self._history.merges,
+            self._history.segment_set.merges,
         )
         found, window.bad = self._newest.within(start, end)
         if self._newest.is_rotten:
@@ -131,8 +134,8 @@ class LatestSums:
     @property
     def is_whole(self) -> bool:
         """Whether what no batch is known to have changed was never changed at all."""
-        segments = self._history.segments
-        first = segments[0].first if segments else self._history.newest_first
+        segments = self._history.segment_set.sealed
+        first = segments[0].first if segments else self._history.segment_set.newest_first
         return self._newest.reaches(first)
 
     def rows_within(self, start: int, end: int) -> tuple[U64, U64, list[BadRange]]:
@@ -151,14 +154,17 @@ class LatestSums:
     def follow(self, window: SumWindow) -> None:
         """Takes in what was applied since. Raises OSError."""
         history = self._history
-        if window.merges != history.merges and window.upto < history.merged_upto:
+        if (
+            window.merges != history.segment_set.merges
+            and window.upto < history.segment_set.merged_upto
+        ):
             fresh = self.window(window.start, window.end)
             window.upto, window.merges = fresh.upto, fresh.merges
             window.changed[:], window.sums[:] = fresh.changed, fresh.sums
             window.is_whole, window.bad = fresh.is_whole, fresh.bad
             return
-        for batch in self._history.after(window.upto):
-            table = self._history.table(batch)
+        for batch in self._history.batch_list.after(window.upto):
+            table = self._history.reader.table(batch)
             low, high = table.rows_within(window.start, window.end)
             if low < high:
                 window.put(table.keys()[0], self._sums_of(batch))
@@ -188,7 +194,9 @@ class LatestSums:
     def note(self, batch: Batch, keys: U64, sums: U64) -> None:
         """The batch has just been published, and changes these blocks. Raises OSError; then it is
         gathered later, as any other."""
-        if [each.number for each in self._history.after(self._newest.upto)] == [batch.number]:
+        if [each.number for each in self._history.batch_list.after(self._newest.upto)] == [
+            batch.number
+        ]:
             self._newest.put(keys, sums, upto=batch.number, end=batch.end)
 
     def gather(self) -> bool:
@@ -199,7 +207,7 @@ class LatestSums:
             newest.reset()
         batches: list[Batch] = []
         blocks = 0
-        for batch in self._history.after(newest.upto):
+        for batch in self._history.batch_list.after(newest.upto):
             batches.append(batch)
             blocks += batch.images.block_count
             if blocks >= GATHER_BLOCKS or len(batches) >= GATHER_BATCHES:
@@ -237,7 +245,7 @@ class LatestSums:
         for batch in self._before(1 << 63):
             if is_found.all():
                 break
-            theirs = self._history.table(batch).keys()[0]
+            theirs = self._history.reader.table(batch).keys()[0]
             _, mine, other = np.intersect1d(keys, theirs, assume_unique=True, return_indices=True)
             new = ~is_found[mine]
             mine, other = mine[new], other[new]
@@ -253,9 +261,11 @@ class LatestSums:
         position `end`: they are about to go, or lie behind it and are about to lose their images.
         Durable when it returns. Raises OSError."""
         batches = [
-            batch for batch in self._history.batches if self._base.upto < batch.number <= upto
+            batch
+            for batch in self._history.batch_list.all
+            if self._base.upto < batch.number <= upto
         ]
-        segments = self._history.segments
+        segments = self._history.segment_set.sealed
         if not segments or (not batches and self._base.end >= end):
             return
         self._state_first()
@@ -276,15 +286,15 @@ class LatestSums:
     def _latest(self, batches: Sequence[Batch]) -> Rows:
         empty = np.empty(0, dtype=np.uint64)
         newest_first = batches[::-1]
-        every_key = [self._history.table(batch).keys()[0] for batch in newest_first]
+        every_key = [self._history.reader.table(batch).keys()[0] for batch in newest_first]
         every_sum = [self._sums_of(batch) for batch in newest_first]
         keys, at = np.unique(np.concatenate([empty, *every_key]), return_index=True)
         return keys, np.concatenate([empty, *every_sum])[at]
 
     def _sums_of(self, batch: Batch) -> U64:
-        count = self._history.table(batch).block_count
+        count = self._history.reader.table(batch).block_count
         try:
-            packed = self._history.read_begin(batch).sums
+            packed = self._history.reader.read_begin(batch).sums
         except DamageError:
             packed = b""  # what is wrong with it is found by whoever reads the history
         if len(packed) != 8 * count:
@@ -295,7 +305,7 @@ class LatestSums:
         """Number of the batch that wrote what batch `number` found in the block; 0 for one that
         the history no longer has."""
         for batch in self._before(number):
-            low, high = self._history.table(batch).rows_within(key, key + 1)
+            low, high = self._history.reader.table(batch).rows_within(key, key + 1)
             if low < high:
                 return batch.number
         return 0
@@ -307,13 +317,13 @@ class LatestSums:
             sums = self._sums_of(batch)
             hits = np.flatnonzero(np.isin(sums, wanted))[:HITS_MAX]
             if len(hits):
-                keys = self._history.table(batch).keys()[0]
+                keys = self._history.reader.table(batch).keys()[0]
                 yield from zip(keys[hits].tolist(), sums[hits].tolist(), strict=True)
 
     def before(self, key: int, number: int) -> int:
         """The sum of what batch `number` found in the block; UNKNOWN_SUM where it is not known."""
         for batch in self._before(number):
-            table = self._history.table(batch)
+            table = self._history.reader.table(batch)
             low, high = table.rows_within(key, key + 1)
             if low < high:
                 place = int(np.searchsorted(table.keys()[0], np.uint64(key)))
@@ -332,7 +342,7 @@ class LatestSums:
 
     def _before(self, number: int) -> Iterator[Batch]:
         """Newest first; those that the base tells of are not among them."""
-        for batch in reversed(self._history.batches):
+        for batch in reversed(self._history.batch_list.all):
             if batch.number <= self._base.upto:
                 return
             if batch.number < number:
