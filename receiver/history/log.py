@@ -16,6 +16,7 @@ not touch what lies behind a pin.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,7 +213,7 @@ class HistoryLog:
             self._writer.append_dropped(sequences)
         except OSError:
             with suppress(OSError):
-                self._writer.log.cut_back()  # of many records some may be there
+                self.log.cut_back()  # of many records some may be there
             raise
         self.sync()
         self.batch_list.forget(sequences)
