@@ -188,6 +188,7 @@ async def test_damage_that_every_point_to_come_stands_on_is_no_protection(
     await source.connect()
     await source.write(100)
     await mark(site, "rotten")
+    await wait_until(lambda: group_at_receiver(site).lag_bytes == 0, "it is applied")
     held = site.replica("g", "a").read_bytes()
     at = next(at for at, byte in enumerate(held) if byte)
     with site.replica("g", "a").open("r+b") as image:
