@@ -148,11 +148,11 @@ class Opening:
         verdict = judge(evidence)
         self._stop_for(verdict)
         mending = self._mend(verdict)
-        exchanged = self._doubt(read, verdict)
+        unverified = self._doubt(read, verdict)
         if self._compare(read):
             mending.reasons.append("its replica held older content than its history says")
-        if self._is_unproven(read, exchanged | self._touched):
-            mending.reasons.append("what its exchanged images hold cannot be proven")
+        if self._is_unproven(read, unverified | self._touched):
+            mending.reasons.append("what its images hold cannot be proven")
         self._voucher.resume(self._parts.applier.applied, self._begun_upto(read))
         self._begin_mending(mending)
 
@@ -402,8 +402,7 @@ class Opening:
         return mending
 
     def _doubt(self, read: _Read, verdict: Verdict) -> set[str]:
-        """Which images are read back before they are believed; those of them that may be from
-        another moment as a whole."""
+        """Which images are read back before they are believed."""
         disks, parts = read.state.disks, self._parts
         states = read.evidence.images
         exchanged = {name for name in disks if states[name] is ImageState.EXCHANGED}
@@ -414,15 +413,15 @@ class Opening:
         if unverified:
             parts.scrub.start_over()
             parts.telling.event("replica.unverified", disks=", ".join(sorted(unverified)))
-        return exchanged
+        return unverified
 
-    def _is_unproven(self, read: _Read, exchanged: set[str]) -> bool:
-        """Where sums are gone of what the history let go of, reading an image back proves it only
-        in part. So all of it is damage, and what has a sum, or is the same at the source, is
-        acquitted."""
-        if not exchanged or self._parts.sums.is_whole:
+    def _is_unproven(self, read: _Read, names: set[str]) -> bool:
+        """Where sums are gone of what the history let go of, be it long ago, reading an image back
+        proves it only in part. So all of it is damage, and what has a sum, or is the same at the
+        source, is acquitted."""
+        if not names or self._parts.sums.is_whole:
             return False
-        disks = [disk for disk in read.state.disks.values() if disk.name in exchanged]
+        disks = [disk for disk in read.state.disks.values() if disk.name in names]
         damage = compare.whole_disks(disks, 0)
         self._damaged(lambda known: rules.added(known, damage))
         return True

@@ -232,6 +232,13 @@ MUTANTS = (
         _LIVES,
     ),
     Mutant(
+        "of points that take several records all go, or none",
+        "receiver/history/log.py",
+        "                self.log.cut_back()  # of many records some may be there\n",
+        "                pass\n",
+        ("tests/receiver/test_dropping.py::test_of_many_points_all_go_or_none",),
+    ),
+    Mutant(
         "points that were given up stay so after a restart",
         "receiver/history/log.py",
         "            self._writer.append_dropped(sequences)\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from replicator.base.storage import write_all
 from tests.receiver.side_by_side import Group
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY
@@ -65,6 +66,16 @@ def test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing(is_compacted
 
 def _without_sums(*, is_compacted: bool) -> Group:
     """An image older in its own file, the sums gone that would tell."""
+    group = _that_let_go(is_compacted=is_compacted)
+    path = GROUP_DIRECTORY / "disks" / "b.raw"
+    disks = group.folders()["disks"]
+    group.put_back("disks", disks | {path: group.then["disks"][path]}, in_place=True)
+    group.remove("sums")
+    return group
+
+
+def _that_let_go(*, is_compacted: bool) -> Group:
+    """Stopped. Of a block that was written once, its history tells no longer."""
     group = Group(points=6, old=6)
     world = group.world
     world.write("b", 5 * 4096, noise(5000, 4096))
@@ -77,9 +88,30 @@ def _without_sums(*, is_compacted: bool) -> Group:
         world.tidy(500)
     else:
         group.retain(9_000)
-    disks = group.folders()["disks"]
-    path = GROUP_DIRECTORY / "disks" / "b.raw"
     group.stop()
-    group.put_back("disks", disks | {path: group.then["disks"][path]}, in_place=True)
-    group.remove("sums")
     return group
+
+
+def test_sums_that_were_lost_long_ago_acquit_no_older_image() -> None:
+    """It lies in its own file, and lacks what was written last: what has no sum is not proven."""
+    group = _that_let_go(is_compacted=False)
+    group.remove("sums")
+    world, path = group.world, GROUP_DIRECTORY / "disks" / "b.raw"
+    older = group.then["disks"][path]
+    group.open()
+    for number in range(30, 33):
+        group.write(number)
+        world.settle()
+    assert len(group.served()) == 4, "it rested, and nobody had touched it"
+    group.stop()
+    file = world.storage.open(path, writable=True)
+    write_all(file, [older], 0)
+    file.datasync()
+    group.open()
+    assert "b" in world.group.opening.unverified
+    world.apply_all()
+    group.served()
+    group.scrub()
+    assert group.served() == []
+    group.go_on()
+    assert group.served()
