@@ -127,7 +127,7 @@ class FineLog:
         target = _path(folder, first, left_ns)
         try:
             size = self._size(path)
-            if size <= 0:
+            if size == 0:
                 return False
             self._storage.make_directory(folder)
             self._storage.replace(path, target)
@@ -188,9 +188,9 @@ class FineLog:
                 self._storage.remove_directory(folder)
 
     def _size(self, path: Path) -> int:
-        """Of the entries in a segment."""
+        """Of the entries in a segment; one that was cut off in its header has none."""
         with closing(self._storage.open(path)) as file:
-            return file.size() - SEGMENT_HEADER_BYTES
+            return max(file.size() - SEGMENT_HEADER_BYTES, 0)
 
     # -- reading
 

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from journal.segment import HEADER_BYTES
 from receiver.points.policy import HistoryPolicy
 from receiver.views.fine_view import FineView
 from receiver.writes.overlay import FineOverlay
 from receiver.writes.walk import FineWrite
 from replicator.base.errors import DamageError, NoPointError, NoSpaceError
 from tests.receiver.plain import Contents
+from tests.receiver.side_by_side import Group
 from tests.receiver.source import noise
 from tests.receiver.world import GROUP_DIRECTORY, World
 from tests.world.faults import Failure
@@ -348,3 +350,17 @@ def test_an_overlay_is_the_last_write_of_each_byte(
         laid[piece.offset : piece.offset + piece.length] = list(shown)
     assert laid == [each if start <= at < end else None for at, each in enumerate(plain)]
     assert overlay.within("b", start, end) == []
+
+
+@pytest.mark.parametrize("cut_to", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 9])
+def test_single_writes_that_were_cut_off_stop_nothing(cut_to: int) -> None:
+    """Cut off in its header, the newest segment stopped the group, and nothing helped but `rm`."""
+    group = Group()
+    group.stop()
+    *_, newest = sorted(group.now["fine"])
+    file = group.world.storage.open(newest, writable=True)
+    file.truncate(cut_to)
+    file.datasync()
+    file.close()
+    group.open()
+    assert group.check()[:12] == list(range(1, 13))
