@@ -203,7 +203,7 @@ class Applier:
             opened = self._inbox.read(state.ordinal, frame)
             for unit in units_of(opened, state.lsn):
                 early = early_zeroes(
-                    state, unit, self._replica.file, self._batch_bytes, self._early_of(unit.end_lsn)
+                    state, unit, self._old.ranges, self._batch_bytes, self._early_of(unit.end_lsn)
                 )
                 if builder.is_empty and early is not None:
                     self._zero_early(unit.end_lsn, *early)
@@ -389,6 +389,7 @@ class Applier:
                     operations[disk.name],
                     always,
                     verify if is_verified else None,
+                    ranges=self._old.ranges(disk) if is_verified else None,
                 )
                 if len(change.keys):
                     changes.append(change)

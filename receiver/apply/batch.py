@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 
 from journal.bodies import SyncEnd, decode_body
 from journal.record import Record, RecordType
-from receiver.blocks.content import Operation
+from receiver.blocks.content import DataRanges, Operation
 from receiver.history.bodies import DiskBody
 from receiver.history.extents import ExtentSet
 from receiver.history.images import BLOCK_BYTES
 from receiver.history.state import Disk, GroupState, Outcome
 from receiver.intake.units import Unit
 from receiver.points.values import Point
-from replicator.base.storage import File
 from replicator.base.units import MIB
 
 BATCH_BYTES = 48 * MIB
@@ -37,7 +36,7 @@ BATCH_BYTES = 48 * MIB
 twice while it is applied."""
 
 _WRITE, _ZERO, _SAME = int(RecordType.WRITE), int(RecordType.ZERO), int(RecordType.SAME)
-FileOf = Callable[[str], File]
+RangesOf = Callable[[Disk], DataRanges]
 
 
 @dataclass(slots=True)
@@ -183,7 +182,7 @@ class BatchBuilder:
 
 
 def early_zeroes(
-    state: GroupState, unit: Unit, file_of: FileOf, limit_bytes: int, done: dict[str, int]
+    state: GroupState, unit: Unit, ranges_of: RangesOf, limit_bytes: int, done: dict[str, int]
 ) -> tuple[str, ExtentSet] | None:
     """If the unit, as the next one, would zero more data than `limit_bytes`: the disk, and the
     next part of that data, to be zeroed in a batch of its own beforehand. `done` says up to
@@ -202,19 +201,19 @@ def early_zeroes(
             continue
         start = done.get(disk.name, 0)
         rest = [(max(low, start), high) for low, high in extents if high > start]
-        part, is_all = _data_within(file_of(disk.name), rest, limit_bytes)
+        part, is_all = _data_within(ranges_of(disk), rest, limit_bytes)
         if not is_all:
             return disk.name, part
     return None
 
 
 def _data_within(
-    file: File, extents: Sequence[tuple[int, int]], limit_bytes: int
+    ranges: DataRanges, extents: Sequence[tuple[int, int]], limit_bytes: int
 ) -> tuple[ExtentSet, bool]:
     """(the first `limit_bytes` of data in the extents, whether that is all of it)."""
     part, room = ExtentSet(), limit_bytes
     for start, end in extents:
-        for low, high in file.data_ranges(start, end):
+        for low, high in ranges(start, end):
             if room <= 0:
                 return part, False
             high = min(high, low + room)

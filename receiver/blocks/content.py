@@ -7,7 +7,8 @@ sector: "the last write of a block wins" would be wrong); compare old and new. A
 out the same needs neither an image nor a write, so what is written is the smallest set of blocks,
 and a batch that is applied a second time finds what is left to do.
 
-Zeroes are looked at only where the replica holds data: a terabyte of zeroes over a hole is free.
+Zeroes are looked at only where the replica holds data, or should (`ranges`): a terabyte of zeroes
+over a hole is free.
 
 What was read is verified before anything is made of it, by whoever drafts the batch (`Verify`; see
 receiver.damage.old_content). Blocks that hold what they must not count as changed whatever becomes
@@ -91,6 +92,8 @@ class OldBlocks:
         self.arena.data[at : at + len(content)] = content
 
 
+DataRanges = Callable[[int, int], list[tuple[int, int]]]
+"""Within [start, end): what is looked at though it is to become zeroes."""
 Verify = Callable[[OldBlocks], Bools]
 """Which of them hold what they must not. Puts right what it can."""
 
@@ -127,12 +130,14 @@ def change_of(
     operations: Sequence[Operation],
     always: U64 | None = None,
     verify: Verify | None = None,
+    *,
+    ranges: DataRanges | None = None,
 ) -> DiskChange:
     """`operations` in order, each within the disk. `always`: keys of blocks that count as changed
     whatever they hold now (those of other disks do not matter). Without `verify` a block that
-    cannot be read is an OSError."""
+    cannot be read is an OSError, without `ranges` a hole is zeroes."""
     forced = _blocks_of(slot, always)
-    starts, ends = _touched_runs(file, size_bytes, operations, forced)
+    starts, ends = _touched_runs(ranges or file.data_ranges, size_bytes, operations, forced)
     if not len(starts):
         return _nothing(slot, name)
     counts = ends - starts
@@ -191,7 +196,7 @@ def _blocks_of(slot: int, keys: U64 | None) -> I64:
 
 
 def _touched_runs(
-    file: File, size_bytes: int, operations: Sequence[Operation], forced: I64
+    ranges: DataRanges, size_bytes: int, operations: Sequence[Operation], forced: I64
 ) -> tuple[I64, I64]:
     """Disjoint runs of blocks [start, end) that may change, sorted."""
     offsets = [each.offset for each in operations if each.content is not None]
@@ -200,7 +205,7 @@ def _touched_runs(
         if each.content is None:
             end = min(-(-(each.offset + each.length) // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
             start = each.offset // BLOCK_BYTES * BLOCK_BYTES
-            for data_start, data_end in file.data_ranges(start, end):
+            for data_start, data_end in ranges(start, end):
                 offsets.append(data_start)
                 lengths.append(data_end - data_start)
     first = np.array(offsets, dtype=np.int64) // BLOCK_BYTES

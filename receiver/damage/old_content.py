@@ -18,6 +18,10 @@ half written there is no rot, and its images are made already.
                                   3  else it is damage: on record in the very batch, which is when
                                      the image gets its checksum, and apply goes on
 
+A hole is old content, too: where its sum says that something was, it is looked at though zeroes are
+to come over it (`ranges`). Left out, the block would keep its sum, and a scrub would heal it with
+what was there before the zeroes.
+
 What is damaged stays known for what it is: the image is on record as replaced by this batch (all
 points in between need it), and a block that takes over part of it is on record as written by this
 batch: the newest state needs it too. Such a block gets no sum (UNKNOWN_SUM): one would vouch for
@@ -32,12 +36,13 @@ from __future__ import annotations
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from receiver.blocks.content import DiskChange, OldBlocks
+from receiver.blocks.content import ZERO_BLOCK_SUM, DataRanges, DiskChange, OldBlocks
 from receiver.blocks.replica import Replica
 from receiver.damage import damage as rules
 from receiver.damage.healing import Healer, zero_sum
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
+from receiver.history.extents import ExtentSet
 from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key, key_parts
 from receiver.history.state import Disk
 from receiver.history.sums.sums import LatestSums
@@ -47,6 +52,8 @@ MENDED_MAX = 1024
 """Of one disk in one batch. More is no bit that rotted: another's image lies there, or half of it
 is gone; looking for copies of all that would stop apply."""
 NAMED_MAX = 8
+LOOKED_AT_BLOCKS = 1 << 20
+"""Of a hole at once: 16 bytes for each that was ever written."""
 
 
 class OldContent:
@@ -74,6 +81,41 @@ class OldContent:
         self._sums.note(batch, keys, sums)
 
     # -- before a batch
+
+    def ranges(self, disk: Disk) -> DataRanges:
+        """Where the image holds data, or must by the sums on record."""
+        file = self._replica.file(disk.name)
+
+        def within(start: int, end: int) -> list[tuple[int, int]]:
+            found = file.data_ranges(start, end)
+            held, at = ExtentSet(found), start
+            for low, high in [*found, (end, end)]:
+                for key in self._lacking(disk, at, low) if at < low else ():
+                    offset = key_parts(key)[1] * BLOCK_BYTES
+                    held.add(max(offset, start), min(offset + BLOCK_BYTES, end))
+                at = high
+            return list(held)
+
+        return within
+
+    def _lacking(self, disk: Disk, start: int, end: int) -> list[int]:
+        """Keys of the blocks of a hole that held something."""
+        keys: list[int] = []
+        last = -(-end // BLOCK_BYTES)
+        for first in range(start // BLOCK_BYTES, last, LOOKED_AT_BLOCKS):
+            stop = min(first + LOOKED_AT_BLOCKS, last)
+            there, sums, _ = self._sums.rows_within(
+                block_key(disk.slot, first), block_key(disk.slot, stop)
+            )
+            is_content = (sums != np.uint64(UNKNOWN_SUM)) & (sums != np.uint64(ZERO_BLOCK_SUM))
+            keys += [
+                key
+                for key, content in zip(
+                    there[is_content].tolist(), sums[is_content].tolist(), strict=True
+                )
+                if content != zero_sum(disk, key)
+            ]
+        return keys
 
     def verify(self, disk: Disk, old: OldBlocks, damage: rules.Damage) -> Bools:
         """Which of the blocks hold what they must not, and nothing could be done; the others are
