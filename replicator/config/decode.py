@@ -49,7 +49,7 @@ def read_document(file: Path) -> Document:
             file,
             "",
             "no such file",
-            hint="name another with --config; `replicator setup --print-units` names samples",
+            hint="name another file; `replicator setup --print-units` names samples",
         ) from None
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
