@@ -183,6 +183,7 @@ class Leftovers:
                 await orders.remove_group()
             except NotFoundError:
                 pass  # the reload has let go of it
+            await self._splitter.until_current()  # so that nobody is told of it by an older one
 
     def _require_no_splitter(self) -> None:
         """One that cannot be heard may append all the same."""

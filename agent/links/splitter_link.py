@@ -78,6 +78,7 @@ class SplitterLink:
         self._protocol: int | None = None  # not heard yet
         self.current = False
         """Whether the last status was made after all that was answered."""
+        self._told = asyncio.Event()  # a status came, or the splitter went
         self.problem = "not connected to the splitter yet"
         """Why there is no splitter; empty while there is one."""
 
@@ -110,6 +111,13 @@ class SplitterLink:
             ) from None
         finally:
             self._waiting.pop(request.id, None)
+
+    async def until_current(self) -> None:
+        """Returns when a status is there that was made after all that was answered, or none is to
+        come: there is no splitter."""
+        while not self.current and self._side is not None:
+            self._told.clear()
+            await self._told.wait()
 
     async def reload(self) -> None:
         """It reads the same file. UnreachableError where it cannot be asked: a start of it, or its
@@ -158,6 +166,7 @@ class SplitterLink:
         if isinstance(message, SplitterStatus):
             self.problem = ""
             self._on_status(message)
+            self._told.set()
             return
         if isinstance(message.answer, HelloAnswer):
             self._meet(message.answer)
@@ -186,6 +195,7 @@ class SplitterLink:
             if not waiting.done():
                 waiting.set_exception(UnreachableError(text))
         self._on_status(None)
+        self._told.set()
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

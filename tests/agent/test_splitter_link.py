@@ -115,6 +115,24 @@ async def linked(tmp_path: Path) -> AsyncIterator[Linked]:
         await splitter.stop()
 
 
+async def test_an_answer_is_followed_by_a_status_of_after_it(linked: Linked) -> None:
+    await linked.splitter.start()
+    while await linked.next() is None:
+        pass
+    await linked.link.remove_group("g")
+    waiting = asyncio.create_task(linked.link.until_current())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "the status that is known is of before"
+    linked.splitter.say_status()
+    await asyncio.wait_for(waiting, 10)
+    assert linked.link.current
+    await linked.link.remove_group("g")
+    waiting = asyncio.create_task(linked.link.until_current())
+    await linked.splitter.stop()
+    await asyncio.wait_for(waiting, 10)
+    assert linked.link.problem, "nobody is there to say one"
+
+
 async def test_it_waits_for_a_splitter_and_finds_the_next_one(linked: Linked) -> None:
     assert await linked.next() is None
     assert "no splitter is running" in linked.link.problem

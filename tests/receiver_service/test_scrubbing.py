@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,8 +138,11 @@ async def test_a_scrub_is_cancelled_and_whoever_waits_is_told(site: DrSite) -> N
             await order(site.control.order, CANCEL_SCRUB, "web")
         await order(site.control.order, SCRUB, "web", ScrubRequest(wait=False, rate=1 << 16))
         scrubbing = receiver.workers["web"].scrubbing
-        waiting = asyncio.create_task(order(site.control.order, SCRUB, "web"))
+        joined = threading.Event()
+        ask = partial(site.control.order, SCRUB, "web", on_progress=lambda _: joined.set())
+        waiting = asyncio.create_task(order(ask))
         async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.to_thread(joined.wait, WAIT_SECONDS)
             await scrubbing.moved.until(lambda: scrubbing.report().replica_bytes > 0)
             report = await order(site.control.order, CANCEL_SCRUB, "web")
             with pytest.raises(ReplicatorError, match="the scrub of group 'web' was cancelled"):
