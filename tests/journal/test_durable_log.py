@@ -220,6 +220,10 @@ def test_a_segment_that_went_stays_away_though_its_folder_failed_at_first(seed: 
     it.append()
     it.rotate()
     it.append()
+    path = it.log.segment_path
+    assert path is not None
+    it.storage.open(path, writable=True).datasync()  # the disk has it, as the kernel likes
+    it.storage.sync_directory(path.parent)
     it.storage.plan(Failure(frozenset(["sync_directory"]), 1, errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
         it.cut_back()
