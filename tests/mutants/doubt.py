@@ -114,25 +114,11 @@ MUTANTS = (
         (f"{_SUMS}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
     ),
     Mutant(
-        "where sums were lost an image that was touched is damage until it is proven",
-        "receiver/opening/opening.py",
-        "self._is_unproven(read, unverified | self._touched)",
-        "self._is_unproven(read, unverified)",
-        (f"{_SUMS}::test_an_image_exchanged_where_sums_are_gone_is_never_acquitted_unproven",),
-    ),
-    Mutant(
         "where sums were lost earlier an image in doubt is damage until it is proven",
         "receiver/opening/opening.py",
         "self._is_unproven(read, unverified | self._touched)",
         "self._is_unproven(read, self._touched)",
         (f"{_SUMS}::test_sums_that_were_lost_long_ago_acquit_no_older_image",),
-    ),
-    Mutant(
-        "which images were touched is on record before nothing tells that sums were lost",
-        "receiver/opening/opening.py",
-        "        self._slots.ensure(replace(applied, images=images))\n",
-        "",
-        (f"{_SUMS}::test_where_sums_are_gone_a_crash_of_the_opening_acquits_nothing",),
     ),
     Mutant(
         "an extract makes nothing of an image in doubt",

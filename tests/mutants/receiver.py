@@ -80,13 +80,6 @@ MUTANTS = (
         (f"{_FITTING[0]}::test_replica_older",),
     ),
     Mutant(
-        "what an opening found is on record before the replica is vouched for",
-        "receiver/opening/opening.py",
-        "        self._voucher.hold_back()\n",
-        "",
-        (f"{_FITTING[0]}::test_batches_that_wait_do_not_vouch_for_what_an_opening_found",),
-    ),
-    Mutant(
         "the replica is vouched for before it is overwritten",
         "receiver/apply/applier.py",
         "            self._voucher.ensure()\n",
