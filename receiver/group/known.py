@@ -84,10 +84,6 @@ class Known:
 
     # -- how far it is
 
-    @property
-    def durable_lsn(self) -> int:
-        return self.welcome().durable_lsn
-
     def is_applied(self, ordinal: int, lsn: int) -> bool:
         applied = self._applier.applied
         return (applied.ordinal, applied.lsn) >= (ordinal, lsn)

@@ -163,7 +163,7 @@ class Views:
 
     def check_room(self, group: str) -> None:
         """Raises UsageError where no view's socket path would fit."""
-        path = self._path(group, "0" * 2 * ID_BYTES)
+        path = self._files(group, "0" * 2 * ID_BYTES).socket_path
         excess = len(os.fsencode(path)) - SOCKET_PATH_BYTES_MAX
         if excess > 0:
             raise UsageError(
@@ -184,7 +184,7 @@ class Views:
         the view is closed, or if it cannot be opened. Raises UsageError, OSError."""
         options = options or ViewOptions()
         view_id = secrets.token_hex(ID_BYTES)
-        files = ViewFiles(self._storage, self._groups_dir / group / "views", view_id)
+        files = self._files(group, view_id)
         pool = self._pool(group)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_aside, pool, release)
@@ -257,7 +257,7 @@ class Views:
     def clear_stale(self, group: str) -> list[str]:
         """Removes what the views of an earlier process left; the data_dir's lock is held, so none
         of them lives. What no view made stays: its names. Any thread. Raises OSError."""
-        folder = self._groups_dir / group / "views"
+        folder = self._views_dir(group)
         if not folder.is_dir():
             return []
         return [path.name for path in sorted(folder.iterdir()) if not self._clear(path)]
@@ -349,8 +349,11 @@ class Views:
                     effect="what lies behind its point is kept, whatever keep and max_bytes say",
                 )
 
-    def _path(self, group: str, view_id: str) -> Path:
-        return self._groups_dir / group / "views" / f"{view_id}.sock"
+    def _files(self, group: str, view_id: str) -> ViewFiles:
+        return ViewFiles(self._storage, self._views_dir(group), view_id)
+
+    def _views_dir(self, group: str) -> Path:
+        return self._groups_dir / group / "views"
 
 
 def _expiry(opened_ns: int, lifetime_seconds: float | None) -> str | None:

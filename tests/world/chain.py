@@ -254,7 +254,9 @@ class Chain:
     def _ack(self, points: list[Point]) -> Ack:
         told = [_on_wire(point) for point in points]
         count = self.replica.points.count
-        return Ack(self.replica.known.durable_lsn, self.replica.applier.applied.lsn, told, count)
+        return Ack(
+            self.replica.known.welcome().durable_lsn, self.replica.applier.applied.lsn, told, count
+        )
 
     def _welcome(self) -> Welcome:
         facts, newest = self.replica.known.welcome(), self.replica.points.newest
