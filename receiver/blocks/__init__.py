@@ -3,5 +3,6 @@
 
 content  operations become changes of blocks,    |  replica  the images of a group
          with what was there before              |  holes    where an image holds nothing
+zeroes   what was never written must hold        |
                                                  |  digests  keyed, for a sync to compare
 """

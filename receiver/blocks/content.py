@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from receiver.blocks.zeroes import ZERO_BLOCK_SUM
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.extents import ExtentSet
 from receiver.history.images import BLOCK_BYTES, EXTENT_BLOCKS, I64, U64, Bools, block_key
@@ -39,7 +40,6 @@ from replicator.base.units import MIB
 
 _WORDS = BLOCK_BYTES // 8
 _ZEROES = bytes(1 * MIB)
-ZERO_BLOCK_SUM = xxh3_64_intdigest(bytes(BLOCK_BYTES))
 Bytes = npt.NDArray[np.uint8]
 
 

@@ -31,7 +31,7 @@ from receiver.blocks.replica import Replica
 from receiver.damage import damage as rules
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM
-from receiver.history.images import BLOCK_BYTES, I64, U64, Bools, Image, block_key, key_parts
+from receiver.history.images import BLOCK_BYTES, U64, Bools, Image, block_key, key_parts
 from receiver.history.log import HistoryLog
 from receiver.history.packing import Packer, unpack
 from receiver.history.state import Disk
@@ -109,9 +109,10 @@ class Healer:
         it fits: then the batch changes nothing about that block, and takes no image of it. Durable
         when it returns. Raises OSError."""
         for change in changes:
-            keys, places = _rotten(damage, change)
-            if not len(keys):
+            places = np.flatnonzero(rules.are_lost(damage, change.keys))
+            if not len(places):
                 continue
+            keys = change.keys[places]
             fits = change.sums[places] == self._sums.find(keys).sums
             fits &= change.sums[places] != np.uint64(UNKNOWN_SUM)
             for place in places[fits].tolist():
@@ -344,22 +345,5 @@ def _written_by(
                 yield key, bytes(record.payload[at : at + length_of(key)])
 
 
-def zero_sum(disk: Disk, key: int) -> int:
-    """Of the block, were it all zeroes."""
-    return xxh3_64_intdigest(bytes(_length(disk, key)))
-
-
 def _length(disk: Disk, key: int) -> int:
     return min(BLOCK_BYTES, disk.size_bytes - key_parts(key)[1] * BLOCK_BYTES)
-
-
-def _rotten(damage: rules.Damage, change: DiskChange) -> tuple[U64, I64]:
-    """(the keys that the change writes over rot of the replica, their places among all of it)."""
-    is_rotten = np.zeros(len(change.keys), dtype=np.bool_)
-    for each in rules.in_replica(damage):
-        first = block_key(each.slot, each.block)
-        low = int(np.searchsorted(change.keys, np.uint64(first), "left"))
-        high = int(np.searchsorted(change.keys, np.uint64(first + each.blocks), "left"))
-        is_rotten[low:high] = True
-    places = np.flatnonzero(is_rotten)
-    return change.keys[places], places

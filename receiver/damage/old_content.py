@@ -36,10 +36,11 @@ from __future__ import annotations
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from receiver.blocks.content import ZERO_BLOCK_SUM, DataRanges, DiskChange, OldBlocks
+from receiver.blocks.content import DataRanges, DiskChange, OldBlocks
 from receiver.blocks.replica import Replica
+from receiver.blocks.zeroes import with_zeroes, zero_sums
 from receiver.damage import damage as rules
-from receiver.damage.healing import Healer, zero_sum
+from receiver.damage.healing import Healer
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
 from receiver.history.extents import ExtentSet
@@ -107,21 +108,16 @@ class OldContent:
             there, sums, _ = self._sums.rows_within(
                 block_key(disk.slot, first), block_key(disk.slot, stop)
             )
-            is_content = (sums != np.uint64(UNKNOWN_SUM)) & (sums != np.uint64(ZERO_BLOCK_SUM))
-            keys += [
-                key
-                for key, content in zip(
-                    there[is_content].tolist(), sums[is_content].tolist(), strict=True
-                )
-                if content != zero_sum(disk, key)
-            ]
+            is_content = (sums != np.uint64(UNKNOWN_SUM)) & (sums != zero_sums(disk, there))
+            keys += there[is_content].tolist()
         return keys
 
     def verify(self, disk: Disk, old: OldBlocks, damage: rules.Damage) -> Bools:
         """Which of the blocks hold what they must not, and nothing could be done; the others are
         right in `old`, or have no sum. `damage` is what is on record. Raises OSError."""
         keys = old.numbers.astype(np.uint64) + np.uint64(block_key(disk.slot, 0))
-        wanted = self._wanted(disk, keys)
+        known = self._sums.find(keys)
+        wanted = with_zeroes(disk, keys, known.sums, known.is_changed, is_whole=self._sums.is_whole)
         found = np.array(old.sums(disk.size_bytes), dtype=np.uint64)
         is_known = wanted != np.uint64(UNKNOWN_SUM)
         is_bad = old.unreadable | (is_known & (found != wanted))
@@ -131,14 +127,6 @@ class OldContent:
             self._mend(disk, old, wanted, is_bad, on_record)
         rotten: Bools = is_bad | (on_record & ~is_known)
         return rotten
-
-    def _wanted(self, disk: Disk, keys: U64) -> U64:
-        known = self._sums.find(keys)
-        wanted = known.sums.copy()
-        if disk.is_made_here and self._sums.is_whole:
-            for place in np.flatnonzero(~known.is_changed).tolist():
-                wanted[place] = zero_sum(disk, int(keys[place]))
-        return wanted
 
     def _mend(
         self, disk: Disk, old: OldBlocks, wanted: U64, is_bad: Bools, on_record: Bools

@@ -44,6 +44,11 @@ def block_key(slot: int, block: int) -> int:
     return slot << SLOT_SHIFT | block
 
 
+def block_keys(slot: int, start: int, stop: int) -> U64:
+    """Of the blocks [start, stop)."""
+    return np.arange(block_key(slot, start), block_key(slot, stop), dtype=np.uint64)
+
+
 def key_parts(key: int) -> tuple[int, int]:
     """(slot, block)"""
     return key >> SLOT_SHIFT, key & _BLOCK_MASK

@@ -15,7 +15,7 @@ import numpy as np
 from receiver.apply.batch import BatchBuilder
 from receiver.blocks.content import Operation, change_of, merge_runs
 from receiver.blocks.replica import Replica
-from receiver.damage.healing import zero_sum
+from receiver.blocks.zeroes import with_zeroes
 from receiver.fitting.voucher import Upto
 from receiver.history.bodies import UNKNOWN_SUM
 from receiver.history.images import BLOCK_BYTES, I64, U64, block_key, key_parts
@@ -102,10 +102,7 @@ def _holds_old(
         ranges = merge_runs(starts // BLOCK_BYTES, -(-ends // BLOCK_BYTES))
         keys = _keys_within(disk, *ranges)
         known = sums.find(keys)
-        wanted = known.sums.copy()
-        if disk.is_made_here and sums.is_whole:
-            for place in np.flatnonzero(~known.is_changed).tolist():
-                wanted[place] = zero_sum(disk, int(keys[place]))
+        wanted = with_zeroes(disk, keys, known.sums, known.is_changed, is_whole=sums.is_whole)
         there = np.concatenate([_there(replica, disk, keys[at : at + n]) for at, n in runs(keys)])
         is_known = wanted != np.uint64(UNKNOWN_SUM)
         if (is_known & (there != wanted)).any():

@@ -24,12 +24,12 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from receiver.blocks.replica import Replica
+from receiver.blocks.zeroes import with_zeroes, zero_sums
 from receiver.damage import damage as rules
-from receiver.damage.healing import zero_sum
 from receiver.fitting.looking import batch_of
 from receiver.history.batches import Batch
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
-from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key, key_parts
+from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key, block_keys, key_parts
 from receiver.history.log import HistoryLog
 from receiver.history.state import Disk
 from receiver.history.sums.sums import LatestSums
@@ -179,9 +179,7 @@ def sums_there(replica: Replica, disk: Disk, start: int, stop: int) -> U64:
     end = min(stop * BLOCK_BYTES, disk.size_bytes)
     file = replica.file(disk.name)
     if file.size() >= end and not file.data_ranges(start * BLOCK_BYTES, end):
-        return np.array(
-            [zero_sum(disk, block_key(disk.slot, at)) for at in range(start, stop)], np.uint64
-        )
+        return zero_sums(disk, block_keys(disk.slot, start, stop))
     try:
         data = replica.read(disk.name, start * BLOCK_BYTES, end - start * BLOCK_BYTES)
     except DamageError:
@@ -286,10 +284,8 @@ def _unproven(
 ) -> Iterator[U64]:
     low = block_key(disk.slot, start)
     window = sums.window(low, low + stop - start)
-    wanted = window.sums.copy()
-    if window.is_whole and disk.is_made_here:
-        for place in np.flatnonzero(~window.changed).tolist():
-            wanted[place] = zero_sum(disk, low + place)
+    keys = block_keys(disk.slot, start, stop)
+    wanted = with_zeroes(disk, keys, window.sums, window.changed, is_whole=window.is_whole)
     for at in range(0, stop - start, READ_BLOCKS):
         upto = min(at + READ_BLOCKS, stop - start)
         there = sums_there(replica, disk, start + at, start + upto)

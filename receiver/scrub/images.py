@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from receiver.blocks.zeroes import with_zeroes
 from receiver.damage import damage as rules
-from receiver.damage.healing import Healer, zero_sum
+from receiver.damage.healing import Healer
 from receiver.history.batches import Batch, Segment
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
-from receiver.history.images import BLOCK_BYTES, U64, Bools, Image, block_key, key_parts
+from receiver.history.images import BLOCK_BYTES, SLOT_SHIFT, U64, Bools, Image, block_key, key_parts
 from receiver.history.log import HistoryLog
 from receiver.history.state import Disk
 from receiver.history.sums.past import PastSums
@@ -186,13 +187,16 @@ class ImageCheck:
 
     def _with_zeroes(self, keys: U64, sums: U64, is_changed: Bools) -> U64:
         """What nothing was ever written to, on an image that was made here, is zero."""
-        wanted = sums.copy()
-        if self._sums.is_whole:
-            made = {disk.slot: disk for disk in self._disks() if disk.is_made_here}
-            for at in np.flatnonzero(~is_changed).tolist():
-                disk = made.get(key_parts(int(keys[at]))[0])
-                if disk is not None:
-                    wanted[at] = zero_sum(disk, int(keys[at]))
+        wanted, slots = sums.copy(), keys >> np.uint64(SLOT_SHIFT)
+        for disk in self._disks():
+            of_disk = slots == np.uint64(disk.slot)
+            wanted[of_disk] = with_zeroes(
+                disk,
+                keys[of_disk],
+                sums[of_disk],
+                is_changed[of_disk],
+                is_whole=self._sums.is_whole,
+            )
         return wanted
 
     def _lost(self, each: _Wrong) -> DamagedBlocks:

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from receiver.blocks.content import ZERO_BLOCK_SUM
 from receiver.blocks.replica import Replica
+from receiver.blocks.zeroes import zero_sums
 from receiver.damage import damage as rules
-from receiver.damage.healing import Healer, zero_sum
+from receiver.damage.healing import Healer
 from receiver.history.bodies import UNKNOWN_SUM, DamagedBlocks
-from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key
+from receiver.history.images import BLOCK_BYTES, U64, Bools, block_key, block_keys
 from receiver.history.state import Disk
 from receiver.history.sums.runs import BadRange
 from receiver.history.sums.sums import LatestSums, SumWindow
@@ -106,12 +106,8 @@ class ReplicaCheck:
         low, high = block_key(disk.slot, start), block_key(disk.slot, stop)
         keys, sums, bad_ranges = self._sums.rows_within(low, high)
         self._tell_bad_sums(bad_ranges)
-        zeroes = np.full(len(keys), ZERO_BLOCK_SUM, dtype=np.uint64)
-        last = block_key(disk.slot, disk.size_bytes // BLOCK_BYTES)
-        if disk.size_bytes % BLOCK_BYTES and len(keys) and int(keys[-1]) == last:
-            zeroes[-1] = zero_sum(disk, last)
         is_known = sums != np.uint64(UNKNOWN_SUM)
-        is_bad = is_known & (sums != zeroes)
+        is_bad = is_known & (sums != zero_sums(disk, keys))
         self._findings.state.unverified_bytes += int((~is_known).sum()) * BLOCK_BYTES
         if any(rules.touched(self._findings.damage, low, high)):
             is_good = np.full(stop - start, self._sums.is_whole and disk.is_made_here)
@@ -144,16 +140,12 @@ class ReplicaCheck:
         unverified = strange | (changed & ~is_known & ~is_bad)
         self._findings.state.unverified_bytes += int(unverified.sum()) * BLOCK_BYTES
         self._acquit(disk, start, is_good)
-        places = np.flatnonzero(is_bad)
-        if len(places):
-            self._read_again(disk, start, wanted, changed, is_bad)
-            places = np.flatnonzero(is_bad)
-        if len(places):
-            keys = places.astype(np.uint64) + np.uint64(block_key(disk.slot, start))
-            sums = wanted[places].copy()
-            for place in np.flatnonzero(~changed[places]).tolist():
-                sums[place] = zero_sum(disk, int(keys[place]))
-            self._found_blocks(disk, keys, sums)
+        if is_bad.any():
+            keys = block_keys(disk.slot, start, stop)
+            right = np.where(changed, wanted, zero_sums(disk, keys))
+            self._read_again(disk, start, right, is_bad)
+            if is_bad.any():
+                self._found_blocks(disk, keys[is_bad], right[is_bad])
 
     def _window_of(self, disk: Disk, start: int, stop: int) -> SumWindow:
         low, high = block_key(disk.slot, start), block_key(disk.slot, stop)
@@ -201,15 +193,11 @@ class ReplicaCheck:
                 unreadable.add(block - start)
         return b"".join(parts)
 
-    def _read_again(
-        self, disk: Disk, start: int, wanted: U64, changed: Bools, is_bad: Bools
-    ) -> None:
+    def _read_again(self, disk: Disk, start: int, right: U64, is_bad: Bools) -> None:
         """Past the page cache: a good re-read is no damage."""
         for at in np.flatnonzero(is_bad).tolist():
-            key = block_key(disk.slot, start + at)
-            right = int(wanted[at]) if changed[at] else zero_sum(disk, key)
             content = self._healer.read_again(disk, start + at)
-            is_right = right in (UNKNOWN_SUM, xxh3_64_intdigest(content or b""))
+            is_right = int(right[at]) in (UNKNOWN_SUM, xxh3_64_intdigest(content or b""))
             is_bad[at] = content is None or not is_right
 
     def _acquit(self, disk: Disk, start: int, is_good: Bools) -> None:
